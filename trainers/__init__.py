@@ -1,0 +1,1 @@
+"""The training programs: they know tensors, checkpoints and methods, and nothing of whatever launched them."""

@@ -1,0 +1,126 @@
+"""Owns the checks that compare one part of a train block with another, or with the world size. Must not import torch.
+
+The launcher runs them before anything is submitted and each rank runs them again: run.yaml may have been edited.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .methods import custom
+from .section import Problem
+from .train import TrainConfig
+
+
+@dataclass(frozen=True)
+class Batching:
+    """How a global batch is cut: micro-batches of `micro`, `accumulation` rounds on each of `data_parallel` ranks."""
+
+    micro: int
+    data_parallel: int
+    accumulation: int
+
+
+def batching(config: TrainConfig, world_size: int) -> Batching:
+    """The cut of the global batch at a world size; ValueError names the sizes that divide."""
+    replicate, shard, _ = config.parallel.mesh(world_size)
+    ranks, batch = replicate * shard, config.data.global_batch_size
+    micro = config.data.micro_batch_size
+    if micro is None:
+        if batch % ranks:
+            raise ValueError(f"global_batch_size {batch} does not divide over {ranks} ranks; ranks that do: {_divisors(batch)}")
+        micro = batch // ranks
+    if batch % (micro * ranks):
+        fits = [d for d in _divisors(batch // micro)] if batch % micro == 0 else []
+        with_ranks = f"ranks that do at micro_batch_size {micro}: {fits}" if fits else f"micro_batch_size must divide {batch}"
+        raise ValueError(f"global_batch_size {batch} is not a multiple of micro_batch_size {micro} x {ranks} ranks; {with_ranks}")
+    return Batching(micro, ranks, batch // (micro * ranks))
+
+
+def check(config: TrainConfig, world_size: int) -> list[Problem]:
+    """Every contradiction in a train block at a world size; empty when it can start."""
+    return [*_roles(config), *_sizes(config), *_world(config, world_size)]
+
+
+def _divisors(number: int) -> list[int]:
+    return [d for d in range(1, number + 1) if number % d == 0]
+
+
+def _roles(config: TrainConfig) -> list[Problem]:
+    method = config.method
+    if isinstance(method, custom.Config):
+        return []
+    wanted = {*method.trainable_roles, *method.frozen_roles}
+    problems = [
+        Problem(("models",), f"method {method.kind} needs the role {role!r}", f"add models.{role}")
+        for role in sorted(wanted - config.models.keys())
+    ]
+    problems += [
+        Problem(("models", role), f"method {method.kind} has no role {role!r}", f"its roles: {', '.join(sorted(wanted))}")
+        for role in sorted(config.models.keys() - wanted)
+    ]
+    problems += [
+        Problem(("optimizers",), f"the trainable role {role!r} has no optimizer", f"add optimizers.{role}")
+        for role in method.trainable_roles
+        if role not in config.optimizers
+    ]
+    problems += [
+        Problem(("optimizers", role), f"{role!r} is not trained by method {method.kind}", "remove it")
+        for role in sorted(config.optimizers.keys() - set(method.trainable_roles))
+    ]
+    for role, model in config.models.items():
+        init_from, architecture = getattr(model, "init_from", None), getattr(model, "architecture", None)
+        if (init_from is None) == (architecture is None):
+            problems.append(
+                Problem(
+                    ("models", role),
+                    "needs exactly one of init_from and architecture",
+                    "init_from loads weights; architecture starts from random ones",
+                )
+            )
+    return problems
+
+
+def _sizes(config: TrainConfig) -> list[Problem]:
+    data, problems = config.data, []
+    time_stride, *space = data.vae_stride
+    if (data.num_frames - 1) % time_stride:
+        near = (data.num_frames - 1) // time_stride * time_stride + 1
+        problems.append(
+            Problem(
+                ("data", "num_frames"),
+                f"{data.num_frames} frames are not 1 + a multiple of the VAE's time stride {time_stride}",
+                f"use {near} or {near + time_stride}",
+            )
+        )
+    for name, size, stride in zip(("height", "width"), (data.height, data.width), space, strict=True):
+        if size % (stride * 2):
+            problems.append(
+                Problem(
+                    ("data", name),
+                    f"{size} is not a multiple of {stride * 2} (VAE stride {stride} x patch 2)",
+                    f"use {max(1, size // (stride * 2)) * stride * 2}",
+                )
+            )
+    for name, values in (("latents_mean", data.latents_mean), ("latents_std", data.latents_std)):
+        for role, model in config.models.items():
+            channels = getattr(getattr(model, "architecture", None), "in_channels", None)
+            if values is not None and channels is not None and len(values) != channels:
+                problems.append(Problem(("data", name), f"has {len(values)} values, but models.{role} has {channels} channels"))
+    if (data.latents_mean is None) != (data.latents_std is None):
+        problems.append(Problem(("data",), "latents_mean and latents_std go together"))
+    return problems
+
+
+def _world(config: TrainConfig, world_size: int) -> list[Problem]:
+    if config.parallel.sequence > 1:
+        return [Problem(("parallel", "sequence"), "sequence parallelism is not available yet", "use sequence: 1 and shard over more ranks")]
+    try:
+        config.parallel.mesh(world_size)
+    except ValueError as error:
+        return [Problem(("parallel",), str(error), "leave replicate or shard null to fill the world size")]
+    try:
+        batching(config, world_size)
+    except ValueError as error:
+        return [Problem(("data", "global_batch_size"), str(error))]
+    return []

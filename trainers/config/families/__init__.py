@@ -1,0 +1,1 @@
+"""One file a model family: how a role's network is described, as `Config`."""

@@ -1,0 +1,102 @@
+"""Owns the whole contract with whatever launched this rank: stop notice, progress, exit codes, "am I still current?".
+
+Must not import torch (it runs first, while torch takes seconds to load), and must never wait: a handler only sets a
+flag, and a progress message that does not fit into the pipe is dropped.
+
+The launcher may set, for each rank:
+  TRAINER_PROGRESS_FD  write end of a pipe; one JSON object a line, see `Control.progress` and `Control.report`
+  TRAINER_PARENT_PID   the launcher's pid: the rank dies with it
+  TRAINER_LISTEN_FD    rank 0 only: a listening socket for the process group's store at MASTER_ADDR:MASTER_PORT
+  TRAINER_CURRENT      a JSON file whose (generation, attempt) must equal the next two while this attempt is the current one
+  TRAINER_GENERATION, TRAINER_ATTEMPT
+Without them (torchrun) a rank just runs.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+EXIT_FINISHED = 0
+EXIT_SAVED = 75
+"""Saved; run me again."""
+EXIT_NO_RESTART = 76
+"""A restart cannot help: bad configuration, non-finite by policy, checkpoints exist and none verifies."""
+
+PHASES = ("starting", "loading", "preparing", "warming", "stepping", "saving", "finishing")
+"""What a rank may be doing. `warming`: the first steps of an attempt; `preparing`: making data."""
+
+
+class Control:
+    """One rank's side of the contract. `start` installs the handlers; before it, nothing here touches the process."""
+
+    def __init__(self, environment: dict[str, str] | None = None) -> None:
+        env = dict(os.environ if environment is None else environment)
+        self.rank = int(env.get("RANK", "0"))
+        self.attempt = int(env.get("TRAINER_ATTEMPT", "1"))
+        self.generation = int(env.get("TRAINER_GENERATION", "1"))
+        self._current = Path(env["TRAINER_CURRENT"]) if env.get("TRAINER_CURRENT") else None
+        self._parent = int(env["TRAINER_PARENT_PID"]) if env.get("TRAINER_PARENT_PID") else None
+        self._pipe = int(env["TRAINER_PROGRESS_FD"]) if env.get("TRAINER_PROGRESS_FD") else None
+        self.stop_requested = False
+        self._last_sent = 0.0
+        self._last_phase = ""
+
+    def start(self) -> Control:
+        """Take the signals, and die with the launcher."""
+        signal.signal(signal.SIGTERM, self._on_stop)
+        signal.signal(signal.SIGINT, self._on_stop)
+        faulthandler.register(signal.SIGUSR1, file=sys.stderr, all_threads=True)
+        if self._parent is not None:
+            ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+            if os.getppid() != self._parent:  # it died before the line above
+                os._exit(1)
+        if self._pipe is not None:
+            os.set_blocking(self._pipe, False)
+            os.set_inheritable(self._pipe, False)
+        self.progress("starting", 0)
+        return self
+
+    def _on_stop(self, _signum: int, _frame: FrameType | None) -> None:
+        self.stop_requested = True
+
+    def progress(self, phase: str, count: int, **details: Any) -> None:
+        """The heartbeat: `count` of `phase` is reached. Sent at most ten times a second within a phase."""
+        now = time.monotonic()
+        if phase == self._last_phase and now - self._last_sent < 0.1:
+            return
+        self._last_phase, self._last_sent = phase, now
+        self._send({"kind": "progress", "phase": phase, "count": count, **details})
+
+    def report(self, kind: str, **details: Any) -> None:
+        """Something the launcher records: kind "checkpoint" (step, save_s), "resumed" (step), "warning" or "failure" (text)."""
+        self._send({"kind": kind, **details})
+
+    def _send(self, message: dict[str, Any]) -> None:
+        if self._pipe is None:
+            return
+        line = json.dumps({"rank": self.rank, "time": time.time(), **message})[:3900] + "\n"  # < PIPE_BUF: written whole
+        try:
+            os.write(self._pipe, line.encode("ascii"))
+        except BlockingIOError:
+            pass
+        except BrokenPipeError:  # the launcher is gone
+            os._exit(1)
+
+    def is_current(self) -> bool:
+        """Whether no later attempt has taken over. A file that cannot be read right now says nothing, so: yes."""
+        if self._current is None:
+            return True
+        try:
+            found = json.loads(self._current.read_text())
+        except (OSError, ValueError):
+            return True
+        return (found.get("generation"), found.get("attempt")) == (self.generation, self.attempt)

@@ -1,0 +1,14 @@
+"""Owns the errors that a person can cause. Anything else that escapes a rank is a crash."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """Wrong input that no restart mends: told in one line with a hint, and the rank exits with 76."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message, self.hint = message, hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\nhint: {self.hint}" if self.hint else self.message
