@@ -54,6 +54,7 @@ class Control:
         """Take the signals, and die with the launcher."""
         signal.signal(signal.SIGTERM, self._on_stop)
         signal.signal(signal.SIGINT, self._on_stop)
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # a scheduler may send it to every process of a job
         faulthandler.register(signal.SIGUSR1, file=sys.stderr, all_threads=True)
         if self._parent is not None:
             ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG

@@ -1,0 +1,5 @@
+"""`python -m fvlaunch` is `fvlaunch`."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,106 @@
+"""Owns the agent on every node but the first: runs the ranks that the head publishes and reports their ends.
+
+Must not decide, except where the head has fallen silent: then the job goes back to the scheduler.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+from .. import slurm
+from ..errors import FvlaunchError
+from ..files import publish_json, read_json
+from ..runconfig import RunConfig
+from ..runs import Run
+from .head import REQUEUE_WAIT_S, SETTLE_S
+from .notice import Signals
+from .placement import Placement
+from .ranks import Ranks
+from .watch import Watch
+
+
+class HeadIsSilent(Exception):
+    """Nothing was heard of the head for limits.head_silence_s."""
+
+
+class Follower:
+    def __init__(self, run: Run, config: RunConfig, placement: Placement, signals: Signals) -> None:
+        self.run, self.config, self.placement, self.signals = run, config, placement, signals
+        self.limits = config.cluster.limits
+        self._heard, self._heard_at = "", time.monotonic()
+        self._next_poll = 0.0
+        self._record: dict[str, Any] = {}
+
+    def main(self) -> int:
+        """One attempt (on several nodes the next one is always a new start of the job), then what the head says."""
+        try:
+            self._await_record()
+            if self._record.get("outcome") is None:
+                self._run_ranks()
+            return self._follow(self._await_outcome())
+        except HeadIsSilent:
+            return self._without_head()
+
+    def _listen(self) -> None:
+        """Hear the head: its record and its heartbeat change while it lives."""
+        record = read_json(self.run.attempt_file) or {}
+        mine = (record.get("job_id"), record.get("restart_count")) == (self.placement.job_id, self.placement.restart_count)
+        self._record = record if mine else {}
+        beat = read_json(self.run.heartbeat_file) or {}
+        heard = f"{record} {beat.get('time')}"
+        if heard != self._heard:
+            self._heard, self._heard_at = heard, time.monotonic()
+        elif time.monotonic() - self._heard_at > self.limits.head_silence_s:
+            raise HeadIsSilent
+
+    def _await_record(self) -> None:
+        while True:
+            self._listen()
+            if self._record:
+                return
+            time.sleep(0.1)
+
+    def _run_ranks(self) -> None:
+        record = self._record
+        world = self.config.world(self.placement.node, record["host"], record["port"])
+        ranks = Ranks(self.run, record["attempt"], record["generation"], world, None)
+        self._watch = Watch(self.run, self.placement.host, ranks, self.limits, SETTLE_S)
+        end = self._watch.until_over(self._tick)
+        publish_json(self.run.attempts / f"{record['attempt']:04d}.node-{self.placement.node:04d}.json", end.dump())
+
+    def _tick(self, _messages: list[dict[str, Any]]) -> None:
+        if self.signals.take() and not self._watch.is_stopping:
+            self._watch.stop(time.monotonic() + REQUEUE_WAIT_S)  # the head knows the deadline, and ends the job by it
+        if time.monotonic() < self._next_poll:
+            return
+        self._next_poll = time.monotonic() + self.limits.poll_s
+        self._listen()
+        if not self._record or self._record.get("outcome"):
+            self._watch.ranks.kill()
+
+    def _await_outcome(self) -> str:
+        while not self._record.get("outcome"):
+            self._listen()
+            if not self._record:
+                return "end"  # another job or another life of this one has taken over
+            time.sleep(min(0.2, self.limits.poll_s))
+        return str(self._record["outcome"])
+
+    def _follow(self, outcome: str) -> int:
+        if outcome == "requeue":
+            time.sleep(REQUEUE_WAIT_S)  # the requeue ends this task; an early exit could take the head down first
+        return 0 if self.run.record().state == "finished" else 1
+
+    def _without_head(self) -> int:
+        """The head is gone without a word (its agent was killed, its node hangs): give the job back, once for all followers."""
+        time.sleep(2.0 * (self.placement.node - 1))
+        if self.run.intent().want == "run" and self.run.record().state == "submitted":
+            print("agent: nothing is heard of the first node; requeueing the job", file=sys.stderr, flush=True)
+            try:
+                slurm.requeue(self.placement.job_id)
+                time.sleep(REQUEUE_WAIT_S)
+            except FvlaunchError as error:
+                print(f"agent: {error}", file=sys.stderr, flush=True)
+        return 1

@@ -1,0 +1,260 @@
+"""Owns the attempts of a run on the job's first node: numbers them, publishes them, judges their ends, and acts.
+
+The only writer of attempts/NNNN.jsonl, attempt.json and heartbeat.json. Must not write once a later attempt is current.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from .. import slurm
+from ..attempts import Attempt, Cause, Failure, read_attempts
+from ..errors import FvlaunchError
+from ..files import append_line, overwrite_json, publish_json, read_json
+from ..ledger import Action, Decision, decide, may_start
+from ..runconfig import RunConfig, World
+from ..runs import FINAL_STATES, Intent, Run
+from .notice import Clock, Notice, Signals, understand
+from .outcome import NodeEnd, judge
+from .placement import Placement
+from .ranks import Ranks, listen
+from .watch import Watch
+
+SETTLE_S = 10.0
+"""How long the other ranks, and the followers' reports, may take once something has failed."""
+REQUEUE_WAIT_S = 300.0
+"""After a requeue the scheduler ends this job; an agent that outlives that by so long ends by itself."""
+RESTART_NEEDS_S = 60.0
+
+
+class Superseded(Exception):
+    """A later submission or attempt owns the run now: end without writing anything."""
+
+
+class Head:
+    def __init__(self, run: Run, config: RunConfig, placement: Placement, signals: Signals) -> None:
+        self.run, self.config, self.placement, self.signals = run, config, placement, signals
+        self.limits = config.cluster.limits
+        self.clock = Clock(placement, self.limits.notice_lead_s)
+        self.generation = 0
+        self.attempt = 0
+        self.notice: Notice | None = None
+        self._next_poll = self._next_beat = 0.0
+
+    def main(self) -> int:
+        """Attempt after attempt; the exit code of this task: 0 only when the run is finished."""
+        try:
+            self._claim()
+            while True:
+                decision = self._before_attempt() or self._one_attempt()
+                if decision.action is not Action.RESTART:
+                    return self._act(decision)
+        except Superseded as reason:
+            print(f"agent: {reason}; nothing is left to do here", file=sys.stderr, flush=True)
+            return 1
+
+    def _claim(self) -> None:
+        """Own the run, or find that somebody else does. A job whose id nobody could record (sbatch's reply was lost) records it."""
+        with self.run.locked():
+            record = self.run.record()
+            if record.token != self.placement.token:
+                raise Superseded("another submission owns this run")
+            if record.state in FINAL_STATES:
+                raise Superseded(f"the run is {record.state}")
+            if record.job_id not in (None, self.placement.job_id):
+                raise Superseded(f"job {record.job_id} owns this run")
+            if record.job_id is None:
+                job_ids = (*record.job_ids, self.placement.job_id)
+                self.run.write_record(replace(record, job_id=self.placement.job_id, job_ids=job_ids, state="submitted"))
+            self.generation = record.generation
+
+    def _before_attempt(self) -> Decision | None:
+        intent = self._intent()
+        if intent.want != "run":
+            state = "stopped" if intent.want == "stop" else "cancelled"
+            return Decision(Action.END, state, f"fvlaunch {intent.want}, before an attempt started")
+        return may_start(read_attempts(self.run), self.limits, self.generation)
+
+    def _intent(self) -> Intent:
+        """What the person wants of this generation; an intent for an earlier one has been dealt with."""
+        intent = self.run.intent()
+        return intent if intent.generation >= self.generation else Intent("run", self.generation)
+
+    def _one_attempt(self) -> Decision:
+        numbers = self.run.attempt_numbers()
+        self.attempt, self.notice = (numbers[-1] if numbers else 0) + 1, None
+        publish_json(self.run.attempts / f"{self.attempt:04d}.config.json", self.config.train)
+        bind, address = self.placement.listen_address()
+        store = listen(bind)
+        world = self.config.world(self.placement.node, address, store.getsockname()[1])
+        self._log("started", **self._started(world))
+        self._publish(address, world.master_port, outcome=None)
+        watch = Watch(self.run, self.placement.host, Ranks(self.run, self.attempt, self.generation, world, store), self.limits, SETTLE_S)
+        self._watch = watch
+        end = watch.until_over(self._tick)
+        return self._judge([end, *self._reports(wait=len(self.placement.hosts) > 1)])
+
+    def _started(self, world: World) -> dict[str, Any]:
+        return {
+            "attempt": self.attempt,
+            "generation": self.generation,
+            "job_id": self.placement.job_id,
+            "restart_count": self.placement.restart_count,
+            "nodes": self.placement.hosts,
+            "ranks": world.size,
+        }
+
+    def _publish(self, address: str, port: int, outcome: str | None) -> None:
+        """Tell followers (and rank 0) which attempt is the current one."""
+        self._record = {
+            "job_id": self.placement.job_id,
+            "restart_count": self.placement.restart_count,
+            "generation": self.generation,
+            "attempt": self.attempt,
+            "host": address,
+            "port": port,
+            "nonce": secrets.token_hex(4),
+            "outcome": outcome,
+        }
+        overwrite_json(self.run.attempt_file, self._record)
+
+    def _log(self, event: str, **details: Any) -> None:
+        append_line(self.run.attempt_log(self.attempt), {"time": time.time(), "event": event, **details})
+
+    # While the ranks run
+
+    def _tick(self, messages: list[dict[str, Any]]) -> None:
+        for message in messages:
+            self._record_message(message)
+        signums = self.signals.take()
+        if signums and self.notice is None:
+            self._watch.stop(
+                time.monotonic() + self.limits.grace_s
+            )  # to save is right whatever it means, and the scheduler may answer late
+            self._take_notice(understand(signums, self.placement, self._intent(), self.clock, self.limits.grace_s))
+        now = time.monotonic()
+        if now >= self._next_poll:
+            self._next_poll = now + self.limits.poll_s
+            self._poll()
+        if now >= self._next_beat:
+            self._next_beat = now + (1.0 if not self.placement.scheduled else 10.0)
+            self._beat()
+
+    def _record_message(self, message: dict[str, Any]) -> None:
+        kind = message.get("kind")
+        if kind == "checkpoint" and message["rank"] == 0:
+            self.clock.saved(float(message.get("save_s", 0)))
+        if kind == "failure" or (kind in ("checkpoint", "resumed", "warning") and message["rank"] == 0):
+            self._log(kind, **{k: v for k, v in message.items() if k not in ("kind", "time")})
+
+    def _take_notice(self, notice: Notice) -> None:
+        self.notice = notice
+        self._log("notice", cause=str(notice.cause), words=notice.words)
+        if notice.cause is Cause.CANCELLED:
+            self._watch.ranks.kill()
+        else:
+            self._watch.stop(notice.deadline)
+
+    def _poll(self) -> None:
+        self._still_current()
+        intent = self._intent()
+        if intent.want == "cancel" or (intent.want == "stop" and self.notice is None):
+            cancelled = intent.want == "cancel"
+            if self.notice is None or self.notice.cause is not Cause.CANCELLED:
+                wait = 0.0 if cancelled else max(self.clock.lead_s(), self.limits.grace_s)
+                cause = Cause.CANCELLED if cancelled else Cause.STOPPED
+                self._take_notice(Notice(cause, time.monotonic() + wait, f"fvlaunch {intent.want}"))
+        if self.notice is None and self.clock.due():
+            left = self.clock.left_s() or 0.0
+            self._take_notice(Notice(Cause.TIME_LIMIT, time.monotonic() + max(left - 5, 5), f"{left:.0f} s are left of the allocation"))
+        if self.notice is None and any(e.failed for r in self._reports(wait=False) for e in r.ends):
+            self._watch.kill_soon()
+
+    def _still_current(self) -> None:
+        """A process that was frozen for long may wake up to a run that has gone on without it."""
+        current = read_json(self.run.attempt_file)
+        if current and (current.get("generation"), current.get("attempt")) != (self.generation, self.attempt):
+            self._watch.ranks.kill()
+            raise Superseded(f"attempt {current.get('attempt')} is the current one")
+
+    def _beat(self) -> None:
+        pulse = self._watch.pulse.summary(time.monotonic())
+        left = self.clock.left_s()
+        publish_json(
+            self.run.heartbeat_file,
+            {"time": time.time(), "attempt": self.attempt, "job_id": self.placement.job_id, "allocation_left_s": left, **pulse},
+        )
+
+    def _reports(self, *, wait: bool) -> list[NodeEnd]:
+        """The followers' ends of this attempt; with `wait`, given a moment to arrive."""
+        until = time.monotonic() + (SETTLE_S if wait else 0)
+        while True:
+            found = [read_json(self.run.attempts / f"{self.attempt:04d}.node-{n:04d}.json") for n in range(1, len(self.placement.hosts))]
+            reports = [NodeEnd.parse(value) for value in found if value]
+            if len(reports) == len(found) or time.monotonic() >= until:
+                return reports
+            time.sleep(0.1)
+
+    # When they have ended
+
+    def _judge(self, ends: Sequence[NodeEnd]) -> Decision:
+        self._still_current()
+        cause, failure = judge(ends, self.notice.cause if self.notice else None)
+        steps = [e.step for node in ends for e in node.ends if e.step is not None]
+        self._log("ended", cause=str(cause), failure=failure.__dict__ if failure else None, **({"step": max(steps)} if steps else {}))
+        attempts = read_attempts(self.run)
+        decision = decide(attempts, self.limits, in_place=self._in_place(attempts[-1]), can_requeue=self.placement.scheduled)
+        intent = self._intent()
+        if decision.action is not Action.END and intent.want != "run":  # asked while it was ending
+            decision = Decision(Action.END, "stopped" if intent.want == "stop" else "cancelled", f"fvlaunch {intent.want}")
+        self._log("decided", next=decision.action.value, state=decision.state, reason=decision.reason, exclude=decision.exclude)
+        self._say(cause, failure, decision)
+        return decision
+
+    def _in_place(self, last: Attempt) -> bool:
+        left = self.clock.left_s()
+        time_left = left is None or left > self.clock.lead_s() + RESTART_NEEDS_S
+        return self.notice is None and len(self.placement.hosts) == 1 and time_left
+
+    def _say(self, cause: Cause, failure: Failure | None, decision: Decision) -> None:
+        why = f"\n{failure.explain()}" if failure else ""
+        print(
+            f"agent: attempt {self.attempt} ended: {cause}; next: {decision.action.value} {decision.state}{why}",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    def _act(self, decision: Decision) -> int:
+        if decision.action is Action.REQUEUE:
+            return self._requeue(decision)
+        self.run.update(state=decision.state, reason=decision.reason)
+        self._tell_followers("end")
+        return 0 if decision.state == "finished" else 1
+
+    def _requeue(self, decision: Decision) -> int:
+        """Before exiting: a preempted job whose task ends by itself would be COMPLETED and never come back."""
+        self._tell_followers("requeue")
+        if not (self.notice and self.notice.requeued):
+            try:
+                slurm.requeue(self.placement.job_id)
+            except FvlaunchError as error:
+                self._log("requeue_failed", text=str(error))
+                self.run.update(state="stopped", reason=f"the job could not be requeued: {error.message}; fvlaunch resume goes on")
+                self._tell_followers("end")
+                return 1
+        for node in decision.exclude:
+            try:
+                slurm.exclude_node(self.placement.job_id, node)
+            except FvlaunchError as error:
+                self._log("exclude_failed", node=node, text=str(error))
+        time.sleep(REQUEUE_WAIT_S)
+        return 1
+
+    def _tell_followers(self, outcome: str) -> None:
+        if self.attempt:
+            overwrite_json(self.run.attempt_file, {**self._record, "outcome": outcome})

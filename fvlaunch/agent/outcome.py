@@ -1,0 +1,116 @@
+"""Owns reading what an attempt's ends mean: its cause, and the first failure in words. Pure.
+
+Must name the rank that failed, not those that only noticed: one dead rank makes every collective fail on the others.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from trainers.control import EXIT_FINISHED, EXIT_NO_RESTART, EXIT_SAVED
+
+from ..attempts import Cause, Failure
+
+_ECHO = re.compile(
+    r"connection (closed|reset|refused)|closed by peer|broken pipe|gloo|nccl|socket|timed out|timeout|watchdog|store|peer|aborted",
+    re.IGNORECASE,
+)
+_MEMORY = re.compile(r"out of memory|OutOfMemoryError|MemoryError|DefaultCPUAllocator: can't allocate", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class RankEnd:
+    """How one rank ended."""
+
+    rank: int
+    node: str
+    code: int
+    """As subprocess tells it: negative for a signal."""
+    at: float
+    killed_by_agent: bool = False
+    step: int | None = None
+    told: str = ""
+    """Its own words, from control.report("failure")."""
+    lines: tuple[str, ...] = ()
+    """The end of its log."""
+
+    @property
+    def failed(self) -> bool:
+        return self.code not in (EXIT_FINISHED, EXIT_SAVED) and not self.killed_by_agent
+
+    @property
+    def is_echo(self) -> bool:
+        """Whether it only failed because another rank was gone."""
+        last = self.told or " ".join(self.lines[-3:])
+        return self.code > 0 and self.code != EXIT_NO_RESTART and bool(_ECHO.search(last)) and not _MEMORY.search(last)
+
+
+@dataclass(frozen=True)
+class NodeEnd:
+    """How the ranks of one node ended, as its agent saw it; a follower sends it to the head as JSON."""
+
+    node: str
+    ends: tuple[RankEnd, ...] = ()
+    hung_rank: int | None = None
+    memory_kills: int = 0
+    """Processes that the kernel killed on this node for want of memory during the attempt."""
+    notes: tuple[str, ...] = field(default=())
+
+    def dump(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def parse(cls, value: dict[str, Any]) -> NodeEnd:
+        ends = tuple(RankEnd(**{**end, "lines": tuple(end["lines"])}) for end in value["ends"])
+        return cls(**{**value, "ends": ends, "notes": tuple(value["notes"])})
+
+
+def judge(nodes: Sequence[NodeEnd], notice: Cause | None) -> tuple[Cause, Failure | None]:
+    """What ended the attempt, given every node's ends that are known and the notice that was given, if any."""
+    ends = [end for node in nodes for end in node.ends]
+    if any(end.rank == 0 and end.code == EXIT_FINISHED for end in ends):  # it ends so only after the last checkpoint of all
+        return Cause.FINISHED, None
+    final = [end for end in ends if end.code == EXIT_NO_RESTART]
+    if final:
+        return Cause.NO_RESTART, _failure(min(final, key=lambda e: e.at), nodes)
+    if notice is not None:
+        return notice, None
+    for node in nodes:
+        if node.hung_rank is not None:
+            hung = next((e for e in node.ends if e.rank == node.hung_rank), None)
+            what = "no progress within the limit; the stacks of all its threads are in its log"
+            return Cause.HANG, Failure(node.hung_rank, node.node, hung.step if hung else None, what, hung.lines if hung else ())
+    failed = [end for end in ends if end.failed]
+    if not failed:
+        return Cause.REQUEUED, None  # saved and ended, though nobody here was told to
+    first = min(failed, key=lambda e: (e.is_echo, e.at))
+    return (Cause.OUT_OF_MEMORY if _out_of_memory(first, nodes) else Cause.CRASH), _failure(first, nodes)
+
+
+def _out_of_memory(end: RankEnd, nodes: Sequence[NodeEnd]) -> bool:
+    if end.code == -signal.SIGKILL:
+        return any(node.memory_kills for node in nodes if node.node == end.node)
+    return bool(_MEMORY.search(end.told or " ".join(end.lines[-3:])))
+
+
+def _failure(end: RankEnd, nodes: Sequence[NodeEnd]) -> Failure:
+    if end.code < 0:
+        name = signal.Signals(-end.code).name if -end.code in set(signal.Signals) else str(-end.code)
+        killed = " (the kernel, for want of memory)" if _out_of_memory(end, nodes) else ""
+        what = f"killed by {name}{killed}"
+    else:
+        what = end.told.strip().splitlines()[-1] if end.told.strip() else f"ended with code {end.code}"
+    told = tuple(line for line in end.told.strip().splitlines()[:-1]) if end.code == EXIT_NO_RESTART else ()
+    if end.code == EXIT_NO_RESTART and end.told.strip():
+        what, told = end.told.strip().splitlines()[0], tuple(end.told.strip().splitlines()[1:])
+    return Failure(end.rank, end.node, end.step, what, told or end.lines)
+
+
+def last_lines(log: str, count: int = 12) -> tuple[str, ...]:
+    """The end of a rank's log, without blank lines and without what other ranks' failures made it say."""
+    kept = [line.rstrip()[:400] for line in log.splitlines() if line.strip()]
+    return tuple(kept[-count:])

@@ -1,0 +1,87 @@
+"""Owns where this agent is: job, node, neighbours. The only module that reads submitit's job environment or SLURM_*."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Placement:
+    scheduled: bool
+    """Whether a scheduler holds the job; else it is a local one."""
+    job_id: str
+    restart_count: int
+    node: int
+    hosts: tuple[str, ...]
+    """Every node by the scheduler's name, in its order; this node is hosts[node], the head is hosts[0]."""
+    token: str
+    """Of the submission that this job belongs to: the name of the job's folder."""
+    end_time: float | None
+    """Unix time of the allocation's end, where the environment tells it."""
+
+    @property
+    def host(self) -> str:
+        return self.hosts[self.node]
+
+    @property
+    def is_head(self) -> bool:
+        return self.node == 0
+
+    def listen_address(self) -> tuple[str, str]:
+        """(address to bind, address to give to the other ranks) for the head's store: loopback where all are on one node."""
+        if len(self.hosts) == 1:
+            return "127.0.0.1", "127.0.0.1"
+        try:
+            ipaddress.ip_address(self.hosts[0])
+        except ValueError:  # a name may resolve to a loopback address on its own node, so no address can be chosen here
+            return "", self.hosts[0]
+        return self.hosts[0], self.hosts[0]
+
+
+def process_start_time(pid: int) -> int | None:
+    """Kernel ticks since boot when a process started; with its pid that names a process for good. None: there is none."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    after_name = stat.rpartition(")")[2].split()
+    return None if after_name[0] == "Z" else int(after_name[19])
+
+
+def local_job_id(pid: int) -> str | None:
+    """A local job's id: its controller's pid and start time, since pids come back."""
+    started = process_start_time(pid)
+    return None if started is None else f"local-{pid}-{started}"
+
+
+def boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def host_identity() -> str:
+    """This machine, this boot: what a local job's id is valid for."""
+    return f"{socket.gethostname()}/{boot_id()}"
+
+
+def discover() -> Placement:
+    """Where submitit started this process."""
+    import submitit
+
+    job = submitit.JobEnvironment()
+    token = Path(os.environ["SUBMITIT_FOLDER"]).name
+    if job.cluster != "slurm":
+        return Placement(False, local_job_id(int(job.job_id)) or "", 0, 0, (socket.gethostname(),), token, None)
+    end = os.environ.get("SLURM_JOB_END_TIME", "")
+    return Placement(
+        scheduled=True,
+        job_id=str(job.job_id),
+        restart_count=int(os.environ.get("SLURM_RESTART_COUNT") or 0),
+        node=job.node,
+        hosts=tuple(job.hostnames),
+        token=token,
+        end_time=float(end) if end.isdigit() else None,
+    )

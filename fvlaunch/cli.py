@@ -1,0 +1,254 @@
+"""Owns the command line: one thin function a command that parses, calls one function and prints.
+
+Must import nothing heavy at the top: --help and status never load torch, submitit or jinja2.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from . import __version__
+from .errors import EXIT_UNEXPECTED, EXIT_USER, FvlaunchError, render
+
+app = typer.Typer(
+    name="fvlaunch",
+    help="Train and distil video diffusion models on Slurm clusters or here; a killed run finishes as if nothing had happened.",
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="A name, a unique prefix, a path, a job id, or `last`.")]
+ClusterName = Annotated[str | None, typer.Option("--cluster", metavar="NAME", help="Cluster profile: where it runs.")]
+Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe's key, e.g. train.max_steps=200.")]
+Ranks = Annotated[int | None, typer.Option("--ranks", help="Processes in all; one a GPU.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+RunsDir = Annotated[Path | None, typer.Option("--runs-dir", metavar="DIR", help="Folder of the run directories.")]
+
+
+def sbatch_option(*names: str, text: str) -> Any:
+    return typer.Option(*names, help=text, rich_help_panel="sbatch options")
+
+
+Partition = Annotated[str | None, sbatch_option("-p", "--partition", text="sbatch's option.")]
+Time = Annotated[str | None, sbatch_option("-t", "--time", text="Time limit of one attempt.")]
+Account = Annotated[str | None, sbatch_option("-A", "--account", text="sbatch's option.")]
+Qos = Annotated[str | None, sbatch_option("-q", "--qos", text="sbatch's option.")]
+Exclude = Annotated[str | None, sbatch_option("-x", "--exclude", text="Nodes to stay away from.")]
+Nodelist = Annotated[str | None, sbatch_option("-w", "--nodelist", text="Nodes to use.")]
+Constraint = Annotated[str | None, sbatch_option("-C", "--constraint", text="sbatch's option.")]
+Dependency = Annotated[str | None, sbatch_option("-d", "--dependency", text="sbatch's option.")]
+Reservation = Annotated[str | None, sbatch_option("--reservation", text="sbatch's option.")]
+Begin = Annotated[str | None, sbatch_option("--begin", text="sbatch's option.")]
+Memory = Annotated[str | None, sbatch_option("--mem", text="Memory of a node.")]
+
+
+@app.callback(invoke_without_command=True)
+def version(show_version: Annotated[bool, typer.Option("--version", is_eager=True, help="Print the version.")] = False) -> None:
+    if show_version:
+        print(f"fvlaunch {__version__}")  # noqa: T201
+        raise typer.Exit
+
+
+@app.command(context_settings={"allow_extra_args": True})
+def submit(
+    ctx: typer.Context,
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name or file, or a run's run.yaml.")],
+    cluster: ClusterName = None,
+    sets: Sets = None,
+    name: Annotated[str | None, typer.Option("--name", metavar="RUN", help="Name of the run; default: recipe and time.")] = None,
+    ranks: Ranks = None,
+    nodes: Annotated[int | None, typer.Option("--nodes", help="Full nodes instead of ranks.")] = None,
+    runs_dir: RunsDir = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the recipe and the batch script; do nothing.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Show progress until the run is over. Ctrl-C detaches.")] = False,
+    no_snapshot: Annotated[bool, typer.Option("--no-snapshot", help="Run the installed code, not a copy of it.")] = False,
+    json_: AsJson = False,
+    partition: Partition = None,
+    time: Time = None,
+    account: Account = None,
+    qos: Qos = None,
+    exclude: Exclude = None,
+    nodelist: Nodelist = None,
+    constraint: Constraint = None,
+    dependency: Dependency = None,
+    reservation: Reservation = None,
+    begin: Begin = None,
+    mem: Memory = None,
+) -> None:
+    """Make a run of a recipe and hand its job to the cluster. Other sbatch options follow `--`, as in -- --switches=1."""
+    from . import commands
+
+    sbatch = commands.sbatch_of(locals(), ctx.args)
+    request = commands.Request(recipe, cluster, sets or [], name, ranks, nodes, runs_dir, sbatch)
+    if dry_run:
+        commands.dry_run(request, json_=json_)
+    else:
+        raise typer.Exit(commands.submit(request, wait=wait, take_snapshot=not no_snapshot, json_=json_))
+
+
+@app.command()
+def status(
+    runs: Annotated[
+        list[str] | None, typer.Argument(metavar="[RUN]...", help="Default: those that are not over, and the newest ten.")
+    ] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Every run.")] = False,
+    attempts: Annotated[bool, typer.Option("--attempts", help="Each attempt: what ended it, its steps and nodes.")] = False,
+    json_: AsJson = False,
+    runs_dir: RunsDir = None,
+) -> None:
+    """What runs are doing, from their records and one question to the scheduler."""
+    from . import commands
+
+    raise typer.Exit(commands.status(runs or [], all_=all_, attempts=attempts, json_=json_, runs_dir=runs_dir))
+
+
+@app.command()
+def wait(run: RunName, json_: AsJson = False, runs_dir: RunsDir = None) -> None:
+    """Wait until a run is over. 0: finished; 1: failed, stopped or cancelled; 130: detached by Ctrl-C."""
+    from . import commands
+
+    raise typer.Exit(commands.wait(run, quiet=True, json_=json_, runs_dir=runs_dir))
+
+
+@app.command()
+def attach(run: RunName, runs_dir: RunsDir = None) -> None:
+    """Show a run's live progress until it is over. Ctrl-C detaches; the run goes on."""
+    from . import commands
+
+    raise typer.Exit(commands.wait(run, quiet=False, json_=False, runs_dir=runs_dir))
+
+
+@app.command()
+def logs(
+    run: RunName,
+    rank: Annotated[int, typer.Option("--rank", help="Which rank's log.")] = 0,
+    attempt: Annotated[int | None, typer.Option("--attempt", help="Which attempt; default: the newest.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as lines come, until the run is over.")] = False,
+    grep: Annotated[str | None, typer.Option("--grep", metavar="RE", help="Only lines that match.")] = None,
+    agent: Annotated[bool, typer.Option("--agent", help="What the job itself printed instead of a rank.")] = False,
+    runs_dir: RunsDir = None,
+) -> None:
+    """A rank's log."""
+    from . import commands
+
+    commands.logs(run, rank=rank, attempt=attempt, follow=follow, grep=grep, agent=agent, runs_dir=runs_dir)
+
+
+@app.command()
+def stop(run: RunName, runs_dir: RunsDir = None) -> None:
+    """Save a checkpoint, then end the run; `resume` goes on from there."""
+    from . import commands
+
+    commands.end(run, "stop", runs_dir)
+
+
+@app.command()
+def cancel(run: RunName, runs_dir: RunsDir = None) -> None:
+    """End a run now. It never comes back by itself."""
+    from . import commands
+
+    commands.end(run, "cancel", runs_dir)
+
+
+@app.command(context_settings={"allow_extra_args": True})
+def resume(
+    ctx: typer.Context,
+    run: RunName,
+    cluster: ClusterName = None,
+    ranks: Ranks = None,
+    sets: Sets = None,
+    assume_dead: Annotated[
+        str | None, typer.Option("--assume-dead", metavar="JOBID", help="Your word that this job is gone, where nobody can say.")
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Show progress until the run is over.")] = False,
+    json_: AsJson = False,
+    runs_dir: RunsDir = None,
+    partition: Partition = None,
+    time: Time = None,
+    account: Account = None,
+    qos: Qos = None,
+    exclude: Exclude = None,
+    nodelist: Nodelist = None,
+    constraint: Constraint = None,
+    dependency: Dependency = None,
+    reservation: Reservation = None,
+    begin: Begin = None,
+    mem: Memory = None,
+) -> None:
+    """Go on with a run that is over, from its newest checkpoint that verifies."""
+    from . import commands
+
+    sbatch = commands.sbatch_of(locals(), ctx.args)
+    code = commands.resume(run, cluster, sets or [], ranks, sbatch, assume_dead=assume_dead, wait=wait, json_=json_, runs_dir=runs_dir)
+    raise typer.Exit(code)
+
+
+@app.command(name="list")
+def list_(
+    what: Annotated[str, typer.Argument(metavar="recipes|clusters|pipelines|runs")],
+    json_: AsJson = False,
+    runs_dir: RunsDir = None,
+) -> None:
+    """What there is, and where each was found."""
+    from . import commands
+
+    raise typer.Exit(commands.list_(what, json_=json_, runs_dir=runs_dir))
+
+
+@app.command()
+def show(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name or file, or a run's run.yaml.")],
+    cluster: ClusterName = None,
+    sets: Sets = None,
+    json_: AsJson = False,
+) -> None:
+    """A recipe on a cluster, resolved, with each value's origin."""
+    from . import commands
+
+    commands.show(recipe, cluster, sets or [], json_=json_)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point: run a command and turn what happened into an exit code and one clear message."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: list[str] | None = None) -> int:
+    usage_error = typer.BadParameter.__bases__[0].__bases__[0]  # ClickException, of the click that typer uses
+    try:
+        code = app(args=arguments, standalone_mode=False)
+    except FvlaunchError as error:
+        sys.stderr.write(render(error) + "\n")
+        return error.exit_code
+    except usage_error as error:
+        sys.stderr.write(f"error: {_message(error)}\nhint: {_help_for(error)}\n")
+        return EXIT_USER
+    except (typer.Abort, KeyboardInterrupt):
+        sys.stderr.write("\ninterrupted\n")
+        return 130
+    except BrokenPipeError:  # as in `fvlaunch logs … | head`
+        sys.stderr.close()
+        return 0
+    except Exception:
+        import traceback
+
+        traceback.print_exc()
+        sys.stderr.write("error: this should not have happened; the lines above say where\n")
+        return EXIT_UNEXPECTED
+    return code if isinstance(code, int) else 0
+
+
+def _message(error: Any) -> str:
+    return str(error.format_message())
+
+
+def _help_for(error: Any) -> str:
+    context = getattr(error, "ctx", None)
+    return f"{context.command_path if context else 'fvlaunch'} --help"

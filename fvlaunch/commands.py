@@ -1,0 +1,243 @@
+"""Owns what each command does between parsing and the modules that do it; imported when a command runs, not for --help."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from . import index, request
+from . import show as printing
+from .attempts import read_attempts
+from .errors import EXIT_SCHEDULER, NotFound, UsageError, render
+from .runs import FINAL_STATES, Run
+from .status import of
+
+SBATCH_OPTIONS = (
+    "partition", "time", "account", "qos", "exclude", "nodelist", "constraint", "dependency", "reservation", "begin", "mem",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Request:
+    """A `submit` command line."""
+
+    recipe: str
+    cluster: str | None
+    sets: list[str]
+    name: str | None
+    ranks: int | None
+    nodes: int | None
+    runs_dir: Path | None
+    sbatch: dict[str, Any]
+
+    def plan(self) -> tuple[Any, Any]:
+        return request.plan_submission(
+            self.recipe, self.cluster, sets=self.sets, name=self.name, ranks=self.ranks, nodes=self.nodes, sbatch=self.sbatch,
+            runs_dir=self.runs_dir,
+        )  # fmt: skip
+
+
+def sbatch_of(given: dict[str, Any], extra: Sequence[str]) -> dict[str, Any]:
+    """The sbatch options of a command line by long name: our own, and those after `--`."""
+    options = {name: given[name] for name in SBATCH_OPTIONS if given.get(name) is not None}
+    for word in extra:
+        match = re.fullmatch(r"--([A-Za-z][A-Za-z0-9-]*)(?:=(.*))?", word, re.DOTALL)
+        if not match:
+            raise UsageError(f"{word!r} is not an sbatch option", hint="after `--` write them as --option=value")
+        options[match[1]] = True if match[2] is None else match[2]
+    return options
+
+
+def dry_run(asked: Request, *, json_: bool) -> None:
+    import yaml
+
+    from . import jobs
+    from . import submit as submission
+
+    _, plan = asked.plan()
+    run, token = Run(plan.path), jobs.new_token()
+    script = submission.batch_script(run, plan, run.job / token, token) if plan.executor == "slurm" else None
+    if json_:
+        printing.as_json({"run": plan.name, "path": plan.path, "summary": plan.summary, "recipe": plan.recipe, "batch_script": script})
+        return
+    printing.say(f"{plan.name}: {plan.summary}; nothing was submitted")
+    printing.out(yaml.safe_dump(plan.recipe, sort_keys=False, allow_unicode=True, width=120))
+    if script:
+        printing.out(script)
+
+
+def submit(asked: Request, *, wait: bool, take_snapshot: bool, json_: bool) -> int:
+    from . import submit as submission
+
+    _, plan = asked.plan()
+    words = {"recipe": asked.recipe, "cluster": asked.cluster, "set": asked.sets, "sbatch": asked.sbatch}
+    run = submission.submit(plan, take_snapshot=take_snapshot, asked=words)
+    return _submitted(run, plan.summary, wait=wait, json_=json_)
+
+
+def _submitted(run: Run, summary: str, *, wait: bool, json_: bool) -> int:
+    record = run.record()
+    printing.say(f"{run.name}: {summary}; job {record.job_id}")
+    if wait:
+        return _wait(run, quiet=False, json_=json_)
+    if json_:
+        printing.as_json(
+            {
+                "run": run.name,
+                "job_id": record.job_id,
+                "path": str(run.path),
+                "state": "queued" if record.executor == "slurm" else "running",
+            }
+        )
+    else:
+        printing.out(run.name)
+        printing.say(f"next: fvlaunch attach {run.name}   (or status, logs, stop)")
+    return 0
+
+
+def resume(
+    word: str, cluster: str | None, sets: list[str], ranks: int | None, sbatch: dict[str, Any], *,
+    assume_dead: str | None, wait: bool, json_: bool, runs_dir: Path | None,
+) -> int:  # fmt: skip
+    from . import submit as submission
+
+    run = find(word, runs_dir)
+    plan = request.plan_resume(run, cluster, sets=sets, ranks=ranks, sbatch=sbatch)
+    submission.resubmit(run, plan, assume_dead=assume_dead)
+    last = run.last_checkpoint_step()
+    printing.say(f"{run.name}: goes on {f'from step {last}' if last else 'from the start: there is no checkpoint'}")
+    return _submitted(run, plan.summary, wait=wait, json_=json_)
+
+
+def status(words: list[str], *, all_: bool, attempts: bool, json_: bool, runs_dir: Path | None) -> int:
+    runs = [find(word, runs_dir) for word in words] if words else _shown(_known(runs_dir), all_)
+    found, unreachable = of(runs)
+    if json_:
+        printing.as_json(
+            [{**s.dump(), "attempts_list": _attempts(run)} if attempts else s.dump() for s, run in zip(found, runs, strict=True)]
+        )
+    elif len(words) == 1:
+        printing.one_status(found[0], read_attempts(runs[0]) if attempts or found[0].attempts > 1 else [])
+    elif found:
+        printing.statuses(found)
+        for s, run in zip(found, runs, strict=True):
+            if attempts:
+                printing.out(f"\n{s.run}")
+                printing.attempts_table(read_attempts(run))
+    else:
+        printing.say("no runs yet; fvlaunch submit shapes-finetune starts one here")
+    if unreachable:
+        printing.say(render(unreachable))
+        return EXIT_SCHEDULER
+    return 0
+
+
+def _attempts(run: Run) -> list[dict[str, Any]]:
+    from dataclasses import asdict
+
+    return [asdict(a) for a in read_attempts(run)]
+
+
+def _shown(runs: list[Run], all_: bool) -> list[Run]:
+    if all_:
+        return runs
+    newest = set(runs[-10:])
+    return [run for run in runs if run in newest or run.record().state not in FINAL_STATES]
+
+
+def _known(runs_dir: Path | None) -> list[Run]:
+    folder = request.runs_dir_option(runs_dir) or Path("runs")
+    return index.known([folder])
+
+
+def find(word: str, runs_dir: Path | None) -> Run:
+    return index.find(word, [request.runs_dir_option(runs_dir) or Path("runs")])
+
+
+def wait(word: str, *, quiet: bool, json_: bool, runs_dir: Path | None) -> int:
+    return _wait(find(word, runs_dir), quiet=quiet, json_=json_)
+
+
+def _wait(run: Run, *, quiet: bool, json_: bool) -> int:
+    from .progress import describe
+    from .progress import wait as wait_for
+
+    code, found = wait_for(run, quiet=quiet)
+    if found is None:
+        return code
+    if json_:
+        printing.as_json(found.dump())
+        return code
+    printing.say(f"{describe(found)}")
+    if found.state == "finished":
+        printing.say(f"results:  {run.path}\n  metrics.jsonl   every step's loss\n  checkpoints/    the last is step {found.last_checkpoint_step}\n"
+                     f"  tensorboard --logdir {run.path / 'tensorboard'}")  # fmt: skip
+        printing.say(f"next:     fvlaunch status {run.name} --attempts\n"
+                     f"          fvlaunch resume {run.name} --set train.max_steps={2 * found.max_steps} --wait   (train on)")  # fmt: skip
+    elif found.state in ("failed", "lost"):
+        printing.say(f"{found.reason}\nnext:     fvlaunch logs {run.name}\n          fvlaunch resume {run.name}")
+    return code
+
+
+def logs(word: str, *, rank: int, attempt: int | None, follow: bool, grep: str | None, agent: bool, runs_dir: Path | None) -> None:
+    from . import logs as reading
+
+    run = find(word, runs_dir)
+    if agent:
+        for path in reading.agent_logs(run):
+            printing.say(f"==> {path} <==")
+            for line in reading.lines(path, grep):
+                printing.out(line)
+        return
+    if follow:
+        for line in reading.follow(run, rank, grep, lambda: of([run])[0][0].is_over):
+            printing.out(line)
+        return
+    found = reading.log_file(run, attempt, rank)
+    if found is None:
+        printing.say(f"{run.name} has no log of a rank yet; --agent shows what its job printed")
+        return
+    for line in reading.lines(found, grep):
+        printing.out(line)
+
+
+def end(word: str, want: Literal["stop", "cancel"], runs_dir: Path | None) -> None:
+    from . import steering
+
+    printing.say((steering.stop if want == "stop" else steering.cancel)(find(word, runs_dir)))
+
+
+def list_(what: str, *, json_: bool, runs_dir: Path | None) -> int:
+    if what == "runs":
+        return status([], all_=True, attempts=False, json_=json_, runs_dir=runs_dir)
+    from .config.lookup import listing
+
+    kinds: dict[str, Literal["recipe", "cluster", "pipeline"]] = {"recipes": "recipe", "clusters": "cluster", "pipelines": "pipeline"}
+    if what not in kinds:
+        raise NotFound(f"cannot list {what!r}", hint="recipes, clusters, pipelines or runs")
+    entries = listing(kinds[what])
+    if json_:
+        printing.as_json([{"name": e.name, "description": e.description, "path": str(e.path), "layer": e.layer} for e in entries])
+    else:
+        printing.table([what.upper(), "DESCRIPTION", "FOUND IN"], [[e.name, e.description, e.layer] for e in entries])
+    return 0
+
+
+def show(recipe: str, cluster: str | None, sets: list[str], *, json_: bool) -> None:
+    from .config.compose import compose
+
+    composed = compose(recipe, cluster, sets=sets)
+    data = {**composed.recipe_data, "cluster": composed.cluster_data}
+    if json_:
+        printing.as_json(
+            {
+                "recipe": composed.recipe_data,
+                "cluster": composed.cluster_data,
+                "origins": {".".join(map(str, k)): v for k, v in composed.origins.items()},
+            }
+        )
+    else:
+        printing.origins(printing.leaves(data), composed.origins)

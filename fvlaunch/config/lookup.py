@@ -1,0 +1,146 @@
+"""Owns where recipes, pipelines and clusters are found by name. Must not read more of them than the description.
+
+Three layers, the first that has a name wins: the working directory, the user's folder (~/.config/fvlaunch), what came with fvlaunch.
+Each has the same shape: templates/recipes, templates/pipelines, templates/job, clusters. Recipes and pipelines share one namespace.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from fvlaunch.errors import ConfigError, FvlaunchError, NotFound
+
+Kind = Literal["recipe", "cluster", "pipeline"]
+FOLDERS: dict[Kind, str] = {"recipe": "templates/recipes", "cluster": "clusters", "pipeline": "templates/pipelines"}
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*){0,4}")
+_SUFFIXES = (".yaml", ".yml")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Something that can be named."""
+
+    name: str
+    path: Path
+    description: str
+    layer: str
+
+
+def layers(cwd: Path | None = None) -> list[tuple[str, Path]]:
+    """(name, root) of each layer, in lookup order."""
+    config = Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser()
+    return [("working directory", cwd or Path.cwd()), ("user", config / "fvlaunch"), ("packaged", packaged())]
+
+
+def packaged() -> Path:
+    """The folder of what came with fvlaunch: inside the package in a wheel, the repository's root in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    return package / "data" if (package / "data" / "templates").is_dir() else package.parent
+
+
+def find(kind: Kind, name: str, cwd: Path | None = None) -> Path:
+    """The file of a name or an explicit path; NotFound says where it was looked for and what was probably meant."""
+    cwd = cwd or Path.cwd()
+    if is_path(name):
+        path = cwd / Path(name).expanduser()
+        if not path.is_file():
+            raise NotFound(f"{kind} file {name} does not exist", hint="fvlaunch list says which there are")
+        return path
+    found = candidates(kind, name, cwd)
+    if not found:
+        raise _unknown(kind, name, cwd)
+    return found[0]
+
+
+def kind_of(name: str, cwd: Path | None = None) -> Kind:
+    """Whether a name is a recipe or a pipeline. A file is a pipeline where it lies in a folder `pipelines`."""
+    if is_path(name):
+        return "pipeline" if Path(name).parent.name == "pipelines" else "recipe"
+    for _, root in layers(cwd):
+        for kind in ("recipe", "pipeline"):
+            if _file(root, kind, name):
+                return kind
+    return "recipe"
+
+
+def is_path(name: str) -> bool:
+    """Whether a name is meant as a file rather than looked up."""
+    return name.endswith(_SUFFIXES) or name.startswith(("./", "../", "/", "~"))
+
+
+def candidates(kind: Kind, name: str, cwd: Path | None = None) -> list[Path]:
+    """Every layer's file of that name, in lookup order; the same file reached twice counts once."""
+    if not _NAME.fullmatch(name) or ".." in name:
+        raise NotFound(f"{name[:100]!r} cannot name a {kind}", hint="letters, digits, `.`, `_`, `-`; a file is given as ./name.yaml")
+    found: dict[Path, Path] = {}
+    for _, root in layers(cwd):
+        path = _file(root, kind, name)
+        if path is not None:
+            found.setdefault(path.resolve(), path)
+    return list(found.values())
+
+
+def listing(kind: Kind, cwd: Path | None = None) -> list[Entry]:
+    """All that can be named, each once, with the layer that wins; what lies in `base/` is not listed."""
+    found: dict[str, Entry] = {}
+    for layer, root in reversed(layers(cwd)):
+        for path in sorted((root / FOLDERS[kind]).glob("*.y*ml")):
+            if path.suffix in _SUFFIXES and path.is_file():
+                found[path.stem] = Entry(path.stem, path, _description(path), _layer(path, layer, cwd))
+    return [found[name] for name in sorted(found)]
+
+
+def template(name: str, cwd: Path | None = None) -> Path:
+    """A job template, templates/job/NAME, by the same layers."""
+    for _, root in layers(cwd):
+        if (root / "templates" / "job" / name).is_file():
+            return root / "templates" / "job" / name
+    raise NotFound(f"no job template {name}", hint="fvlaunch may be installed incompletely")
+
+
+def template_folders(cwd: Path | None = None) -> list[Path]:
+    """Every templates/job folder there is, in lookup order."""
+    return [folder for _, root in layers(cwd) if (folder := root / "templates" / "job").is_dir()]
+
+
+def _layer(path: Path, layer: str, cwd: Path | None) -> str:
+    """In a checkout the working directory can be where the packaged files are."""
+    return "packaged" if path.resolve().is_relative_to(packaged().resolve()) else layer
+
+
+def _file(root: Path, kind: Kind, name: str) -> Path | None:
+    folder = root / FOLDERS[kind]
+    for suffix in _SUFFIXES:
+        path = folder / f"{name}{suffix}"
+        if path.is_file():
+            if not path.resolve().is_relative_to(folder.resolve()):
+                raise NotFound(f"{path} is a link that leads out of {folder}", hint=f"give the file itself: {path.resolve()}")
+            return path
+    return None
+
+
+def _description(path: Path) -> str:
+    from fvlaunch.config import yaml
+
+    try:
+        value = yaml.read(path).value.get("description")
+    except ConfigError as error:
+        return f"({error.message})"
+    return " ".join(str(value.value).split()) if value is not None and value.value else ""
+
+
+def _unknown(kind: Kind, name: str, cwd: Path) -> FvlaunchError:
+    from fvlaunch.config.suggest import closest
+
+    other: Kind | None = "pipeline" if kind == "recipe" else "recipe" if kind == "pipeline" else None
+    if other and candidates(other, name, cwd):
+        return NotFound(f"{name} is a {other}, not a {kind}")
+    known = [entry.name for entry in listing(kind, cwd)]
+    near = closest(name, known)
+    meant = f"did you mean {near}? " if near else f"known: {', '.join(known) or 'none'}. "
+    looked = ", ".join(str(root / FOLDERS[kind]) for _, root in layers(cwd))
+    return NotFound(f"no {kind} is called {name!r}", hint=f"{meant}Looked in {looked}; a file is given as ./name.yaml")

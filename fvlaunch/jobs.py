@@ -1,0 +1,86 @@
+"""Owns what can be said of the job that owns a run: its name, and whether it is still there, here or on the cluster.
+
+Must not change anything. "Nobody can say" is an answer of its own, never "gone".
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import subprocess
+from enum import Enum
+from pathlib import Path
+
+from . import slurm
+from .agent.placement import host_identity, local_job_id, process_start_time
+from .errors import FvlaunchError
+from .runs import Record
+
+__all__ = ["Liveness", "check_job_path", "host_identity", "is_over", "liveness", "local_job_id", "local_pid", "new_token", "num_local_gpus"]
+
+
+_OVER = {
+    "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "REVOKED", "TIMEOUT",
+}  # fmt: skip
+
+
+class Liveness(str, Enum):
+    ALIVE = "alive"
+    OVER = "over"
+    UNKNOWN = "unknown"
+
+
+def new_token() -> str:
+    return secrets.token_hex(8)
+
+
+def check_job_path(path: Path) -> None:
+    """Refuse a run directory that a batch script could not name: Slurm expands %, and a line end would run as shell code."""
+    if "%" in str(path) or re.search(r"[\x00-\x1f\x7f]", str(path)):
+        raise FvlaunchError(f"the run directory {str(path)!r} holds a % or a control character", hint="choose another --runs-dir")
+
+
+def local_pid(job_id: str) -> int | None:
+    """Pid of a local job's controller, if that very process is alive on this machine."""
+    match = re.fullmatch(r"local-(\d+)-(\d+)", job_id)
+    if match and process_start_time(int(match[1])) == int(match[2]):
+        return int(match[1])
+    return None
+
+
+def is_over(state: str) -> bool:
+    """Whether a job in this state of Slurm's has ended for good. PREEMPTED is not final where jobs are requeued."""
+    return state.split(" ")[0].split("+")[0] in _OVER
+
+
+def liveness(record: Record) -> Liveness:
+    """Whether the job that owns a run is still there."""
+    if record.job_id is None:
+        return Liveness.OVER
+    if record.executor == "local":
+        if record.host is not None and record.host.split("/")[0] != host_identity().split("/")[0]:
+            return Liveness.UNKNOWN  # another machine's process
+        same_boot = record.host in (None, host_identity())
+        return Liveness.ALIVE if same_boot and local_pid(record.job_id) is not None else Liveness.OVER
+    try:
+        details = slurm.job(record.job_id)
+    except FvlaunchError:
+        return Liveness.UNKNOWN
+    if details is None:
+        return Liveness.OVER  # slurmctld answers and has forgotten it: it forgets none that has not ended
+    return Liveness.OVER if is_over(details.state) else Liveness.ALIVE
+
+
+def num_local_gpus() -> int:
+    """GPUs of this machine, as the driver lists them."""
+    if not Path("/dev/nvidiactl").exists():
+        return 0
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([part for part in visible.split(",") if part.strip()])
+    try:
+        done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return 0
+    return sum(line.startswith("GPU ") for line in done.stdout.splitlines())

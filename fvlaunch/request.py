@@ -1,0 +1,115 @@
+"""Owns turning a command line into a Plan: which cluster, which runs folder, what may change at resume. Must not submit."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from . import jobs
+from .config.compose import Composed, compose
+from .config.lookup import is_path
+from .config.yaml import read
+from .errors import ConfigError, FvlaunchError, Place, Problem
+from .plan import Plan, check_data, make_plan
+from .runs import Record, Run
+
+FROZEN = ("method", "models", "data", "seed", "flow_shift", "precision", "deterministic", "parallel")
+"""Parts of `train` that make a run what it is; `parallel` may change where nothing was asked of it by --set."""
+
+
+def cluster_for(recipe: str, cluster: str | None) -> str | None:
+    """The cluster profile that a submission means; None: the run.yaml's own, else local."""
+    named = cluster or os.environ.get("FVLAUNCH_CLUSTER") or _users_choice()
+    if named or Path(recipe).name == "run.yaml" or recipe.startswith("shapes-") or not shutil.which("sbatch"):
+        return named
+    stem = Path(recipe).stem if is_path(recipe) else recipe
+    if stem.startswith("shapes-"):
+        return None
+    raise FvlaunchError(
+        f"where shall {recipe} run? Slurm is here, and no cluster was named",
+        hint="--cluster NAME (fvlaunch list clusters), or --cluster local for this machine",
+    )
+
+
+def _users_choice() -> str | None:
+    base = os.environ.get("XDG_CONFIG_HOME")
+    path = (Path(base) if base else Path.home() / ".config") / "fvlaunch" / "config.yaml"
+    if not path.is_file():
+        return None
+    file = read(path)
+    chosen = file.plain.get("cluster") if isinstance(file.plain, dict) else None
+    if chosen is not None and not isinstance(chosen, str):
+        raise ConfigError.one("expected the name of a cluster", Place(str(path), 1), "cluster")
+    return chosen
+
+
+def runs_dir_option(given: Path | None) -> Path | None:
+    """--runs-dir, else $FVLAUNCH_RUNS; None leaves it to the cluster."""
+    if given is not None:
+        return given
+    named = os.environ.get("FVLAUNCH_RUNS")
+    return Path(named) if named else None
+
+
+def plan_submission(
+    recipe: str,
+    cluster: str | None,
+    *,
+    sets: Sequence[str],
+    name: str | None,
+    ranks: int | None,
+    nodes: int | None,
+    sbatch: Mapping[str, Any],
+    runs_dir: Path | None,
+) -> tuple[Composed, Plan]:
+    """Everything that `submit` needs, checked as far as this machine can: configuration, sizes, and the data's files."""
+    composed = compose(recipe, cluster_for(recipe, cluster), sets=sets)
+    plan = _plan(composed, name=name, ranks=ranks, nodes=nodes, sbatch=sbatch, runs_dir=runs_dir_option(runs_dir))
+    check_data(composed)
+    return composed, plan
+
+
+def _plan(composed: Composed, **asked: Any) -> Plan:
+    local = composed.cluster.executor == "local"
+    return make_plan(
+        composed,
+        now=datetime.now(),
+        cwd=Path.cwd(),
+        cores_per_node=len(os.sched_getaffinity(0)),
+        gpus=jobs.num_local_gpus() if local else 0,
+        shell=os.environ,
+        **asked,
+    )
+
+
+def plan_resume(run: Run, cluster: str | None, *, sets: Sequence[str], ranks: int | None, sbatch: Mapping[str, Any]) -> Plan:
+    """The next generation of a run: what is frozen must not have changed, what is tunable may have."""
+    before = compose(str(run.config_file))
+    after = compose(str(run.config_file), cluster, sets=sets)
+    _check_frozen(before, after, sets)
+    plan = _plan(after, name=run.name, ranks=ranks, nodes=None, sbatch=sbatch, runs_dir=run.path.parent)
+    _check_unfinished(run, run.record(), plan)
+    return plan
+
+
+def _check_frozen(before: Composed, after: Composed, sets: Sequence[str]) -> None:
+    old, new = before.recipe_data["train"], after.recipe_data["train"]
+    changed = [key for key in FROZEN if old[key] != new[key]]
+    hint = "submit it as a new run; at resume max_steps, optimizers, callbacks, checkpoint and tracking may change"
+    if changed:
+        raise ConfigError(
+            [
+                Problem(f"train.{key} makes the run what it is and cannot change at resume", Place("--set"), f"train.{key}", hint)
+                for key in changed
+            ]
+        )
+
+
+def _check_unfinished(run: Run, record: Record, plan: Plan) -> None:
+    last = run.last_checkpoint_step() or 0
+    if record.state == "finished" and plan.max_steps <= last:
+        raise FvlaunchError(f"{run.name} is finished at step {last}", hint=f"--set train.max_steps={2 * last} trains on")

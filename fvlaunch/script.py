@@ -1,0 +1,37 @@
+"""Owns the text of a batch script beside what submitit writes: the setup block and the sbatch options. Must not run anything.
+
+Values are quoted once, here; templates come from disk and values never become templates.
+"""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from .config.lookup import template
+from .plan import Plan
+from .runs import Run
+
+
+def setup_block(plan: Plan, run: Run, folder: Path, code: Path) -> list[str]:
+    """Shell lines before srun."""
+    import jinja2
+
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
+    text = environment.from_string(template("setup.sh.j2").read_text()).render(
+        code=shlex.quote(str(code)),
+        folder=shlex.quote(str(folder)),
+        environment={name: shlex.quote(value) for name, value in plan.env.items()},
+        cpus_per_task=shlex.quote(str(plan.sbatch.get("cpus-per-task") or "")).strip("'"),
+        setup=plan.setup.strip(),
+    )
+    return text.splitlines()
+
+
+def sbatch_options(plan: Plan, run: Run, folder: Path, token: str) -> dict[str, Any]:
+    """Every sbatch option of the job by its long name; the token stands in the comment and in the working directory."""
+    asked = dict(plan.sbatch)
+    comment = " ".join(part for part in (str(asked.pop("comment", "") or ""), f"fvlaunch:{token}") if part)
+    options = {name: value for name, value in asked.items() if value is not None and value is not False}
+    return {**options, "comment": comment, "chdir": str(folder), "requeue": True, "open-mode": "append"}

@@ -1,0 +1,84 @@
+"""Owns how commands print: tables, resolved files with origins, JSON. Data to stdout; must not compute what it prints."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from .progress import duration
+from .status import RunStatus
+
+
+def out(text: str) -> None:
+    """A line of data."""
+    sys.stdout.write(text + "\n")
+
+
+def say(text: str) -> None:
+    """A line for the person."""
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def as_json(value: Any) -> None:
+    out(json.dumps(value, indent=2, default=str))
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Columns as wide as their widest value; no colour, so that it can be piped."""
+    lines = [list(head), *(list(row) for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    for line in lines:
+        out("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def statuses(found: Sequence[RunStatus]) -> None:
+    rows = []
+    for s in found:
+        loss = f"{s.loss:.4f}" if s.loss is not None else ""
+        pace = f"{s.step_s:.3g}" if s.step_s else ""
+        eta = duration(s.eta_s) if s.eta_s is not None else ""
+        state = s.state + (f" ({duration(s.stale_s)} ago)" if s.stale_s is not None else "")
+        saved = str(s.last_checkpoint_step or "")
+        rows.append([s.run, state, f"{s.step}/{s.max_steps}", loss, pace, eta, str(s.attempts), saved, s.job_id or "", s.cluster])
+    table(["RUN", "STATE", "STEP", "LOSS", "S/STEP", "ETA", "ATTEMPTS", "SAVED", "JOB", "CLUSTER"], rows)
+
+
+def one_status(s: RunStatus, attempts: Sequence[Any]) -> None:
+    """A single run, told whole."""
+    statuses([s])
+    out("")
+    if s.reason:
+        out(f"{s.state}: {s.reason}")
+    out(f"directory: {s.path}")
+    out(f"updated:   {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(s.updated_at))}")
+    if attempts:
+        out("")
+        attempts_table(attempts)
+
+
+def attempts_table(attempts: Sequence[Any]) -> None:
+    rows = []
+    for a in attempts:
+        took = duration(a.ended_at - a.started_at) if a.ended_at else ""
+        steps = f"{a.step_from or 0}-{a.step_to if a.step_to is not None else ''}"
+        why = f"{a.failure.explain().splitlines()[0]}" if a.failure else ""
+        rows.append([str(a.number), a.cause.value.replace("_", " "), steps, took, a.job_id, ",".join(a.nodes), why])
+    table(["ATTEMPT", "ENDED BY", "STEPS", "TOOK", "JOB", "NODES", "FIRST FAILURE"], rows)
+
+
+def origins(values: Mapping[tuple[Any, ...], Any], where: Mapping[tuple[Any, ...], str]) -> None:
+    """Every leaf of a resolved configuration with where it came from."""
+    lines = [(".".join(str(part) for part in path), json.dumps(value), where.get(path, "")) for path, value in values.items()]
+    width = min(max((len(f"{key}: {value}") for key, value, _ in lines), default=0), 70)
+    for key, value, origin in lines:
+        out(f"{key + ': ' + value:<{width}}  # {origin}")
+
+
+def leaves(data: Any, path: tuple[Any, ...] = ()) -> dict[tuple[Any, ...], Any]:
+    if isinstance(data, dict) and data:
+        return {p: v for key, item in data.items() for p, v in leaves(item, (*path, key)).items()}
+    return {path: data}

@@ -1,0 +1,63 @@
+"""Owns stop and cancel: intent first, on disk, then what wakes or ends the job. Must not wait for the job to end."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from . import jobs, slurm
+from .errors import FvlaunchError, RunConflict
+from .runs import FINAL_STATES, Run, Want
+
+
+def stop(run: Run) -> str:
+    """Save, then end. Returns what was done, in words."""
+    return _end(run, "stop")
+
+
+def cancel(run: Run) -> str:
+    """End now; nothing is saved that was not saved already."""
+    return _end(run, "cancel")
+
+
+def _end(run: Run, want: Want) -> str:
+    with run.locked():
+        record = run.record()
+        if record.state in FINAL_STATES:
+            raise RunConflict(f"{run.name} is {record.state} already", hint=f"fvlaunch status {run.name}")
+        run.write_intent(want, record.generation)
+    run.event(want, job_id=record.job_id)
+    state = "stopped" if want == "stop" else "cancelled"
+    if record.job_id is None:
+        run.update(state=state, reason=f"fvlaunch {want} before a job was known")
+        return f"{run.name}: {state}; had its job been taken after all, it ends as soon as it starts"
+    if record.executor == "local":
+        return _end_local(run, record.job_id, want, state)
+    return _end_slurm(run, record.job_id, want, state)
+
+
+def _end_local(run: Run, job_id: str, want: Want, state: str) -> str:
+    liveness = jobs.liveness(run.record())
+    if liveness is jobs.Liveness.OVER:
+        run.update(state=state, reason=f"fvlaunch {want}, when its job was gone already")
+        return f"{run.name}: {state}; its job was gone already"
+    pid = jobs.local_pid(job_id)
+    if want == "cancel" and pid is not None:
+        os.kill(pid, signal.SIGTERM)  # the controller passes it on to the agent, which reads the intent
+    return f"{run.name}: it {'saves and ends' if want == 'stop' else 'ends now'}"
+
+
+def _end_slurm(run: Run, job_id: str, want: Want, state: str) -> str:
+    details = slurm.job(job_id)
+    if details is None or jobs.is_over(details.state):
+        run.update(state=state, reason=f"fvlaunch {want}, when its job was gone already")
+        return f"{run.name}: {state}; its job was gone already"
+    if want == "cancel" or details.state == "PENDING":
+        try:
+            slurm.cancel(job_id)
+        except FvlaunchError as error:
+            raise FvlaunchError(f"the job {job_id} could not be cancelled: {error.message}", hint=f"scancel {job_id}") from None
+    if details.state == "PENDING":
+        run.update(state=state, reason=f"fvlaunch {want} while it waited")
+        return f"{run.name}: {state}; its job {job_id} had not started"
+    return f"{run.name}: job {job_id} {'saves and ends' if want == 'stop' else 'ends now'}"

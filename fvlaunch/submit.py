@@ -1,0 +1,295 @@
+"""Owns making a job of a run, exactly one, through submitit's executors; the only module that imports them.
+
+The token is on disk before anything is submitted. When nobody can say whether a submission was taken, the scheduler is
+asked for the token, and a job that is there is adopted. As `python -m fvlaunch.submit RUN` it is the detached child that
+starts a local job.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from . import jobs, slurm, snapshot
+from .errors import FvlaunchError, RunConflict, SchedulerRefused, SchedulerUnreachable
+from .files import publish_text, read_json
+from .index import remember
+from .plan import Plan
+from .runconfig import load
+from .runs import FINAL_STATES, Record, Run, create
+from .script import sbatch_options, setup_block
+
+SBATCH_WAIT_S = 60.0
+LOCAL_START_WAIT_S = 60.0
+LOCAL_LIMIT_MIN = 60 * 24 * 3650
+"""submitit's local executor ends a job after two minutes unless told; ours has no limit of its own."""
+
+
+def submit(plan: Plan, *, take_snapshot: bool, asked: dict[str, Any]) -> Run:
+    """A new run and its job. If the job is refused, nothing is left behind."""
+    if plan.executor == "slurm" and not slurm.available():
+        raise FvlaunchError(
+            f"cluster {plan.cluster_name} is a Slurm cluster, but sbatch is not on PATH",
+            hint="submit from a login node, or use --cluster local",
+        )
+    path = plan.path
+    jobs.check_job_path(path)
+    run = create(path, _first_record(plan))
+    try:
+        if take_snapshot:
+            snapshot.take(run)
+        _write_config(run, plan, snapshot.lock(plan, asked))
+        start(run, plan)
+    except (SchedulerUnreachable, KeyboardInterrupt):
+        remember(run)  # nobody knows whether the job is there: status and resume will find out
+        raise
+    except BaseException:
+        shutil.rmtree(run.path, ignore_errors=True)
+        raise
+    remember(run)
+    return run
+
+
+def executor_of(plan: Plan) -> Literal["slurm", "local"]:
+    return "slurm" if plan.executor == "slurm" else "local"
+
+
+def _first_record(plan: Plan) -> Record:
+    now = time.time()
+    return Record(
+        name=plan.name,
+        recipe=plan.recipe_name,
+        cluster=plan.cluster_name,
+        executor=executor_of(plan),
+        generation=1,
+        token=jobs.new_token(),
+        max_steps=plan.max_steps,
+        ranks=plan.ranks,
+        nodes=plan.nodes,
+        submitted_at=now,
+        updated_at=now,
+    )
+
+
+def _write_config(run: Run, plan: Plan, lock: dict[str, Any]) -> None:
+    head = "# The whole run, resolved. `fvlaunch submit` of this file repeats it.\n"
+    value = {"recipe": plan.recipe, "cluster": plan.cluster, "lock": lock}
+    publish_text(run.config_file, head + yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=120))
+
+
+def resubmit(run: Run, plan: Plan, *, assume_dead: str | None = None) -> Run:
+    """A new job for a run whose last one is over: the next generation, with fresh budgets.
+
+    Two shells may try at once: the one that changes the generation first wins, the other is told who.
+    """
+    before = run.record()
+    _check_is_over(run, before, assume_dead)
+    with run.locked():
+        record = run.record()
+        if (record.generation, record.token) != (before.generation, before.token):
+            raise RunConflict(f"{run.name} was just resumed by another command", hint=f"fvlaunch status {run.name}")
+        record = replace(
+            record, generation=record.generation + 1, token=jobs.new_token(), state="submitting", reason="", job_id=None, host=None,
+            cluster=plan.cluster_name, executor=executor_of(plan), ranks=plan.ranks, nodes=plan.nodes,
+            max_steps=plan.max_steps, submitted_at=time.time(),
+        )  # fmt: skip
+        run.write_intent("run", record.generation)
+        run.write_record(record)
+    _write_config(run, plan, {**snapshot.lock(plan, {}), "resumed_from": before.generation})
+    try:
+        start(run, plan)
+    except FvlaunchError as error:
+        if not isinstance(error, SchedulerUnreachable):
+            run.update(state="stopped", reason=f"resume failed: {error.message}", job_id=None)
+        raise
+    return run
+
+
+def _check_is_over(run: Run, record: Record, assume_dead: str | None) -> None:
+    if record.state == "submitting" and record.executor == "slurm":
+        found = _adopt(run, record)
+        if found:
+            raise RunConflict(f"{run.name} has a job after all: {found}; adopted", hint=f"fvlaunch status {run.name}")
+        return
+    if record.state in FINAL_STATES or record.job_id is None:
+        alive = jobs.liveness(record) is jobs.Liveness.ALIVE and record.state != "finished"
+        if alive:
+            raise RunConflict(f"{run.name} is {record.state}, and its job {record.job_id} is just ending", hint="try again in a moment")
+        return
+    if assume_dead is not None and assume_dead == record.job_id:
+        run.event("assumed_dead", job_id=assume_dead)
+        return
+    found_alive = jobs.liveness(record)
+    if found_alive is jobs.Liveness.ALIVE:
+        raise RunConflict(f"{run.name} is not over: job {record.job_id} owns it", hint=f"fvlaunch stop {run.name}, or attach to it")
+    if found_alive is jobs.Liveness.UNKNOWN:
+        raise RunConflict(
+            f"nobody can say whether job {record.job_id} of {run.name} still runs",
+            hint=f"if you know that it is gone: --assume-dead {record.job_id}",
+        )
+
+
+def start(run: Run, plan: Plan) -> None:
+    """Submit the job that run.json's token announces, and record its id."""
+    folder = run.job / run.record().token
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if plan.executor == "local":
+        _start_local(run, folder)
+    else:
+        _start_slurm(run, plan, folder)
+    run.event("submitted", job_id=run.record().job_id, generation=run.record().generation)
+
+
+def batch_script(run: Run, plan: Plan, folder: Path, token: str) -> str:
+    """The text that sbatch gets. Writes nothing."""
+    return str(_slurm_executor(run, plan, folder, token)._make_submission_file_text(_command(plan, folder), ""))
+
+
+def _command(plan: Plan, folder: Path) -> str:
+    python = plan.python or sys.executable
+    return f"{shlex.quote(python)} -u -m submitit.core._submit {shlex.quote(str(folder))}"
+
+
+def _slurm_executor(run: Run, plan: Plan, folder: Path, token: str) -> Any:
+    from submitit import SlurmExecutor
+
+    executor = SlurmExecutor(folder=folder)
+    executor.update_parameters(
+        job_name=plan.name,
+        nodes=plan.nodes,
+        ntasks_per_node=1,
+        time=None,
+        wckey=None,
+        signal_delay_s=int(plan.limits.notice_lead_s or 120),
+        stderr_to_stdout=True,
+        setup=setup_block(plan, run, folder, snapshot.code_folder(run)),
+        srun_args=["--kill-on-bad-exit=0", *plan.srun_args],
+        additional_parameters=sbatch_options(plan, run, folder, token),
+    )
+    return executor
+
+
+def _start_slurm(run: Run, plan: Plan, folder: Path) -> None:
+    from submitit.core.utils import DelayedSubmission
+
+    from .agent.main import run_agent
+
+    record = run.record()
+    script = folder / "submission.sh"
+    publish_text(script, batch_script(run, plan, folder, record.token))
+    DelayedSubmission(run_agent, str(run.path)).dump(folder / "submitted.pkl")
+    try:
+        job_id = _sbatch(script)
+    except BaseException as error:
+        adopted = _adopt(run, record)
+        if not adopted:
+            raise
+        if isinstance(error, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        return
+    _record_job(run, job_id)
+
+
+def _sbatch(script: Path) -> str:
+    """Run sbatch in a session of its own (Ctrl-C must not cut it off half-way) and return the job's id."""
+    try:
+        done = subprocess.run(
+            ["sbatch", "--parsable", str(script)],
+            env=slurm.environment(os.environ),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=SBATCH_WAIT_S,
+            start_new_session=True,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise SchedulerUnreachable(
+            f"sbatch gave no answer in {SBATCH_WAIT_S:.0f} s", hint="fvlaunch status tells whether the job is there"
+        ) from None
+    job_id = done.stdout.strip().partition(";")[0]
+    if done.returncode != 0 or not job_id.isdigit():
+        said = (done.stderr or done.stdout).strip().removeprefix("sbatch: error: ")
+        raise SchedulerRefused(f"sbatch refused the job: {said}", hint="fvlaunch submit … --dry-run shows the batch script")
+    return job_id
+
+
+def _adopt(run: Run, record: Record) -> str | None:
+    """The job with this submission's token, recorded as the run's, if the scheduler knows one."""
+    for wait_s in (0.0, 0.5, 1.5):
+        time.sleep(wait_s)
+        found = slurm.find_by_token(record.token)
+        if found:
+            _record_job(run, found[0])
+            run.event("adopted", job_id=found[0])
+            return found[0]
+    return None
+
+
+def _record_job(run: Run, job_id: str) -> None:
+    with run.locked():
+        record = run.record()
+        job_ids = record.job_ids if job_id in record.job_ids else (*record.job_ids, job_id)
+        state = "submitted" if record.state == "submitting" else record.state  # a fast job may have ended already
+        run.write_record(replace(record, job_id=job_id, job_ids=job_ids, state=state))
+
+
+def _start_local(run: Run, folder: Path) -> None:
+    """Start a child of its own session, which starts the job: neither a closed terminal nor $(…) may hold or end it."""
+    log = folder / "start.log"
+    with log.open("ab") as output:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "fvlaunch.submit", str(run.path)],
+            env={**os.environ, "PYTHONPATH": _python_path(snapshot.source_root())},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        code = child.wait(timeout=LOCAL_START_WAIT_S)
+    except subprocess.TimeoutExpired:
+        raise FvlaunchError(f"the local job did not start in {LOCAL_START_WAIT_S:.0f} s", hint=f"see {log}") from None
+    if code != 0 or run.record().job_id is None:
+        tail = "\n".join(log.read_text(errors="replace").strip().splitlines()[-5:])
+        raise FvlaunchError(f"the local job did not start:\n{tail}")
+
+
+def _python_path(code: Path) -> str:
+    return os.pathsep.join(part for part in (str(code), os.environ.get("PYTHONPATH", "")) if part)
+
+
+def _local_child(run: Run) -> None:
+    """In the detached child: hand the agent to submitit's local executor and record who it is."""
+    from submitit import LocalExecutor
+
+    from .agent.main import run_agent
+
+    config = load(run)
+    os.environ.update(config.cluster.env)
+    os.environ["PYTHONPATH"] = _python_path(snapshot.code_folder(run))
+    python = shlex.quote(config.cluster.python or sys.executable)
+    executor = LocalExecutor(folder=run.job / run.record().token, python=python)
+    setup = [config.cluster.setup.strip()] if config.cluster.setup.strip() else ()
+    executor.update_parameters(timeout_min=LOCAL_LIMIT_MIN, gpus_per_node=jobs.num_local_gpus(), stderr_to_stdout=True, setup=setup)
+    pid = int(executor.submit(run_agent, str(run.path)).job_id)
+    job_id = jobs.local_job_id(pid)
+    if job_id is None:
+        raise FvlaunchError(f"the job's controller, process {pid}, ended at once")
+    run.update(host=jobs.host_identity())
+    _record_job(run, job_id)
+
+
+if __name__ == "__main__":
+    _local_child(Run(Path(sys.argv[1])))
+    found = read_json(Path(sys.argv[1]) / "run.json")
+    sys.stderr.write(f"started {found['job_id'] if found else ''}\n")

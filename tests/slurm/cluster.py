@@ -1,0 +1,456 @@
+"""Owns a real Slurm inside one directory: munged, slurmctld and a slurmd for each pretended node, on loopback only.
+
+Must not read or write anything in /etc, and must end only processes that belong to its own directory (their environment
+names it). Works as root and as an ordinary user, with the forms of Slurm 22.05 and of 24.11.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol", "scancel")
+_ACTIVE = "PENDING,CONFIGURING,RUNNING,COMPLETING,SUSPENDED,REQUEUED,REQUEUE_HOLD,SPECIAL_EXIT,SIGNALING,STAGE_OUT,STOPPED"
+_MARK, _NODE_MARK = "TEST_CLUSTER_DIRECTORY", "TEST_CLUSTER_NODE"  # in the environment of all that a cluster (a node's daemon) starts
+_SYSTEM_FOLDERS = ("/usr/sbin", "/sbin", "/usr/local/sbin")  # daemons' folders, often not on an ordinary user's PATH
+
+
+def _search_path() -> str:
+    return os.pathsep.join([os.environ.get("PATH", os.defpath), *_SYSTEM_FOLDERS])
+
+
+def missing_programs() -> list[str]:
+    """What has to be installed before a cluster can start here; empty where all is well."""
+    return [name for name in PROGRAMS if shutil.which(name, path=_search_path()) is None]
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on now; held open together, so that all differ."""
+    with contextlib.ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [int(one.getsockname()[1]) for one in sockets]
+
+
+class SlurmCluster:
+    """A cluster to submit to: `with SlurmCluster() as slurm: slurm.sbatch("--wrap", "hostname")`.
+
+    nodes, cpus, memory_mb, gpus   what each node pretends to have (gpus: device files that nobody opens)
+    grace_s                        GraceTime of partition `low`: from the SIGTERM of a preemption to its SIGKILL
+    kill_wait_s                    from the SIGTERM of a time limit, cancel or requeue to the SIGKILL
+    quick_requeue                  a requeued job waits (BeginTime) for seconds by Slurm's own rule; a thread lets it start at once.
+                                   May be switched on and off at any time, to look at a job that waits
+    extra                          more lines for slurm.conf (a later line wins over an earlier one only where Slurm says so)
+    """
+
+    def __init__(
+        self,
+        nodes: int = 2,
+        *,
+        cpus: int = 8,
+        memory_mb: int = 4000,
+        gpus: int = 0,
+        grace_s: int = 3,
+        kill_wait_s: int = 2,
+        quick_requeue: bool = True,
+        accounting: bool = False,
+        extra: Sequence[str] = (),
+    ) -> None:
+        if accounting:
+            raise NotImplementedError("slurmdbd is not started yet")
+        self.nodes = [f"127.0.0.{11 + index}" for index in range(nodes)]
+        self.cpus, self.memory_mb, self.gpus = cpus, memory_mb, gpus
+        self.grace_s, self.kill_wait_s, self.quick_requeue = grace_s, kill_wait_s, quick_requeue
+        self.extra = list(extra)
+        self.directory = Path()
+        self.env: dict[str, str] = {}
+        self.start_s = 0.0
+        self._daemons: dict[str, subprocess.Popen[bytes]] = {}
+        self._controller_port = 0
+        self._over_at: dict[str, float] = {}
+        self._controller_port = 0
+        self._ended = threading.Event()
+        self._poker: threading.Thread | None = None
+
+    def __enter__(self) -> SlurmCluster:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    # --- starting and stopping
+
+    def start(self) -> SlurmCluster:
+        if missing := missing_programs():
+            raise RuntimeError(f"not installed: {', '.join(missing)} (apt-get install slurm-wlm munge)")
+        began = time.monotonic()
+        self.directory = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))
+        self.directory.chmod(0o711)  # munged wants every parent of its socket searchable by others
+        self.env = self._environment()
+        try:
+            self._write_files()
+            self._start_munged()
+            self.start_ctld()  # before the nodes: one that finds no controller tries again a second later
+            for node in self.nodes:
+                self.start_slurmd(node, wait=False)
+            self._until(self._all_nodes_idle, 30, "the nodes did not become idle")
+        except BaseException:
+            self.stop()
+            raise
+        self._poker = threading.Thread(target=self._poke_requeued, daemon=True)
+        self._poker.start()
+        self.start_s = time.monotonic() - began
+        return self
+
+    def stop(self) -> None:
+        """End all that this cluster started, jobs first, and remove its directory."""
+        self._ended.set()
+        if self._poker is not None:
+            self._poker.join(15)
+        with contextlib.suppress(subprocess.SubprocessError, AssertionError):
+            if self._alive("slurmctld"):
+                self.cancel_all(timeout_s=5)
+        for name in sorted(self._daemons, key=lambda name: name == "munged"):
+            self._end(name)
+        self._kill(self._own_processes())
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _environment(self) -> dict[str, str]:
+        kept = {
+            key: value for key, value in os.environ.items() if not re.match(r"(SLURM|SBATCH|SRUN|SQUEUE|SALLOC|SACCT|SCANCEL|SINFO)_", key)
+        }
+        own = {"SLURM_CONF": str(self.directory / "slurm.conf"), _MARK: str(self.directory)}
+        return {**kept, **own, "PATH": _search_path(), "LC_ALL": "C.UTF-8"}
+
+    def _version(self) -> tuple[int, int]:
+        text = self.run("slurmctld", "-V").stdout
+        found = re.search(r"(\d+)\.(\d+)", text)
+        assert found, text
+        return int(found[1]), int(found[2])
+
+    def _write_files(self) -> None:
+        for name in ("log", "state", "run", *(f"spool/{node}" for node in self.nodes)):
+            (self.directory / name).mkdir(parents=True)
+        key = self.directory / "munge.key"
+        key.touch(0o600)
+        key.write_bytes(os.urandom(128))
+        (self.directory / "slurm.conf").write_text(self._slurm_conf())
+        (self.directory / "gres.conf").write_text(
+            "AutoDetect=off\n" + (f"Name=gpu File=/dev/tty[0-{self.gpus - 1}]\n" if self.gpus else "")
+        )
+        if self._version() >= (23, 11):
+            (self.directory / "cgroup.conf").write_text("CgroupPlugin=disabled\n")
+
+    def _slurm_conf(self) -> str:
+        here, user = self.directory, _user_name()
+        self._controller_port, *ports = free_ports(1 + len(self.nodes))
+        gres = f" Gres=gpu:{self.gpus}" if self.gpus else ""
+        # A requeued job's credential must be dead before it starts again, so Slurm waits for cred_expire + 1 s.
+        general = f"""
+            ClusterName=test
+            SlurmctldHost={socket.gethostname().split(".")[0]}(127.0.0.1)
+            SlurmctldPort={self._controller_port}
+            SlurmUser={user}
+            SlurmdUser={user}
+            AuthType=auth/munge
+            CredType=cred/munge
+            AuthInfo=socket={here}/munge.sock,cred_expire=5
+            CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
+            StateSaveLocation={here}/state
+            SlurmdSpoolDir={here}/spool/%n
+            SlurmctldPidFile={here}/run/slurmctld.pid
+            SlurmdPidFile={here}/run/slurmd-%n.pid
+            SlurmctldLogFile={here}/log/slurmctld.log
+            SlurmdLogFile={here}/log/slurmd-%n.log
+            SlurmctldDebug=verbose
+            SlurmdDebug=verbose
+            ProctrackType=proctrack/linuxproc
+            TaskPlugin=task/none
+            SwitchType=switch/none
+            MpiDefault=none
+            JobAcctGatherType=jobacct_gather/none
+            JobCompType=jobcomp/filetxt
+            JobCompLoc={here}/jobcomp.log
+            SelectType=select/cons_tres
+            SelectTypeParameters=CR_Core_Memory
+            DefMemPerCPU=100
+            SlurmdParameters=config_overrides
+            SchedulerType=sched/backfill
+            SchedulerParameters=batch_sched_delay=0,sched_interval=1,sched_min_interval=0,bf_interval=1,bf_resolution=1
+            PriorityType=priority/basic
+            PreemptType=preempt/partition_prio
+            PreemptMode=REQUEUE
+            ReturnToService=2
+            KillWait={self.kill_wait_s}
+            SlurmdTimeout=8
+            SlurmctldTimeout=8
+            MessageTimeout=5
+            UnkillableStepTimeout=25
+            InactiveLimit=0
+            WaitTime=0
+            MinJobAge=300
+        """
+        if self.gpus:
+            general += "GresTypes=gpu\n"
+        lines = [line.strip() for line in general.splitlines() if line.strip()]
+        for node, port in zip(self.nodes, ports, strict=True):
+            lines.append(f"NodeName={node} NodeAddr=127.0.0.1 Port={port} CPUs={self.cpus} RealMemory={self.memory_mb}{gres}")
+        everything = ",".join(self.nodes)
+        shared = "MaxTime=INFINITE State=UP OverSubscribe=NO"
+        lines.append(
+            f"PartitionName=low Nodes={everything} Default=YES PriorityTier=1 PreemptMode=REQUEUE GraceTime={self.grace_s} {shared}"
+        )
+        lines.append(f"PartitionName=high Nodes={everything} PriorityTier=10 PreemptMode=OFF {shared}")
+        return "\n".join([*lines, *self.extra]) + "\n"
+
+    def _start_munged(self) -> None:
+        here = self.directory
+        paths = [f"--key-file={here}/munge.key", f"--socket={here}/munge.sock", f"--seed-file={here}/munge.seed"]
+        paths += [f"--log-file={here}/log/munged.log", f"--pid-file={here}/run/munged.pid"]
+        self._spawn("munged", "munged", "-F", "--num-threads=2", *paths)
+        self._until(self._munge_answers, 10, "munged did not open its socket")  # a slurmd that fails to authenticate backs off for seconds
+
+    def _munge_answers(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as one:
+            return one.connect_ex(str(self.directory / "munge.sock")) == 0
+
+    def _spawn(self, name: str, *argv: str, node: str = "") -> None:
+        program = shutil.which(argv[0], path=_search_path())
+        assert program is not None
+        with (self.directory / "log" / f"{name}.out").open("ab") as output:
+            self._daemons[name] = subprocess.Popen(
+                [program, *argv[1:]],
+                env={**self.env, _NODE_MARK: node},
+                cwd=self.directory,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+
+    def _alive(self, name: str) -> bool:
+        return name in self._daemons and self._daemons[name].poll() is None
+
+    def _end(self, name: str, how: int = signal.SIGTERM) -> None:
+        daemon = self._daemons.pop(name, None)
+        if daemon is None:
+            return
+        daemon.send_signal(signal.SIGCONT)  # one that a test stopped hears nothing else
+        daemon.send_signal(how)
+        try:
+            daemon.wait(5)
+        except subprocess.TimeoutExpired:
+            daemon.kill()
+            daemon.wait()
+
+    # --- asking and telling
+
+    def run(self, *argv: str, timeout_s: float = 20, check: bool = True) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            argv, env=self.env, cwd=self.directory, capture_output=True, text=True, timeout=timeout_s, stdin=subprocess.DEVNULL
+        )
+        assert not check or done.returncode == 0, f"{' '.join(argv)}: rc {done.returncode}: {done.stderr.strip() or done.stdout.strip()}"
+        return done
+
+    def sbatch(self, *argv: str) -> str:
+        """Submit with sbatch's own arguments; the job id."""
+        return self.run("sbatch", "--parsable", *argv).stdout.strip().split(";")[0]
+
+    def state(self, job_id: str) -> str:
+        """The job's state as squeue has it; "" once Slurm has forgotten the job."""
+        return self.run("squeue", "-h", "-t", "all", "-j", job_id, "-o", "%T", check=False).stdout.strip()
+
+    def reason(self, job_id: str) -> str:
+        return self.run("squeue", "-h", "-t", "all", "-j", job_id, "-o", "%r", check=False).stdout.strip()
+
+    def facts(self, job_id: str) -> dict[str, str]:
+        """`scontrol show job` as words; values with spaces are cut."""
+        shown = self.run("scontrol", "show", "job", job_id, check=False).stdout
+        return dict(re.findall(r"(\S+?)=(\S*)", shown))
+
+    def restarts(self, job_id: str) -> int:
+        return int(self.facts(job_id)["Restarts"])
+
+    def wait_state(self, job_id: str, states: str | Iterable[str], timeout_s: float = 30) -> str:
+        """Wait until the job is in one of the states; which one."""
+        wanted = {states} if isinstance(states, str) else set(states)
+        self._until(
+            lambda: self.state(job_id) in wanted, timeout_s, lambda: f"job {job_id} is {self._describe(job_id)}, not {sorted(wanted)}"
+        )
+        return self.state(job_id)
+
+    def wait_restart(self, job_id: str, restarts: int, timeout_s: float = 30) -> None:
+        """Wait until the job runs in a life after at least so many restarts."""
+
+        def runs() -> bool:  # one question: a state and a count asked one after the other may be of two lives
+            facts = self.facts(job_id)
+            return facts.get("JobState") == "RUNNING" and int(facts["Restarts"]) >= restarts
+
+        self._until(runs, timeout_s, lambda: f"job {job_id} is {self._describe(job_id)}, not running with Restarts={restarts}")
+
+    def jobs(self) -> list[str]:
+        """Jobs that have not ended, one text each: id, name, state, reason."""
+        return self.run("squeue", "-h", "-t", _ACTIVE, "-o", "%i %j %T %r").stdout.splitlines()
+
+    def cancel_all(self, timeout_s: float = 20) -> None:
+        if jobs := [line.split()[0] for line in self.jobs()]:
+            self.run("scancel", *jobs, check=False)
+            self._until(lambda: not self.jobs(), timeout_s, lambda: f"jobs do not end: {self.jobs()}")
+
+    def preempt(self, job_id: str, hold_s: float = 0.5) -> str:
+        """Take all nodes of a running job for a job in `high` that lasts `hold_s`; its id. Returns once it is submitted."""
+        found = self.run("squeue", "-h", "-j", job_id, "-o", "%N").stdout.strip()
+        nodes = self.run("scontrol", "show", "hostnames", found).stdout.split()
+        shape = [f"--nodelist={','.join(nodes)}", f"--nodes={len(nodes)}", "--exclusive", "--mem=0"]
+        return self.sbatch("-p", "high", "-J", "preemptor", "-o", "/dev/null", "--no-requeue", *shape, "--wrap", f"sleep {hold_s}")
+
+    def requeue_now(self, job_id: str) -> None:
+        """What an administrator does: requeue, and let it start without the usual wait."""
+        before = self.restarts(job_id)
+        self.run("scontrol", "requeue", job_id)
+        self._until(
+            lambda: self._start_if_over(job_id) or (self.restarts(job_id) > before and self.state(job_id) == "RUNNING"), 30, "not requeued"
+        )
+
+    def _start_if_over(self, job_id: str) -> bool:
+        """Let a requeued job start, once nothing of its last life runs and the clock has gone to another second.
+
+        Slurm's own wait has two reasons: an srun of the last life that is still about to end takes a step of the next
+        life with it, and a slurmd that ended a job refuses ("already killed") what was issued within that second.
+        """
+        if self.state(job_id) != "PENDING" or self._runs_something(job_id):
+            self._over_at.pop(job_id, None)
+            return False
+        if int(time.time()) <= int(self._over_at.setdefault(job_id, time.time())):
+            return False
+        self._over_at.pop(job_id, None)
+        self._start_now(job_id)
+        return True
+
+    def _runs_something(self, job_id: str) -> bool:
+        for pid in self._own_processes():
+            with contextlib.suppress(OSError):
+                environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+                if f"SLURM_JOB_ID={job_id}".encode() in environment or f"[{job_id}.".encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    return True
+        return False
+
+    def _start_now(self, job_id: str) -> None:
+        self.run("scontrol", "update", f"jobid={job_id}", "StartTime=now", check=False)  # it may run already
+
+    def end_in(self, job_id: str, seconds: int) -> None:
+        """Move the time limit of a running job. Slurm looks at limits every 30 s only."""
+        self.run("scontrol", "update", f"jobid={job_id}", f"EndTime=now+{seconds}seconds")
+
+    def node_down(self, node: str) -> None:
+        self.run("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
+
+    def node_up(self, node: str) -> None:
+        self.run("scontrol", "update", f"nodename={node}", "state=resume", check=False)  # refused where it is up already
+        self._until(lambda: self._node_states().get(node) in ("idle", "mixed", "allocated"), 15, f"node {node} stays down")
+
+    def kill_slurmd(self, node: str, *, jobs: bool = True) -> None:
+        """The node is lost: slurmd killed, and with it (unless told otherwise) all that its jobs run there. Slurm notices in 8 to 20 s."""
+        self._end(f"slurmd-{node}", signal.SIGKILL)
+        if jobs:
+            self._kill(self._own_processes(node))
+
+    def start_slurmd(self, node: str, *, wait: bool = True) -> None:
+        self._spawn(f"slurmd-{node}", "slurmd", "-D", "-N", node, node=node)
+        if wait:
+            self.node_up(node)
+
+    def stop_ctld(self, how: int = signal.SIGTERM) -> None:
+        """The controller is gone; nodes and jobs go on."""
+        self._end("slurmctld", how)
+
+    def start_ctld(self) -> None:
+        self._spawn("slurmctld", "slurmctld", "-D", "-i")
+        self._until(self._controller_listens, 30, "slurmctld does not answer")
+
+    def _controller_listens(self) -> bool:
+        """Asked without a client: one that is refused tries again only a second later."""
+        assert self._alive("slurmctld"), f"slurmctld ended:\n{self._log_of('slurmctld')}"
+        with socket.socket() as one:
+            return one.connect_ex(("127.0.0.1", self._controller_port)) == 0
+
+    def pause_ctld(self) -> None:
+        """The controller hangs: connections are taken, nothing is answered."""
+        self._daemons["slurmctld"].send_signal(signal.SIGSTOP)
+
+    def resume_ctld(self) -> None:
+        self._daemons["slurmctld"].send_signal(signal.SIGCONT)
+
+    # --- inner parts
+
+    def _node_states(self) -> dict[str, str]:
+        done = self.run("sinfo", "-h", "-N", "-o", "%N %T", check=False)
+        return dict(line.split()[:2] for line in done.stdout.splitlines() if len(line.split()) >= 2)
+
+    def _all_nodes_idle(self) -> bool:
+        for name, daemon in self._daemons.items():
+            assert daemon.poll() is None, f"{name} ended with {daemon.returncode}:\n{self._log_of(name)}"
+        return [self._node_states().get(node) for node in self.nodes] == ["idle"] * len(self.nodes)
+
+    def _log_of(self, name: str) -> str:
+        texts = [path.read_text(errors="replace") for path in sorted((self.directory / "log").glob(f"{name}*"))]
+        return "\n".join(text[-1500:] for text in texts)
+
+    def _describe(self, job_id: str) -> str:
+        return f"{self.state(job_id) or 'unknown to Slurm'} ({self.reason(job_id)})"
+
+    def _until(self, true: Callable[[], bool], timeout_s: float, otherwise: str | Callable[[], str]) -> None:
+        deadline = time.monotonic() + timeout_s
+        while not true():
+            if time.monotonic() > deadline:
+                raise AssertionError(f"{otherwise if isinstance(otherwise, str) else otherwise()} after {timeout_s:g} s")
+            time.sleep(0.03)
+
+    def _poke_requeued(self) -> None:
+        """Start requeued jobs at once. Only those: a job that asked for --begin in its first life keeps waiting."""
+        while not self._ended.wait(0.3):
+            if not self.quick_requeue or not self._alive("slurmctld"):
+                continue
+            with contextlib.suppress(subprocess.SubprocessError):
+                done = self.run("squeue", "-h", "-t", "PENDING", "-O", "JobID:20,RestartCnt:10,Reason:20", check=False)
+                for job_id, restarts, reason in (line.split()[:3] for line in done.stdout.splitlines() if len(line.split()) >= 3):
+                    if reason == "BeginTime" and restarts != "0":
+                        self._start_if_over(job_id)
+
+    def _own_processes(self, node: str | None = None) -> list[int]:
+        """Processes whose environment names this cluster (and node), and all below them: steps, and what jobs started."""
+        parents, found = {}, set()
+        for pid in (int(entry.name) for entry in Path("/proc").glob("[0-9]*")):
+            with contextlib.suppress(OSError, IndexError, ValueError):
+                parents[pid] = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+                if self._is_own(Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"), node):
+                    found.add(pid)
+        while below := {pid for pid, parent in parents.items() if parent in found and pid not in found}:
+            found |= below
+        return sorted(found - {os.getpid(), os.getppid()})
+
+    def _is_own(self, environment: list[bytes], node: str | None) -> bool:
+        if f"{_MARK}={self.directory}".encode() not in environment:
+            return False
+        return node is None or any(f"{key}={node}".encode() in environment for key in (_NODE_MARK, "SLURMD_NODENAME"))
+
+    def _kill(self, pids: list[int]) -> None:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def _user_name() -> str:
+    return pwd.getpwuid(os.geteuid()).pw_name

@@ -1,0 +1,39 @@
+"""Owns the `slurm` fixture: one real cluster for the test session, clean between tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.slurm.cluster import SlurmCluster, missing_programs
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.slurm)
+
+
+@pytest.fixture(scope="session")
+def slurm() -> Iterator[SlurmCluster]:
+    """Two nodes of 8 CPUs. Skips where Slurm is not installed, unless FVLAUNCH_REQUIRE_SLURM=1: then that is a failure."""
+    if missing := missing_programs():
+        reason = f"NO SLURM HERE, so nothing of it is tested: {', '.join(missing)} not found (apt-get install slurm-wlm munge)"
+        if os.environ.get("FVLAUNCH_REQUIRE_SLURM") == "1":
+            pytest.fail(reason, pytrace=False)
+        pytest.skip(reason)
+    with SlurmCluster(nodes=2, cpus=8) as cluster:
+        yield cluster
+
+
+@pytest.fixture(autouse=True)
+def _no_job_left_over(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test that leaves a job behind would disturb the next one, so it fails itself."""
+    cluster: SlurmCluster | None = request.getfixturevalue("slurm") if "slurm" in request.fixturenames else None
+    yield
+    if cluster is not None and (left := cluster.jobs()):
+        cluster.cancel_all()
+        pytest.fail(f"jobs left over: {left}", pytrace=False)

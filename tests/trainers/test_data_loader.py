@@ -1,0 +1,129 @@
+"""Loader processes: same data from any number of them, not in the way of a rank's signals, pipes and death."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch.utils.data import Dataset
+
+from trainers.data.loader import load
+from trainers.errors import UserError
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+class Squares(Dataset[Any]):
+    def __getitem__(self, key: int) -> Any:
+        if key == 13:
+            raise UserError("file.parquet: row 13: bad", "write it again")
+        return key, key * key, os.getpid()
+
+
+def children() -> list[Any]:
+    return multiprocessing.active_children()
+
+
+def eventually(check: Callable[[], bool], within_s: float = 15) -> bool:
+    end = time.monotonic() + within_s
+    while time.monotonic() < end:
+        if check():
+            return True
+        time.sleep(0.05)
+    return check()
+
+
+@pytest.fixture
+def notices() -> Iterator[list[int]]:
+    """The signals that this process, the "rank", gets."""
+    seen: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _frame: seen.append(number))
+    yield seen
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_loader_processes_serve_the_rank_and_leave_its_signals_and_pipes_alone(notices: list[int]) -> None:
+    progress = os.pipe()
+    os.set_inheritable(progress[1], True)  # as a careless launcher might leave it
+    loaded = load(Squares(), iter([*range(12), 13, 14]), workers=2)
+    workers = children()
+    for process in workers:  # a notice to the whole process group that comes while they start
+        os.kill(process.pid, signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGTERM)
+    first = next(loaded)
+    for process in workers:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+            os.kill(process.pid, number)
+        held = [f.stat().st_ino for f in Path(f"/proc/{process.pid}/fd").iterdir() if f.exists()]
+        assert os.fstat(progress[1]).st_ino not in held
+    rest = [next(loaded) for _ in range(11)]
+    assert [(k, square) for k, square, _ in (first, *rest)] == [(k, k * k) for k in range(12)]
+    assert {pid for *_, pid in rest} == {process.pid for process in workers}
+    assert notices == [signal.SIGTERM]
+    with pytest.raises(UserError) as caught:  # as it was raised: no "Caught UserError in DataLoader worker process 0"
+        next(loaded)
+    assert (caught.value.message, caught.value.hint) == ("file.parquet: row 13: bad", "write it again")
+    assert not any(process.is_alive() for process in workers)
+    for descriptor in progress:
+        os.close(descriptor)
+
+
+def test_dropping_the_iterator_ends_the_processes() -> None:
+    loaded = load(Squares(), iter(range(1000)), workers=1)
+    assert next(loaded)[:2] == (0, 0)
+    (worker,) = children()
+    del loaded
+    assert not worker.is_alive()
+
+
+def test_no_process_is_needed() -> None:
+    assert [square for _, square, _ in load(Squares(), iter(range(4)), workers=0)] == [0, 1, 4, 9]
+    with pytest.raises(UserError, match="row 13: bad"):
+        next(load(Squares(), iter([13]), workers=0))
+
+
+SCRIPT = """
+import multiprocessing, os, sys, time
+from trainers.data.loader import load
+
+class Numbers:
+    def __getitem__(self, key):
+        if key == 1:
+            time.sleep(1000)  # a read that never comes back
+        return key
+
+if __name__ == "__main__":
+    loaded = load(Numbers(), iter(range(10)), workers=1)
+    next(loaded)
+    print(*[p.pid for p in multiprocessing.active_children()], flush=True)
+    {ending}
+"""
+
+
+def is_gone(pid: int) -> bool:
+    """Ended, whether or not somebody has collected it yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+@pytest.mark.parametrize(("ending", "code"), [("sys.exit(75)", 75), ("os.kill(os.getpid(), 9)", -9)])
+def test_loader_processes_end_with_the_rank_even_when_they_are_stuck(tmp_path: Path, ending: str, code: int) -> None:
+    script = tmp_path / "rank.py"
+    script.write_text(textwrap.dedent(SCRIPT).format(ending=ending))
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True, env=environment) as rank:
+        assert rank.stdout is not None
+        pid = int(rank.stdout.readline())
+        assert rank.wait(timeout=20) == code
+    assert eventually(lambda: is_gone(pid), within_s=5)

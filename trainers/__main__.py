@@ -1,0 +1,80 @@
+"""Owns one rank's process: `python -m trainers CONFIG --run-dir DIR`. Turns whatever happens into the contract's exit codes.
+
+control.py runs before torch is imported: a stop notice during the seconds that this takes must not kill the rank.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from .config import TrainConfig, check
+from .control import EXIT_NO_RESTART, Control
+from .errors import UserError
+
+EXIT_CRASHED = 1
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    control = Control().start()
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format=f"%(asctime)s rank {control.rank}: %(message)s", force=True)
+    try:
+        config = read_config(options.config)
+        control.progress("loading", 0)
+        from . import trainer  # imports torch and diffusers
+
+        return trainer.run(config, options.run_dir, control)
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        control.report("failure", text=str(error))
+        return EXIT_NO_RESTART
+    except BaseException:
+        text = traceback.format_exc()
+        sys.stderr.write(text)
+        control.report("failure", text="\n".join(text.strip().splitlines()[-5:])[-2000:])
+        return EXIT_CRASHED
+
+
+def read_config(path: Path) -> TrainConfig:
+    """The `train` block, checked for this world size too; all that is wrong in one UserError."""
+    try:
+        config = TrainConfig.model_validate(json.loads(path.read_text()))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    except ValidationError as error:
+        raise UserError(f"{path}: " + "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())) from None
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON: {error}") from None
+    if problems := check(config, int(os.environ.get("WORLD_SIZE", "1"))):
+        raise UserError(
+            f"{path}: " + "; ".join(f"{'.'.join(p.path)}: {p.message}" for p in problems), "; ".join(p.hint for p in problems if p.hint)
+        )
+    return config
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m trainers", description="One rank of a training run.")
+    parser.add_argument("config", type=Path, help="JSON file with the `train` block of a recipe")
+    parser.add_argument("--run-dir", type=Path, required=True, help="the run's folder, shared by all ranks")
+    return parser
+
+
+def _leave(code: int) -> None:
+    """Without the interpreter's teardown: after a failure it would wait for threads that wait for dead ranks."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    logging.shutdown()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    _leave(main())

@@ -1,0 +1,54 @@
+"""Owns the flow-matching schedule: its grid, the lookup of sigma, adding noise, x0 <-> velocity. Must not import anything of ours.
+
+x_t = (1 - sigma) x0 + sigma eps, velocity v = eps - x0, so x0 = x_t - sigma v. Latents are [B, T, C, H, W]; timesteps
+(0 to 1000, larger is noisier) are [B], or [B, T] where each frame has a noise level of its own.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+NUM_TIMESTEPS = 1000
+
+
+def shifted(u: Tensor, shift: float) -> Tensor:
+    """S(u) = s u / (1 + (s - 1) u)."""
+    return shift * u / (1 + (shift - 1) * u)
+
+
+class FlowSchedule:
+    """The grid of diffusers' FlowMatchEulerDiscreteScheduler: sigma = S(1000/1000), S(999/1000), ... S(1/1000), without a zero."""
+
+    def __init__(self, shift: float, device: torch.device | str = "cpu") -> None:
+        u = torch.arange(NUM_TIMESTEPS, 0, -1, dtype=torch.float64) / NUM_TIMESTEPS
+        self.shift = shift
+        self.sigmas = shifted(u, shift).to(device)
+        """[1000] float64, descending."""
+        self.timesteps = (self.sigmas * NUM_TIMESTEPS).float()
+        """[1000] float32, descending: what the network is given."""
+
+    def sigma(self, timesteps: Tensor) -> Tensor:
+        """Sigma of the grid's nearest timestep, float64 in the shape of `timesteps`. Never t / 1000: t may be rounded."""
+        return self.sigmas[(timesteps[..., None] - self.timesteps).abs().argmin(-1)]
+
+    def warp(self, step: int) -> float:
+        """The timestep of `step` (1000 to 0) counted on the unshifted grid; step 0 is t = 0."""
+        return 0.0 if step == 0 else float(self.timesteps[NUM_TIMESTEPS - step])
+
+    def add_noise(self, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """x_t in the type of `clean`."""
+        sigma = self._broadcast(timesteps, clean)
+        return ((1 - sigma) * clean.double() + sigma * noise.double()).to(clean.dtype)
+
+    def to_clean(self, noisy: Tensor, velocity: Tensor, timesteps: Tensor) -> Tensor:
+        """x0 in the type of `noisy`, computed in float64: at sigma near 0 the difference is small beside both."""
+        return (noisy.double() - self._broadcast(timesteps, noisy) * velocity.double()).to(noisy.dtype)
+
+    def to_velocity(self, noisy: Tensor, clean: Tensor, timesteps: Tensor) -> Tensor:
+        """The velocity that leads from `noisy` to `clean`, in the type of `noisy`, computed in float64."""
+        return ((noisy.double() - clean.double()) / self._broadcast(timesteps, noisy)).to(noisy.dtype)
+
+    def _broadcast(self, timesteps: Tensor, latents: Tensor) -> Tensor:
+        sigma = self.sigma(timesteps)
+        return sigma.reshape(*sigma.shape, *[1] * (latents.ndim - sigma.ndim))

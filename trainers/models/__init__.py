@@ -1,0 +1,25 @@
+"""The networks that play a method's roles: one file a family, named as in trainers/config/families."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from .base import ModelBase
+
+
+def model_class(family: str) -> type[ModelBase]:
+    """The ModelBase that the module of that name itself defines."""
+    module = importlib.import_module(f"{__name__}.{family.replace('-', '_')}")
+    return only_subclass(module, ModelBase)
+
+
+def only_subclass(module: Any, base: type[Any]) -> type[Any]:
+    """The one subclass of `base` that `module` defines, not imports."""
+    found = [
+        c
+        for c in vars(module).values()
+        if isinstance(c, type) and issubclass(c, base) and c is not base and c.__module__ == module.__name__
+    ]
+    assert len(found) == 1, f"{module.__name__} defines {len(found)} subclasses of {base.__name__}, not one"
+    return found[0]

@@ -1,0 +1,38 @@
+"""Owns seeds: every random number of a run is a function of (run seed, what it is for). Must not import anything of ours.
+
+No generator state is carried from step to step, so a run that resumes draws what it would have drawn, at any world size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+
+import torch
+
+
+def derived_seed(*parts: int | str) -> int:
+    """A seed in [0, 2**63) for the purpose that `parts` name. The CPU's generator uses its low 32 bits, CUDA's all."""
+    digest = hashlib.sha256("/".join(str(part) for part in parts).encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+def seed_step(shared: torch.Generator, seed: int, step: int) -> None:
+    """For draws that all ranks must agree on."""
+    shared.manual_seed(derived_seed("step", seed, step))
+
+
+def seed_micro_batch(generator: torch.Generator, seed: int, step: int, index: int) -> None:
+    """`index` counts the micro-batches of the whole global batch, so that the same samples meet the same noise at any world size.
+
+    The global generators follow too: code that draws from them (dropout) is then as repeatable as ours.
+    """
+    generator.manual_seed(derived_seed("micro-batch", seed, step, index))
+    torch.manual_seed(derived_seed("global", seed, step, index))
+
+
+def use_deterministic_kernels() -> None:
+    """Before the first CUDA call: cuBLAS reads its workspace setting only then."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False

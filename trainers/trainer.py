@@ -1,0 +1,300 @@
+"""Owns the loop: resume -> step -> log -> save -> stop. Knows TrainingMethod, not methods.
+
+At the end of each step all ranks agree, over the CPU, on what comes next; nothing else here waits for another rank or the device,
+but for what the step itself computes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import platform
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from torch import Tensor
+
+from . import optim, parallel, randomness
+from .checkpoint import Checkpointer
+from .config import Batching, TrainConfig, batching
+from .control import EXIT_FINISHED, EXIT_SAVED, Control
+from .data import prepare
+from .data.dataset import batches
+from .ema import EMACallback
+from .errors import UserError
+from .methods import method_class
+from .methods.base import TrainingMethod
+from .models import model_class
+from .models.base import ModelBase
+from .parallel import Parallel
+from .tracking import Delayed, Record, Tracker
+
+log = logging.getLogger(__name__)
+
+_WARMING_STEPS = 3
+"""First steps of an attempt, which may take much longer than the rest."""
+
+
+class SaveFailed(Exception):
+    """The last checkpoint of this attempt could not be written: another attempt may manage."""
+
+
+def run(config: TrainConfig, run_dir: Path, control: Control) -> int:
+    """One rank's whole life, from the process group to the exit code."""
+    if config.deterministic:
+        randomness.use_deterministic_kernels()
+    place = parallel.start(config.parallel)
+    place.on_first(
+        lambda: prepare.ensure(config.data, report=lambda what, count: control.progress("preparing", count, what=what)),
+        lambda seconds: control.progress("preparing", seconds),
+    )
+    trainer = Trainer(config, run_dir, control, place)
+    code = trainer.train()
+    trainer.close()
+    parallel.stop()
+    return code
+
+
+class Trainer:
+    """One attempt of a run on this rank. Made on all ranks alike; `step` is the number of steps done."""
+
+    def __init__(self, config: TrainConfig, run_dir: Path, control: Control, place: Parallel) -> None:
+        self.config, self.control, self.parallel = config, control, place
+        self.cut: Batching = batching(config, place.world_size)
+        control.progress("loading", 1)
+        self.checkpointer = Checkpointer(
+            run_dir / "checkpoints", config.checkpoint, control=control, facts=_facts(place), config_digest=_digest(config)
+        )
+        self.method = self._build_method()
+        control.progress("loading", 3)
+        self.ema = self._build_ema()
+        self.step = self._resume()
+        self.tracker = Tracker(run_dir, self.step, enabled=place.rank == 0, tensorboard=config.tracking.tensorboard)
+        self.checkpointer.before_publish = self.tracker.sync
+        self.delayed, self.nonfinite_in_a_row = Delayed(), 0
+        self._first_step, self._saved_at, self._loss = self.step, time.monotonic(), math.nan
+        self.batches = self._batches()
+
+    # --- before the first step
+
+    def _build_method(self) -> TrainingMethod:
+        held = self.checkpointer.roles()
+        roles: dict[str, ModelBase] = {}
+        for role, model in sorted(self.config.models.items()):
+            roles[role] = model_class(getattr(model, "family", "wan"))(
+                model,
+                role,
+                trainable=role in self.config.optimizers,
+                precision=self.config.precision,
+                seed=self.config.seed,
+                parallel=self.parallel,
+                load_weights=role not in held,
+            )
+            self.control.progress("loading", 2, role=role)
+        method = method_class(self.config.method.kind)(self.config, roles)
+        method.on_train_start()
+        return method
+
+    def _build_ema(self) -> EMACallback | None:
+        if self.config.callbacks.ema is None:
+            return None
+        trained = {role: model.transformer for role, model in self.method.role_models.items() if model.trainable}
+        return EMACallback(self.config.callbacks.ema, trained)
+
+    def _resume(self) -> int:
+        """Load the newest checkpoint. Configured rates and callbacks win over what it was made with."""
+        self.method.seed_optimizer_state_for_resume()
+        state = self._state()
+        step = self.checkpointer.load(state)
+        if step is None:
+            return 0
+        self.method.load_checkpoint_state(state)
+        if self.ema is not None and any(key.startswith("callbacks.ema") for key in self.checkpointer.absent):
+            self.ema.restart()
+        self.control.report("resumed", step=step)
+        log.info("resumed from step %d", step)
+        return step
+
+    def _state(self) -> dict[str, Any]:
+        state = self.method.checkpoint_state()
+        if self.ema is not None:
+            state["callbacks"] = {"ema": self.ema.state_dict()}
+        return state
+
+    def _batches(self) -> Iterator[list[dict[str, Tensor]]]:
+        return batches(
+            self.config.data,
+            self.config.seed,
+            rank=self.parallel.data_rank,
+            data_parallel=self.cut.data_parallel,
+            accumulation=self.cut.accumulation,
+            micro=self.cut.micro,
+            start_step=self.step,
+            max_steps=self.config.max_steps,
+        )
+
+    # --- the loop
+
+    def train(self) -> int:
+        """Until max_steps or a stop notice; EXIT_FINISHED or EXIT_SAVED."""
+        self.control.progress("warming", self.step, max_steps=self.config.max_steps)
+        while self.step < self.config.max_steps:
+            started = time.monotonic()
+            rounds = next(self.batches)
+            self.step += 1
+            self._train_step(rounds, started)
+            if self._boundary():
+                break
+        self._save_last()
+        return EXIT_FINISHED if self.step >= self.config.max_steps else EXIT_SAVED
+
+    def _train_step(self, rounds: list[dict[str, Tensor]], started: float) -> None:
+        randomness.seed_step(self.method.shared_generator, self.config.seed, self.step)
+        names, sums = self._gradients(rounds)
+        found_inf, norms = self._clip()
+        rate = self.method.all_optimizers()[0].param_groups[0]["lr"]
+        for optimizer in self.method.get_optimizers(self.step):
+            optim.step(optimizer, found_inf)
+        for scheduler in self.method.get_lr_schedulers(self.step):
+            scheduler.step()
+        for optimizer in self.method.all_optimizers():
+            optimizer.zero_grad(set_to_none=True)
+        if self.ema is not None:
+            self.ema.on_step(self.step, self.method.stepped_roles(self.step))
+        numbers = torch.cat([self.parallel.mean(sums / len(rounds)), torch.stack(list(norms.values()))])
+        known = {"lr": rate, "step_s": round(time.monotonic() - started, 6), "attempt": self.control.attempt}
+        self._record(self.delayed.push(self.step, [*names, *norms], numbers, known))
+        self._tell(known["step_s"])
+
+    def _gradients(self, rounds: list[dict[str, Tensor]]) -> tuple[list[str], Tensor]:
+        """Accumulate the step's gradients; names and sums over the rounds of what the method reports (float64, on the device)."""
+        names: list[str] = []
+        sums: Tensor | None = None
+        for number, batch in enumerate(rounds):
+            self.method.set_gradient_sync(number == len(rounds) - 1)
+            index = number * self.cut.data_parallel + self.parallel.data_rank
+            randomness.seed_micro_batch(self.method.cuda_generator, self.config.seed, self.step, index)
+            batch = {name: values.to(self.parallel.device, non_blocking=True) for name, values in batch.items()}
+            loss_map, outputs, metrics = self.method.single_train_step(batch, self.step)
+            self.method.backward(loss_map, outputs, grad_accum_rounds=len(rounds))
+            reported = {"loss": loss_map["total_loss"], **{k: v for k, v in loss_map.items() if k != "total_loss"}, **metrics}
+            names = list(reported)
+            values = torch.stack([torch.as_tensor(v, device=self.parallel.device).detach().double() for v in reported.values()])
+            sums = values if sums is None else sums + values
+        assert sums is not None
+        return names, sums
+
+    def _clip(self) -> tuple[Tensor, dict[str, Tensor]]:
+        """Whether any gradient is not finite (0 or 1, on the device), and the norms to log: "grad_norm" over all targets first."""
+        clip = self.config.callbacks.grad_clip
+        max_norm = None if clip is None else clip.max_norm
+        targets = self.method.get_grad_clip_targets(self.step)
+        norms = {role: optim.clip_gradients(module, max_norm) for role, module in targets.items()}
+        total = torch.stack(list(norms.values())).square().sum().sqrt()
+        found_inf = (~total.isfinite()).float()
+        single = {f"grad_norm_{role}": norm for role, norm in norms.items()} if len(norms) > 1 else {}
+        return found_inf, {"grad_norm": total, **single}
+
+    def _record(self, record: Record | None) -> None:
+        """Write a step's record, and act on a gradient that was not finite: its update was skipped, on all ranks."""
+        if record is None:
+            return
+        self.tracker.write(record)
+        self._loss = record.values["loss"]
+        if math.isfinite(record.values["grad_norm"]):
+            self.nonfinite_in_a_row = 0
+            return
+        self.nonfinite_in_a_row += 1
+        self._warn(f"step {record.step}: the gradient norm is {record.values['grad_norm']}, its update was skipped")
+        limit = 1 if self.config.on_nonfinite == "stop" else self.config.nonfinite_limit
+        if self.nonfinite_in_a_row >= limit:
+            self.checkpointer.wait()
+            raise UserError(
+                f"the gradient norm was not finite at {self.nonfinite_in_a_row} steps in a row, the last of them step {record.step}",
+                "a lower lr, a longer warm-up, or precision: fp32; on_nonfinite and nonfinite_limit say how many are borne",
+            )
+
+    def _tell(self, step_s: float) -> None:
+        phase = "warming" if self.step - self._first_step < _WARMING_STEPS else "stepping"
+        loss = {"loss": self._loss} if math.isfinite(self._loss) else {}
+        self.control.progress(phase, self.step, step_s=step_s, max_steps=self.config.max_steps, **loss)
+
+    # --- saving and stopping
+
+    def _boundary(self) -> bool:
+        """All ranks agree on what follows the step; whether to stop."""
+        self.checkpointer.poll()
+        self._end_if_unsaved()
+        stop, due = self.parallel.any_rank(self.control.stop_requested, self._save_is_due())
+        if due and not stop and self.step < self.config.max_steps:
+            self._save(wait=False)
+            self._end_if_unsaved()
+        return stop
+
+    def _save_is_due(self) -> bool:
+        """By steps on every rank alike, by time on rank 0."""
+        every = self.config.checkpoint
+        by_steps = every.every_steps is not None and self.step % every.every_steps == 0
+        waited_s = time.monotonic() - self._saved_at
+        return by_steps or (self.parallel.rank == 0 and every.every_minutes is not None and waited_s >= every.every_minutes * 60)
+
+    def _save(self, wait: bool) -> None:
+        self.control.progress("saving", self.step)
+        self._flush()
+        self.checkpointer.save(self.step, self._state(), wait=wait)
+        self._saved_at = time.monotonic()
+
+    def _save_last(self) -> None:
+        """The save in flight may be of this step: then there is nothing to add."""
+        self.control.progress("finishing", self.step)
+        self._flush()
+        self.checkpointer.wait()
+        if self.checkpointer.last_published != self.step:
+            self._save(wait=True)
+        if self.checkpointer.last_published != self.step:
+            self._end_if_unsaved()
+            raise SaveFailed(f"the checkpoint of the last step, {self.step}, could not be written; see the warnings above")
+
+    def _end_if_unsaved(self) -> None:
+        if self.checkpointer.failed_in_a_row >= self.config.failed_saves:
+            raise UserError(
+                f"{self.checkpointer.failed_in_a_row} checkpoints in a row could not be written, the last one published is of step "
+                f"{self.checkpointer.last_published}",
+                "make room or repair the disk, then resume; failed_saves says how many failures are borne",
+            )
+
+    def _flush(self) -> None:
+        """All steps up to this one are written before its checkpoint is published."""
+        self._record(self.delayed.pop())
+
+    def close(self) -> None:
+        self.control.progress("finishing", self.step)
+        del self.batches  # ends the loader's processes
+        self.checkpointer.close()
+        self.tracker.close()
+
+    def _warn(self, text: str) -> None:
+        if self.parallel.rank == 0:
+            log.warning(text)
+            self.control.report("warning", text=text)
+
+
+def _facts(place: Parallel) -> dict[str, Any]:
+    """What must be equal for a resume to be bitwise."""
+    device = torch.cuda.get_device_name(place.device) if place.device.type == "cuda" else platform.machine()
+    return {
+        "threads": torch.get_num_threads(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "device": device,
+        "versions": {"torch": torch.__version__, "diffusers": diffusers.__version__},
+    }
+
+
+def _digest(config: TrainConfig) -> str:
+    return hashlib.sha256(json.dumps(config.resolved(), sort_keys=True).encode()).hexdigest()
