@@ -52,10 +52,9 @@ def sbatch_of(given: dict[str, Any], extra: Sequence[str]) -> dict[str, Any]:
 
 
 def dry_run(asked: Request, *, json_: bool) -> None:
-    import yaml
-
     from . import jobs
     from . import submit as submission
+    from .config.yaml import dump
 
     _, plan = asked.plan()
     run, token = Run(plan.path), jobs.new_token()
@@ -64,7 +63,7 @@ def dry_run(asked: Request, *, json_: bool) -> None:
         printing.as_json({"run": plan.name, "path": plan.path, "summary": plan.summary, "recipe": plan.recipe, "batch_script": script})
         return
     printing.say(f"{plan.name}: {plan.summary}; nothing was submitted")
-    printing.out(yaml.safe_dump(plan.recipe, sort_keys=False, allow_unicode=True, width=120))
+    printing.out(dump(plan.recipe))
     if script:
         printing.out(script)
 

@@ -19,13 +19,10 @@ class NoticeCause(Enum):
     REQUEUED = "requeued"
     """By Slurm or an administrator, already: save, and do not requeue again."""
     CANCELLED = "cancelled"
-    """Never requeue."""
+    """The job is being ended and nobody brings it back: never requeue."""
     NOTICE = "notice"
     """The scheduler is content: our own --signal before the limit, or `scancel --signal`. Follow the intent."""
     UNKNOWN = "unknown"
-
-
-_ENDING = ("COMPLETING", "CANCELLED", "TIMEOUT", "FAILED", "DEADLINE")
 
 
 def why_signalled(details: JobDetails | None, my_restarts: int) -> NoticeCause:
@@ -40,8 +37,8 @@ def why_signalled(details: JobDetails | None, my_restarts: int) -> NoticeCause:
         return NoticeCause.PREEMPTION
     if details.reason == "TimeLimit" or details.state in ("TIMEOUT", "DEADLINE"):
         return NoticeCause.TIME_LIMIT
-    if details.state == "CANCELLED" or (details.state == "COMPLETING" and details.exit_code == "0:15" and not details.reason):
-        return NoticeCause.CANCELLED
+    if details.state == "CANCELLED" or (details.state == "COMPLETING" and not details.reason):
+        return NoticeCause.CANCELLED  # whatever the exit code: 0:15 once the batch shell's end is known, 0:0 before, 143:0 with a trap
     return NoticeCause.UNKNOWN
 
 

@@ -17,9 +17,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from . import jobs, slurm, snapshot
+from .config.yaml import dump
 from .errors import FvlaunchError, RunConflict, SchedulerRefused, SchedulerUnreachable
 from .files import publish_text, read_json
 from .index import remember
@@ -83,7 +82,7 @@ def _first_record(plan: Plan) -> Record:
 def _write_config(run: Run, plan: Plan, lock: dict[str, Any]) -> None:
     head = "# The whole run, resolved. `fvlaunch submit` of this file repeats it.\n"
     value = {"recipe": plan.recipe, "cluster": plan.cluster, "lock": lock}
-    publish_text(run.config_file, head + yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=120))
+    publish_text(run.config_file, head + dump(value))
 
 
 def resubmit(run: Run, plan: Plan, *, assume_dead: str | None = None) -> Run:

@@ -55,7 +55,11 @@ def run(config: TrainConfig, run_dir: Path, control: Control) -> int:
         lambda seconds: control.progress("preparing", seconds),
     )
     trainer = Trainer(config, run_dir, control, place)
-    code = trainer.train()
+    try:
+        code = trainer.train()
+    except UserError:  # the checkpoint in flight is still worth having
+        trainer.close()
+        raise
     trainer.close()
     parallel.stop()
     return code
@@ -75,11 +79,11 @@ class Trainer:
         control.progress("loading", 3)
         self.ema = self._build_ema()
         self.step = self._resume()
+        self.batches = self._batches()
         self.tracker = Tracker(run_dir, self.step, enabled=place.rank == 0, tensorboard=config.tracking.tensorboard)
         self.checkpointer.before_publish = self.tracker.sync
         self.delayed, self.nonfinite_in_a_row = Delayed(), 0
         self._first_step, self._saved_at, self._loss = self.step, time.monotonic(), math.nan
-        self.batches = self._batches()
 
     # --- before the first step
 
@@ -143,7 +147,7 @@ class Trainer:
 
     def train(self) -> int:
         """Until max_steps or a stop notice; EXIT_FINISHED or EXIT_SAVED."""
-        self.control.progress("warming", self.step, max_steps=self.config.max_steps)
+        self._tell()
         while self.step < self.config.max_steps:
             started = time.monotonic()
             rounds = next(self.batches)
@@ -170,7 +174,7 @@ class Trainer:
         numbers = torch.cat([self.parallel.mean(sums / len(rounds)), torch.stack(list(norms.values()))])
         known = {"lr": rate, "step_s": round(time.monotonic() - started, 6), "attempt": self.control.attempt}
         self._record(self.delayed.push(self.step, [*names, *norms], numbers, known))
-        self._tell(known["step_s"])
+        self._tell(step_s=known["step_s"])
 
     def _gradients(self, rounds: list[dict[str, Tensor]]) -> tuple[list[str], Tensor]:
         """Accumulate the step's gradients; names and sums over the rounds of what the method reports (float64, on the device)."""
@@ -214,16 +218,16 @@ class Trainer:
         self._warn(f"step {record.step}: the gradient norm is {record.values['grad_norm']}, its update was skipped")
         limit = 1 if self.config.on_nonfinite == "stop" else self.config.nonfinite_limit
         if self.nonfinite_in_a_row >= limit:
-            self.checkpointer.wait()
             raise UserError(
                 f"the gradient norm was not finite at {self.nonfinite_in_a_row} steps in a row, the last of them step {record.step}",
                 "a lower lr, a longer warm-up, or precision: fp32; on_nonfinite and nonfinite_limit say how many are borne",
             )
 
-    def _tell(self, step_s: float) -> None:
-        phase = "warming" if self.step - self._first_step < _WARMING_STEPS else "stepping"
-        loss = {"loss": self._loss} if math.isfinite(self._loss) else {}
-        self.control.progress(phase, self.step, step_s=step_s, max_steps=self.config.max_steps, **loss)
+    def _tell(self, **details: Any) -> None:
+        phase = "warming" if self.step - self._first_step <= _WARMING_STEPS else "stepping"
+        if math.isfinite(self._loss):
+            details["loss"] = self._loss
+        self.control.progress(phase, self.step, max_steps=self.config.max_steps, **details)
 
     # --- saving and stopping
 
@@ -235,6 +239,7 @@ class Trainer:
         if due and not stop and self.step < self.config.max_steps:
             self._save(wait=False)
             self._end_if_unsaved()
+            self._tell()
         return stop
 
     def _save_is_due(self) -> bool:

@@ -89,9 +89,7 @@ class Follower:
         return str(self._record["outcome"])
 
     def _follow(self, outcome: str) -> int:
-        if outcome == "requeue":
-            time.sleep(REQUEUE_WAIT_S)  # the requeue ends this task; an early exit could take the head down first
-        return 0 if self.run.record().state == "finished" else 1
+        return 0 if outcome == "end" and self.run.record().state == "finished" else 1
 
     def _without_head(self) -> int:
         """The head is gone without a word (its agent was killed, its node hangs): give the job back, once for all followers."""

@@ -142,7 +142,7 @@ class Head:
             self._next_poll = now + self.limits.poll_s
             self._poll()
         if now >= self._next_beat:
-            self._next_beat = now + (1.0 if not self.placement.scheduled else 10.0)
+            self._next_beat = now + (min(10.0, self.limits.head_silence_s / 4) if self.placement.scheduled else 1.0)
             self._beat()
 
     def _record_message(self, message: dict[str, Any]) -> None:
@@ -238,22 +238,32 @@ class Head:
 
     def _requeue(self, decision: Decision) -> int:
         """Before exiting: a preempted job whose task ends by itself would be COMPLETED and never come back."""
-        self._tell_followers("requeue")
-        if not (self.notice and self.notice.requeued):
-            try:
-                slurm.requeue(self.placement.job_id)
-            except FvlaunchError as error:
-                self._log("requeue_failed", text=str(error))
-                self.run.update(state="stopped", reason=f"the job could not be requeued: {error.message}; fvlaunch resume goes on")
-                self._tell_followers("end")
-                return 1
+        if self.notice and self.notice.requeued:
+            if self.notice.cause is not Cause.REQUEUED:
+                time.sleep(REQUEUE_WAIT_S)  # the scheduler ends this task and knows whether it comes back
+            self._tell_followers("requeue")
+            return 1
+        try:
+            slurm.requeue(self.placement.job_id)
+        except FvlaunchError as error:
+            self._log("requeue_failed", text=str(error))
+            self.run.update(state="stopped", reason=f"the job could not be requeued: {error.message}; fvlaunch resume goes on")
+            self._tell_followers("end")
+            return 1
         for node in decision.exclude:
+            self._exclude(node)
+        self._tell_followers("requeue")
+        return 1  # its fate is decided: to wait for the end would only delay the next life
+
+    def _exclude(self, node: str) -> None:
+        """Keep the next life off a node; Slurm allows it once the job waits again."""
+        for _ in range(5):
             try:
                 slurm.exclude_node(self.placement.job_id, node)
+                return
             except FvlaunchError as error:
                 self._log("exclude_failed", node=node, text=str(error))
-        time.sleep(REQUEUE_WAIT_S)
-        return 1
+                time.sleep(0.3)
 
     def _tell_followers(self, outcome: str) -> None:
         if self.attempt:

@@ -28,7 +28,7 @@ class Notice:
     deadline: float
     words: str
     requeued: bool = False
-    """The scheduler has put the job back already."""
+    """Not ours to do: the scheduler has put the job back already, or knows better than we whether it comes back."""
 
 
 class Signals:
@@ -130,5 +130,6 @@ def understand(signums: list[int], placement: Placement, intent: Intent, clock: 
     if told is slurm.NoticeCause.TIME_LIMIT or near_end:
         return Notice(Cause.TIME_LIMIT, now + max(min(left, clock.lead_s()) if left and left > 0 else 0, grace_s), "time limit")
     if told is slurm.NoticeCause.UNKNOWN and signal.SIGTERM in signums:
-        return Notice(Cause.INTERRUPTED, soon, "SIGTERM, and the scheduler could not be asked why")
+        words = "SIGTERM, and the scheduler could not be asked why"
+        return Notice(Cause.INTERRUPTED, soon, words, requeued=True)  # a cancelled job must not come back by our doing
     return Notice(Cause.REQUEUED, soon, "a signal that nobody explained")

@@ -112,5 +112,5 @@ def _failure(end: RankEnd, nodes: Sequence[NodeEnd]) -> Failure:
 
 def last_lines(log: str, count: int = 12) -> tuple[str, ...]:
     """The end of a rank's log, without blank lines and without what other ranks' failures made it say."""
-    kept = [line.rstrip()[:400] for line in log.splitlines() if line.strip()]
+    kept = [line.rstrip()[:400] for line in log.splitlines() if line.strip() and "resource_tracker" not in line]
     return tuple(kept[-count:])

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pwd
 import re
 import shutil
 import signal
@@ -20,28 +19,10 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol", "scancel")
+from tests.slurm.cluster_files import Shape, free_ports, missing_programs, search_path, write_files
+
 _ACTIVE = "PENDING,CONFIGURING,RUNNING,COMPLETING,SUSPENDED,REQUEUED,REQUEUE_HOLD,SPECIAL_EXIT,SIGNALING,STAGE_OUT,STOPPED"
 _MARK, _NODE_MARK = "TEST_CLUSTER_DIRECTORY", "TEST_CLUSTER_NODE"  # in the environment of all that a cluster (a node's daemon) starts
-_SYSTEM_FOLDERS = ("/usr/sbin", "/sbin", "/usr/local/sbin")  # daemons' folders, often not on an ordinary user's PATH
-
-
-def _search_path() -> str:
-    return os.pathsep.join([os.environ.get("PATH", os.defpath), *_SYSTEM_FOLDERS])
-
-
-def missing_programs() -> list[str]:
-    """What has to be installed before a cluster can start here; empty where all is well."""
-    return [name for name in PROGRAMS if shutil.which(name, path=_search_path()) is None]
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now; held open together, so that all differ."""
-    with contextlib.ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [int(one.getsockname()[1]) for one in sockets]
 
 
 class SlurmCluster:
@@ -80,7 +61,6 @@ class SlurmCluster:
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
         self._controller_port = 0
         self._over_at: dict[str, float] = {}
-        self._controller_port = 0
         self._ended = threading.Event()
         self._poker: threading.Thread | None = None
 
@@ -132,88 +112,12 @@ class SlurmCluster:
             key: value for key, value in os.environ.items() if not re.match(r"(SLURM|SBATCH|SRUN|SQUEUE|SALLOC|SACCT|SCANCEL|SINFO)_", key)
         }
         own = {"SLURM_CONF": str(self.directory / "slurm.conf"), _MARK: str(self.directory)}
-        return {**kept, **own, "PATH": _search_path(), "LC_ALL": "C.UTF-8"}
-
-    def _version(self) -> tuple[int, int]:
-        text = self.run("slurmctld", "-V").stdout
-        found = re.search(r"(\d+)\.(\d+)", text)
-        assert found, text
-        return int(found[1]), int(found[2])
+        return {**kept, **own, "PATH": search_path(), "LC_ALL": "C.UTF-8"}
 
     def _write_files(self) -> None:
-        for name in ("log", "state", "run", *(f"spool/{node}" for node in self.nodes)):
-            (self.directory / name).mkdir(parents=True)
-        key = self.directory / "munge.key"
-        key.touch(0o600)
-        key.write_bytes(os.urandom(128))
-        (self.directory / "slurm.conf").write_text(self._slurm_conf())
-        (self.directory / "gres.conf").write_text(
-            "AutoDetect=off\n" + (f"Name=gpu File=/dev/tty[0-{self.gpus - 1}]\n" if self.gpus else "")
-        )
-        if self._version() >= (23, 11):
-            (self.directory / "cgroup.conf").write_text("CgroupPlugin=disabled\n")
-
-    def _slurm_conf(self) -> str:
-        here, user = self.directory, _user_name()
-        self._controller_port, *ports = free_ports(1 + len(self.nodes))
-        gres = f" Gres=gpu:{self.gpus}" if self.gpus else ""
-        # A requeued job's credential must be dead before it starts again, so Slurm waits for cred_expire + 1 s.
-        general = f"""
-            ClusterName=test
-            SlurmctldHost={socket.gethostname().split(".")[0]}(127.0.0.1)
-            SlurmctldPort={self._controller_port}
-            SlurmUser={user}
-            SlurmdUser={user}
-            AuthType=auth/munge
-            CredType=cred/munge
-            AuthInfo=socket={here}/munge.sock,cred_expire=5
-            CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
-            StateSaveLocation={here}/state
-            SlurmdSpoolDir={here}/spool/%n
-            SlurmctldPidFile={here}/run/slurmctld.pid
-            SlurmdPidFile={here}/run/slurmd-%n.pid
-            SlurmctldLogFile={here}/log/slurmctld.log
-            SlurmdLogFile={here}/log/slurmd-%n.log
-            SlurmctldDebug=verbose
-            SlurmdDebug=verbose
-            ProctrackType=proctrack/linuxproc
-            TaskPlugin=task/none
-            SwitchType=switch/none
-            MpiDefault=none
-            JobAcctGatherType=jobacct_gather/none
-            JobCompType=jobcomp/filetxt
-            JobCompLoc={here}/jobcomp.log
-            SelectType=select/cons_tres
-            SelectTypeParameters=CR_Core_Memory
-            DefMemPerCPU=100
-            SlurmdParameters=config_overrides
-            SchedulerType=sched/backfill
-            SchedulerParameters=batch_sched_delay=0,sched_interval=1,sched_min_interval=0,bf_interval=1,bf_resolution=1
-            PriorityType=priority/basic
-            PreemptType=preempt/partition_prio
-            PreemptMode=REQUEUE
-            ReturnToService=2
-            KillWait={self.kill_wait_s}
-            SlurmdTimeout=8
-            SlurmctldTimeout=8
-            MessageTimeout=5
-            UnkillableStepTimeout=25
-            InactiveLimit=0
-            WaitTime=0
-            MinJobAge=300
-        """
-        if self.gpus:
-            general += "GresTypes=gpu\n"
-        lines = [line.strip() for line in general.splitlines() if line.strip()]
-        for node, port in zip(self.nodes, ports, strict=True):
-            lines.append(f"NodeName={node} NodeAddr=127.0.0.1 Port={port} CPUs={self.cpus} RealMemory={self.memory_mb}{gres}")
-        everything = ",".join(self.nodes)
-        shared = "MaxTime=INFINITE State=UP OverSubscribe=NO"
-        lines.append(
-            f"PartitionName=low Nodes={everything} Default=YES PriorityTier=1 PreemptMode=REQUEUE GraceTime={self.grace_s} {shared}"
-        )
-        lines.append(f"PartitionName=high Nodes={everything} PriorityTier=10 PreemptMode=OFF {shared}")
-        return "\n".join([*lines, *self.extra]) + "\n"
+        self._controller_port, *node_ports = free_ports(1 + len(self.nodes))
+        shape = Shape(self.nodes, self.cpus, self.memory_mb, self.gpus, self.grace_s, self.kill_wait_s, self.extra)
+        write_files(self.directory, shape, self._controller_port, node_ports)
 
     def _start_munged(self) -> None:
         here = self.directory
@@ -227,7 +131,7 @@ class SlurmCluster:
             return one.connect_ex(str(self.directory / "munge.sock")) == 0
 
     def _spawn(self, name: str, *argv: str, node: str = "") -> None:
-        program = shutil.which(argv[0], path=_search_path())
+        program = shutil.which(argv[0], path=search_path())
         assert program is not None
         with (self.directory / "log" / f"{name}.out").open("ab") as output:
             self._daemons[name] = subprocess.Popen(
@@ -450,7 +354,3 @@ class SlurmCluster:
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-
-
-def _user_name() -> str:
-    return pwd.getpwuid(os.geteuid()).pw_name

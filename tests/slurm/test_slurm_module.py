@@ -53,19 +53,32 @@ def eventually(true: Callable[[], Any], timeout_s: float = 20) -> Any:
 
 
 @pytest.fixture(scope="module")
+def limited(slurm: SlurmCluster) -> Iterator[tuple[SlurmCluster, str, Callable[[], Sightings]]]:
+    """A job at its time limit, in a cluster of its own: Slurm looks at limits every 30 s, and meanwhile the other tests run."""
+    with SlurmCluster(nodes=1) as cluster:
+        job_id, sightings = observe(cluster, cluster.directory, "limit", "stay")
+        eventually(sightings)
+        cluster.end_in(job_id, 1)
+        yield cluster, job_id, sightings
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _limited_from_the_first_test_on(slurm: SlurmCluster, limited: object) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
 def seen(slurm: SlurmCluster, folder: Path) -> Iterator[dict[str, Sightings]]:
-    """Every way to be signalled, all at once, as a true time limit takes Slurm up to 30 s to notice."""
+    """Every way to be signalled but the time limit, all at once."""
     first, second = slurm.nodes
     jobs = {
-        "limit": observe(slurm, folder, "limit", "stay", "-w", second, "-n1"),
-        "preempted": observe(slurm, folder, "preempted", "requeue", "-w", first, "-n8"),
+        "preempted": observe(slurm, folder, "preempted", "requeue", "-w", first, "-c8"),
         "scancel": observe(slurm, folder, "scancel", "end", "-w", second, "-n1"),
         "requeued": observe(slurm, folder, "requeued", "end", "-w", second, "-n1"),
         "notice": observe(slurm, folder, "notice", "end", "-w", second, "-n1"),
     }
     for _, sightings in jobs.values():
         eventually(sightings)
-    slurm.end_in(jobs["limit"][0], 1)
     slurm.preempt(jobs["preempted"][0])
     slurm.run("scancel", jobs["scancel"][0])
     slurm.run("scancel", "--signal=USR2", jobs["notice"][0])
@@ -76,7 +89,6 @@ def seen(slurm: SlurmCluster, folder: Path) -> Iterator[dict[str, Sightings]]:
     slurm.run("scontrol", "requeue", jobs["notice"][0])  # after its notice: the same signal handler, another cause
     eventually(lambda: [one for one in jobs["notice"][1]() if one["life"] == 1])
     slurm.run("scancel", jobs["notice"][0], jobs["preempted"][0])
-    slurm.wait_state(jobs["limit"][0], "TIMEOUT", timeout_s=45)
     slurm.cancel_all()
     yield {name: sightings() for name, (_, sightings) in jobs.items()}
 
@@ -87,17 +99,13 @@ def causes(sightings: Sightings, life: int) -> list[tuple[str, str]]:
 
 def test_a_preemption_is_told_inside_the_handler_and_a_requeue_there_brings_the_job_back(seen: dict[str, Sightings]) -> None:
     assert causes(seen["preempted"], 0)[0] == ("SIGTERM", "PREEMPTION")
-    assert set(causes(seen["preempted"], 0)[1:]) <= {("SIGTERM", "REQUEUED")}  # the second SIGTERM comes with the requeue itself
+    assert causes(seen["preempted"], 0)[1:] == [("SIGTERM", "REQUEUED")]  # comes with the requeue itself
     assert [one["life"] for one in starts(seen["preempted"])] == [0, 1]
     assert causes(seen["preempted"], 1) == [("SIGTERM", "CANCELLED")]  # the preemption of the life before is forgotten
 
 
 def starts(sightings: Sightings) -> Sightings:
     return [one for one in sightings if one["signal"] == "start"]
-
-
-def test_a_time_limit_is_told(seen: dict[str, Sightings]) -> None:
-    assert causes(seen["limit"], 0)[0] == ("SIGTERM", "TIME_LIMIT")
 
 
 def test_a_cancel_is_told_apart_from_all_that_comes_back(seen: dict[str, Sightings]) -> None:
@@ -126,7 +134,7 @@ def test_a_lost_node_requeues_the_job_and_tells_the_other_node_so(slurm: SlurmCl
 
 
 def test_a_preemption_in_an_earlier_life_is_not_taken_for_one_in_this(slurm: SlurmCluster, folder: Path) -> None:
-    job_id, sightings = observe(slurm, folder, "again", "requeue", "-n8")
+    job_id, sightings = observe(slurm, folder, "again", "requeue", "-c8")
     eventually(sightings)
     slurm.preempt(job_id)
     eventually(lambda: [one for one in starts(sightings()) if one["life"] == 1])
@@ -313,7 +321,7 @@ def test_a_surrounding_job_does_not_leak_into_a_call(slurm: SlurmCluster, monkey
 def test_a_dead_controller_is_no_answer_whatever_is_asked(slurm: SlurmCluster) -> None:
     slurm.stop_ctld()
     try:
-        for call in (asked.queue, lambda: asked.requeue("1", timeout_s=6), lambda: asked.job("1", timeout_s=1)):
+        for call in (lambda: asked.queue(timeout_s=1), lambda: asked.requeue("1"), lambda: asked.job("1", timeout_s=1)):
             with pytest.raises(SchedulerUnreachable) as unreachable:
                 call()
             assert unreachable.value.exit_code == 3
@@ -342,3 +350,10 @@ def test_the_cluster_ends_all_that_it_started_and_only_that() -> None:
     assert cluster._own_processes() == []
     assert not directory.exists()
     os.kill(bystander, 0)
+
+
+def test_a_time_limit_is_told(limited: tuple[SlurmCluster, str, Callable[[], Sightings]]) -> None:
+    """The last one, as Slurm needs up to 30 s from the start of this file."""
+    cluster, job_id, sightings = limited
+    cluster.wait_state(job_id, "TIMEOUT", timeout_s=45)
+    assert causes(sightings(), 0)[0] == ("SIGTERM", "TIME_LIMIT")

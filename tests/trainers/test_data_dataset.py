@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from trainers.data.schema import FOLDER, PROMPTS, T2V, PartWriter, Sample, decod
 from trainers.errors import UserError
 
 Row = dict[str, Any]
+ONE_RANK = {"rank": 0, "data_parallel": 1, "accumulation": 2, "micro": 2}
 
 
 def latents(index: int) -> np.ndarray[Any, Any]:
@@ -61,8 +63,7 @@ def rewrite(data: Path, change: Callable[[Row], Row], schema: pa.Schema = T2V) -
 
 
 def run(wanted: DataConfig, seed: int = 3, **changes: Any) -> list[list[dict[str, torch.Tensor]]]:
-    cut = {"rank": 0, "data_parallel": 1, "accumulation": 2, "micro": 2, "start_step": 0, "max_steps": 5, **changes}
-    return list(batches(wanted, seed, **cut))
+    return list(batches(wanted, seed, **{**ONE_RANK, "start_step": 0, "max_steps": 5, **changes}))
 
 
 def same(first: Any, second: Any) -> bool:
@@ -113,6 +114,15 @@ def test_two_ranks_read_the_micro_batches_that_one_would(data: Path) -> None:
     one = run(wanted)
     two = [run(wanted, rank=rank, data_parallel=2, accumulation=1) for rank in (0, 1)]
     assert same(one, [[two[0][step][0], two[1][step][0]] for step in range(5)])
+
+
+def test_a_loader_process_gives_the_same_and_close_ends_it(data: Path) -> None:
+    wanted = config(data, text_dropout=0.5)
+    stream = batches(wanted.model_copy(update={"workers": 1}), 3, **ONE_RANK, start_step=0, max_steps=100)
+    (worker,) = multiprocessing.active_children()
+    assert same([next(stream) for _ in range(5)], run(wanted))
+    stream.close()
+    assert not worker.is_alive()
 
 
 def test_batches_leave_the_global_generator_alone(data: Path) -> None:

@@ -77,14 +77,6 @@ def test_loader_processes_serve_the_rank_and_leave_its_signals_and_pipes_alone(n
         os.close(descriptor)
 
 
-def test_dropping_the_iterator_ends_the_processes() -> None:
-    loaded = load(Squares(), iter(range(1000)), workers=1)
-    assert next(loaded)[:2] == (0, 0)
-    (worker,) = children()
-    del loaded
-    assert not worker.is_alive()
-
-
 def test_no_process_is_needed() -> None:
     assert [square for _, square, _ in load(Squares(), iter(range(4)), workers=0)] == [0, 1, 4, 9]
     with pytest.raises(UserError, match="row 13: bad"):
@@ -117,13 +109,17 @@ def is_gone(pid: int) -> bool:
         return True
 
 
-@pytest.mark.parametrize(("ending", "code"), [("sys.exit(75)", 75), ("os.kill(os.getpid(), 9)", -9)])
-def test_loader_processes_end_with_the_rank_even_when_they_are_stuck(tmp_path: Path, ending: str, code: int) -> None:
-    script = tmp_path / "rank.py"
-    script.write_text(textwrap.dedent(SCRIPT).format(ending=ending))
+def test_loader_processes_end_with_the_rank_even_when_they_are_stuck(tmp_path: Path) -> None:
+    endings = {"sys.exit(75)": 75, "os.kill(os.getpid(), 9)": -9}
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True, env=environment) as rank:
-        assert rank.stdout is not None
-        pid = int(rank.stdout.readline())
-        assert rank.wait(timeout=20) == code
-    assert eventually(lambda: is_gone(pid), within_s=5)
+    ranks = []
+    for number, ending in enumerate(endings):
+        script = tmp_path / f"rank{number}.py"
+        script.write_text(textwrap.dedent(SCRIPT).format(ending=ending))
+        ranks.append(subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True, env=environment))
+    for rank, code in zip(ranks, endings.values(), strict=True):
+        with rank:
+            assert rank.stdout is not None
+            pid = int(rank.stdout.readline())
+            assert rank.wait(timeout=20) == code
+        assert eventually(lambda pid=pid: is_gone(pid), within_s=5)

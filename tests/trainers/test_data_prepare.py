@@ -26,6 +26,12 @@ def quiet(_what: str, _count: int) -> None:
     return None
 
 
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer modes, where only what happens to the folder matters."""
+    monkeypatch.setattr(shapes, "TRAINING", shapes.TRAINING[:5])
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[DataConfig, list[tuple[str, int]]]:
     reports: list[tuple[str, int]] = []
@@ -88,7 +94,7 @@ def test_a_place_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> No
             prepare.ensure(config(path), report=quiet)
 
 
-def test_an_interrupted_preparation_leaves_nothing(tmp_path: Path) -> None:
+def test_an_interrupted_preparation_leaves_nothing(tmp_path: Path, few: None) -> None:
     def interrupt(what: str, count: int) -> None:
         if (what, count) == ("encoding clips", 3):
             raise KeyboardInterrupt
@@ -98,7 +104,7 @@ def test_an_interrupted_preparation_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_two_runs_that_prepare_at_once_share_one_result(tmp_path: Path) -> None:
+def test_two_runs_that_prepare_at_once_share_one_result(tmp_path: Path, few: None) -> None:
     both_are_at_it = threading.Barrier(2, timeout=60)
     failures: list[BaseException] = []
 
@@ -119,9 +125,9 @@ def test_two_runs_that_prepare_at_once_share_one_result(tmp_path: Path) -> None:
         thread.join()
     assert failures == []
     assert [p.name for p in tmp_path.iterdir()] == ["data"]
-    assert len(ParquetDataset(config(tmp_path / "data"), seed=0)) == 60
+    assert len(ParquetDataset(config(tmp_path / "data"), seed=0)) == 5
 
 
-def test_an_empty_folder_at_the_place_is_used(tmp_path: Path) -> None:
+def test_an_empty_folder_at_the_place_is_used(tmp_path: Path, few: None) -> None:
     prepare.ensure(config(tmp_path), report=quiet)
     assert (tmp_path / prepare.MARKER).is_file()

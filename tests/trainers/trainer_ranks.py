@@ -33,7 +33,7 @@ ARCHITECTURE = {
 def tiny(data: Path, **changes: Any) -> dict[str, Any]:
     """A train block of 8 samples a step in micro-batches of 2. `changes` are dotted keys with __ for dots: optimizers__student__lr=1."""
     config: dict[str, Any] = {
-        "max_steps": 6,
+        "max_steps": 4,
         "precision": "fp32",
         "method": {"kind": "finetune"},
         "models": {"student": {"architecture": dict(ARCHITECTURE)}},
@@ -52,7 +52,7 @@ def tiny(data: Path, **changes: Any) -> dict[str, Any]:
         },
         "optimizers": {"student": {"kind": "adamw", "lr": 1e-3}},
         "parallel": {},
-        "checkpoint": {"every_steps": 2},
+        "checkpoint": {"every_steps": None},
         "callbacks": {},
         "tracking": {"tensorboard": False},
     }

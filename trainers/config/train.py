@@ -35,7 +35,7 @@ class TrainConfig(Section):
     nonfinite_limit: PositiveInt = 10
     """With skip: so many such steps in a row end the run."""
     failed_saves: PositiveInt = 3
-    """So many failed checkpoints in a row end the run."""
+    """So many failed checkpoints in a row end the run. The launcher sets it from the cluster's limits.failed_saves."""
     method: Method
     models: dict[str, Model]
     data: DataConfig

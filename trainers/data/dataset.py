@@ -7,7 +7,7 @@ and prefetched batches can be thrown away. Must not keep state that a checkpoint
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -142,11 +142,12 @@ def _draw(seed: int, epoch: int, index: int) -> float:
 
 def batches(
     config: DataConfig, seed: int, *, rank: int, data_parallel: int, accumulation: int, micro: int, start_step: int, max_steps: int
-) -> Iterator[list[dict[str, Tensor]]]:
+) -> Generator[list[dict[str, Tensor]], None, None]:
     """For each step from `start_step` (the number of steps done) below `max_steps`: its accumulation rounds' batches for this rank.
 
     latents [B, T, C, H, W] normalised, prompt [B, text_len, D], prompt_mask [B, text_len], index [B]. Checks the data and starts
-    the loader processes at once, before the first item is asked for: call it before slow work, such as loading models.
+    the loader processes at once, before the first item is asked for: call it (in the main thread) before slow work, such as
+    loading models. `close()` ends the processes.
     """
     dataset = ParquetDataset(config, seed)
     sampler = Sampler(len(dataset), accumulation * micro * data_parallel, micro, rank, data_parallel, seed)
@@ -154,7 +155,7 @@ def batches(
     return _steps(load(_MicroBatches(dataset), keys, workers=config.workers), accumulation)
 
 
-def _steps(loaded: Iterator[dict[str, Floats]], accumulation: int) -> Iterator[list[dict[str, Tensor]]]:
+def _steps(loaded: Iterator[dict[str, Floats]], accumulation: int) -> Generator[list[dict[str, Tensor]], None, None]:
     rounds: list[dict[str, Tensor]] = []
     for batch in loaded:
         rounds.append({name: torch.from_numpy(values) for name, values in batch.items()})

@@ -87,13 +87,6 @@ def _as_is(item: Any) -> Any:
     return item
 
 
-def _raising(iterator: Iterator[Any]) -> Iterator[Any]:
-    for batch in iterator:
-        if isinstance(batch, UserError):
-            raise batch
-        yield batch
-
-
 class _Caught(Dataset[Any]):
     """Hands back a UserError as if it were an item: raised in a process of its own it would come back as a page of traceback."""
 
