@@ -5,6 +5,7 @@ Must import nothing heavy at the top: --help and status never load torch, submit
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from . import __version__
-from .errors import EXIT_UNEXPECTED, EXIT_USER, FvlaunchError, render
+from .errors import EXIT_UNEXPECTED, EXIT_USER, FvlaunchError, printable, render
 
 app = typer.Typer(
     name="fvlaunch",
@@ -21,7 +22,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A name, a unique prefix, a path, a job id, or `last`.")]
@@ -36,16 +37,16 @@ def sbatch_option(*names: str, text: str) -> Any:
     return typer.Option(*names, help=text, rich_help_panel="sbatch options")
 
 
-Partition = Annotated[str | None, sbatch_option("-p", "--partition", text="sbatch's option.")]
+Partition = Annotated[str | None, sbatch_option("-p", "--partition", text="Partition to submit to.")]
 Time = Annotated[str | None, sbatch_option("-t", "--time", text="Time limit of one attempt.")]
-Account = Annotated[str | None, sbatch_option("-A", "--account", text="sbatch's option.")]
-Qos = Annotated[str | None, sbatch_option("-q", "--qos", text="sbatch's option.")]
+Account = Annotated[str | None, sbatch_option("-A", "--account", text="Account to charge.")]
+Qos = Annotated[str | None, sbatch_option("-q", "--qos", text="Quality of service.")]
 Exclude = Annotated[str | None, sbatch_option("-x", "--exclude", text="Nodes to stay away from.")]
 Nodelist = Annotated[str | None, sbatch_option("-w", "--nodelist", text="Nodes to use.")]
-Constraint = Annotated[str | None, sbatch_option("-C", "--constraint", text="sbatch's option.")]
-Dependency = Annotated[str | None, sbatch_option("-d", "--dependency", text="sbatch's option.")]
-Reservation = Annotated[str | None, sbatch_option("--reservation", text="sbatch's option.")]
-Begin = Annotated[str | None, sbatch_option("--begin", text="sbatch's option.")]
+Constraint = Annotated[str | None, sbatch_option("-C", "--constraint", text="Features that nodes must have, e.g. h100.")]
+Dependency = Annotated[str | None, sbatch_option("-d", "--dependency", text="Start after other jobs, e.g. afterok:123.")]
+Reservation = Annotated[str | None, sbatch_option("--reservation", text="Reservation to use.")]
+Begin = Annotated[str | None, sbatch_option("--begin", text="Start no earlier than this, e.g. now+1hour.")]
 Memory = Annotated[str | None, sbatch_option("--mem", text="Memory of a node.")]
 
 
@@ -192,7 +193,7 @@ def resume(
 
 @app.command(name="list")
 def list_(
-    what: Annotated[str, typer.Argument(metavar="recipes|clusters|pipelines|runs")],
+    what: Annotated[str, typer.Argument(metavar="KIND", help="recipes, clusters, pipelines or runs.")],
     json_: AsJson = False,
     runs_dir: RunsDir = None,
 ) -> None:
@@ -221,20 +222,23 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def run(arguments: list[str] | None = None) -> int:
-    usage_error = typer.BadParameter.__bases__[0].__bases__[0]  # ClickException, of the click that typer uses
+    usage_error: type[Exception] = typer.BadParameter.__bases__[0].__bases__[0]  # ClickException, of the click that typer uses
     try:
-        code = app(args=arguments, standalone_mode=False)
+        code = app(args=arguments, prog_name="fvlaunch", standalone_mode=False)
+        sys.stdout.flush()  # here, where a closed pipe is still an error like any other
     except FvlaunchError as error:
         sys.stderr.write(render(error) + "\n")
         return error.exit_code
     except usage_error as error:
-        sys.stderr.write(f"error: {_message(error)}\nhint: {_help_for(error)}\n")
+        sys.stderr.write(_usage(error) + "\n")
         return EXIT_USER
     except (typer.Abort, KeyboardInterrupt):
         sys.stderr.write("\ninterrupted\n")
         return 130
-    except BrokenPipeError:  # as in `fvlaunch logs … | head`
-        sys.stderr.close()
+    except (BrokenPipeError, SystemExit) as error:  # as in `fvlaunch logs … | head`; typer makes a SystemExit of it
+        if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
+            raise
+        _discard_output()
         return 0
     except Exception:
         import traceback
@@ -245,10 +249,15 @@ def run(arguments: list[str] | None = None) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _message(error: Any) -> str:
-    return str(error.format_message())
-
-
-def _help_for(error: Any) -> str:
+def _usage(error: Any) -> str:
+    """What is wrong with the words of a command line; `fvlaunch` alone is asking for the help."""
+    message = str(error.format_message())
+    if type(error).__name__ == "NoArgsIsHelpError":
+        return message
     context = getattr(error, "ctx", None)
-    return f"{context.command_path if context else 'fvlaunch'} --help"
+    return f"error: {printable(message)}\nhint: {context.command_path if context else 'fvlaunch'} --help"
+
+
+def _discard_output() -> None:
+    """Nobody reads on: what is still buffered must not become an error when Python ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from . import index, request
+from . import index
 from . import show as printing
 from .attempts import read_attempts
 from .errors import EXIT_SCHEDULER, NotFound, UsageError, render
 from .runs import FINAL_STATES, Run
-from .status import of
+from .status import RunStatus, of
 
 SBATCH_OPTIONS = (
     "partition", "time", "account", "qos", "exclude", "nodelist", "constraint", "dependency", "reservation", "begin", "mem",
@@ -34,6 +34,8 @@ class Request:
     sbatch: dict[str, Any]
 
     def plan(self) -> tuple[Any, Any]:
+        from . import request
+
         return request.plan_submission(
             self.recipe, self.cluster, sets=self.sets, name=self.name, ranks=self.ranks, nodes=self.nodes, sbatch=self.sbatch,
             runs_dir=self.runs_dir,
@@ -101,6 +103,7 @@ def resume(
     word: str, cluster: str | None, sets: list[str], ranks: int | None, sbatch: dict[str, Any], *,
     assume_dead: str | None, wait: bool, json_: bool, runs_dir: Path | None,
 ) -> int:  # fmt: skip
+    from . import request
     from . import submit as submission
 
     run = find(word, runs_dir)
@@ -148,12 +151,11 @@ def _shown(runs: list[Run], all_: bool) -> list[Run]:
 
 
 def _known(runs_dir: Path | None) -> list[Run]:
-    folder = request.runs_dir_option(runs_dir) or Path("runs")
-    return index.known([folder])
+    return index.known([index.runs_dir_option(runs_dir) or Path("runs")])
 
 
 def find(word: str, runs_dir: Path | None) -> Run:
-    return index.find(word, [request.runs_dir_option(runs_dir) or Path("runs")])
+    return index.find(word, [index.runs_dir_option(runs_dir) or Path("runs")])
 
 
 def wait(word: str, *, quiet: bool, json_: bool, runs_dir: Path | None) -> int:
@@ -172,18 +174,27 @@ def _wait(run: Run, *, quiet: bool, json_: bool) -> int:
         return code
     printing.say(f"{describe(found)}")
     if found.state == "finished":
-        printing.say(f"results:  {run.path}\n  metrics.jsonl   every step's loss\n  checkpoints/    the last is step {found.last_checkpoint_step}\n"
-                     f"  tensorboard --logdir {run.path / 'tensorboard'}")  # fmt: skip
-        printing.say(f"next:     fvlaunch status {run.name} --attempts\n"
-                     f"          fvlaunch resume {run.name} --set train.max_steps={2 * found.max_steps} --wait   (train on)")  # fmt: skip
+        printing.say(_what_next(run, found))
     elif found.state in ("failed", "lost"):
         printing.say(f"{found.reason}\nnext:     fvlaunch logs {run.name}\n          fvlaunch resume {run.name}")
     return code
 
 
+def _what_next(run: Run, found: RunStatus) -> str:
+    return f"""results:  {run.path}
+            metrics.jsonl   every step's loss
+            checkpoints/    the last is step {found.last_checkpoint_step}
+            tensorboard --logdir {run.path / "tensorboard"}
+next:     fvlaunch status {run.name} --attempts
+          fvlaunch resume {run.name} --set train.max_steps={2 * found.max_steps} --wait   (train on)"""
+
+
 def logs(word: str, *, rank: int, attempt: int | None, follow: bool, grep: str | None, agent: bool, runs_dir: Path | None) -> None:
     from . import logs as reading
+    from .progress import rarely_over
 
+    if follow and (agent or attempt is not None):
+        raise UsageError("--follow shows the newest attempt of a rank", hint="leave out --attempt and --agent, or --follow")
     run = find(word, runs_dir)
     if agent:
         for path in reading.agent_logs(run):
@@ -192,7 +203,7 @@ def logs(word: str, *, rank: int, attempt: int | None, follow: bool, grep: str |
                 printing.out(line)
         return
     if follow:
-        for line in reading.follow(run, rank, grep, lambda: of([run])[0][0].is_over):
+        for line in reading.follow(run, rank, grep, rarely_over(run)):
             printing.out(line)
         return
     found = reading.log_file(run, attempt, rank)
@@ -227,8 +238,9 @@ def list_(what: str, *, json_: bool, runs_dir: Path | None) -> int:
 
 def show(recipe: str, cluster: str | None, sets: list[str], *, json_: bool) -> None:
     from .config.compose import compose
+    from .request import named_cluster
 
-    composed = compose(recipe, cluster, sets=sets)
+    composed = compose(recipe, named_cluster(recipe, cluster), sets=sets)
     data = {**composed.recipe_data, "cluster": composed.cluster_data}
     if json_:
         printing.as_json(

@@ -5,9 +5,11 @@ Must not change a run.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
@@ -31,15 +33,22 @@ def remember(run: Run) -> None:
         return
 
 
+def runs_dir_option(given: Path | None) -> Path | None:
+    """--runs-dir, else $FVLAUNCH_RUNS; None leaves it to the cluster."""
+    if given is not None:
+        return given
+    named = os.environ.get("FVLAUNCH_RUNS")
+    return Path(named) if named else None
+
+
 def known(runs_dirs: Iterable[Path] = ()) -> list[Run]:
-    """Every run of the index and of the given folders that still exists, oldest first."""
+    """Every run of the index and of the given folders that can be read, oldest first. Colleagues' runs in a shared folder can't."""
     paths = [Path(line["path"]) for line in read_lines(state_folder() / "runs.jsonl") if isinstance(line.get("path"), str)]
     for folder in runs_dirs:
-        if folder.is_dir():
-            paths += [entry.resolve() for entry in folder.iterdir() if (entry / "run.json").is_file()]
-    unique = {path: None for path in paths if (path / "run.json").is_file()}
-    runs = [Run(path) for path in unique]
-    return sorted(runs, key=_submitted_at)
+        with contextlib.suppress(OSError):
+            paths += [entry.resolve() for entry in folder.iterdir()]
+    records = {path: read_json(path / "run.json") for path in dict.fromkeys(paths)}
+    return [Run(path) for path, record in sorted(records.items(), key=lambda item: _submitted_at(item[1])) if record is not None]
 
 
 def find(word: str, runs_dirs: Iterable[Path] = ()) -> Run:
@@ -66,5 +75,5 @@ def find(word: str, runs_dirs: Iterable[Path] = ()) -> Run:
     raise FvlaunchError(f"no run is called {word!r}", hint="fvlaunch list runs")
 
 
-def _submitted_at(run: Run) -> float:
-    return float((read_json(run.record_file) or {}).get("submitted_at") or 0)
+def _submitted_at(record: dict[str, Any] | None) -> float:
+    return float((record or {}).get("submitted_at") or 0)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from .errors import FvlaunchError
 from .runs import Run
 
 CHUNK = 1 << 20
+POLL_S = 0.3
 
 
 def log_file(run: Run, attempt: int | None, rank: int) -> Path | None:
@@ -24,7 +25,8 @@ def log_file(run: Run, attempt: int | None, rank: int) -> Path | None:
             return path
     if numbers and rank != 0:
         ranks = sorted(int(p.stem[5:]) for p in run.rank_log(attempt or numbers[-1], 0).parent.glob("rank-*.log"))
-        raise FvlaunchError(f"{run.name} has no log of rank {rank}", hint=f"its ranks: {_spans(ranks) or 'none yet'}")
+        if ranks:
+            raise FvlaunchError(f"{run.name} has no log of rank {rank}", hint=f"its ranks: {_spans(ranks)}")
     return None
 
 
@@ -44,32 +46,54 @@ def lines(path: Path, pattern: str | None) -> Iterator[str]:
 
 def follow(run: Run, rank: int, pattern: str | None, is_over: Callable[[], bool]) -> Iterator[str]:
     """Lines as they come, going on to the next attempt's log; ends when the run is over and all was shown."""
-    wanted, path, offset, rest = _pattern(pattern), None, 0, ""
+    wanted, tail = _pattern(pattern), None
     while True:
-        over = is_over()
+        over = is_over()  # asked first: what is written before the end is then read after it
         newest = log_file(run, None, rank)
-        if newest != path and newest is not None:
-            path, offset, rest = newest, 0, ""
-            yield f"==> {path.parent.name} {path.stem} <=="
-        while path is not None:
-            with path.open("rb") as file:
-                file.seek(offset)
-                data = file.read(CHUNK)
-            offset += len(data)
-            *whole, rest = (rest + data.decode("utf-8", errors="replace")).split("\n")
-            yield from (line for line in whole if wanted is None or wanted.search(line))
-            if len(data) < CHUNK:
-                break
+        if newest is not None and (tail is None or newest != tail.path):
+            yield from _matching(tail.last_lines() if tail else (), wanted)
+            tail = _Tail(newest)
+            yield f"==> {newest.parent.name} {newest.stem} <=="
+        yield from _matching(tail.lines() if tail else (), wanted)
         if over:
+            yield from _matching(tail.last_lines() if tail else (), wanted)
             return
-        time.sleep(0.3)
+        time.sleep(POLL_S)
+
+
+def _matching(found: Iterable[str], wanted: re.Pattern[str] | None) -> Iterator[str]:
+    return (line for line in found if wanted is None or wanted.search(line))
+
+
+class _Tail:
+    """A file that grows, read line by line."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._offset, self._rest = path, 0, b""
+
+    def lines(self) -> Iterator[str]:
+        """Whole lines that came since the last call."""
+        with self.path.open("rb") as file:
+            file.seek(self._offset)
+            while data := file.read(CHUNK):
+                self._offset += len(data)
+                *whole, self._rest = (self._rest + data).split(b"\n")
+                yield from (line.decode("utf-8", errors="replace") for line in whole)
+
+    def last_lines(self) -> Iterator[str]:
+        """All that is left of a file that nobody writes any more, its unended last line too."""
+        yield from self.lines()
+        if self._rest:
+            yield self._rest.decode("utf-8", errors="replace")
+            self._rest = b""
 
 
 def _pattern(pattern: str | None) -> re.Pattern[str] | None:
     try:
         return re.compile(pattern) if pattern is not None else None
     except re.error as error:
-        raise FvlaunchError(f"--grep {pattern!r} is not a regular expression: {error}") from None
+        hint = "escape (, [, *, ? and the like with a backslash to mean themselves"
+        raise FvlaunchError(f"--grep {pattern!r} is not a regular expression: {error}", hint=hint) from None
 
 
 def _spans(numbers: list[int]) -> str:

@@ -159,7 +159,8 @@ def _name_problems(name: str, folder: Path) -> list[Problem]:
     try:
         check_run_name(name)
     except ValueError as error:
-        problems.append(Problem(str(error), COMMAND_LINE, "--name"))
+        message, _, hint = str(error).partition(": ")
+        problems.append(Problem(message, COMMAND_LINE, "--name", hint))
     if "%" in str(folder):
         hint = "work in a folder without it, or use --runs-dir"
         problems.append(Problem(f"the runs folder {str(folder)!r} holds a %, which Slurm expands in paths", None, "", hint))

@@ -31,7 +31,7 @@ def wait(run: Run, *, quiet: bool = False) -> tuple[int, RunStatus | None]:
 
 
 def _until_over(run: Run, show: Callable[[RunStatus | None], None]) -> RunStatus:
-    asked_at, status = 0.0, None
+    asked_at, status = -ASK_SCHEDULER_S, None
     try:
         while True:
             local = run.record().executor == "local"
@@ -48,6 +48,22 @@ def _until_over(run: Run, show: Callable[[RunStatus | None], None]) -> RunStatus
             time.sleep(POLL_S)
     finally:
         show(None)
+
+
+def rarely_over(run: Run) -> Callable[[], bool]:
+    """Whether a run is over, for a loop: a scheduler is asked every ten seconds, files each time."""
+    asked_at, over = -ASK_SCHEDULER_S, False
+
+    def is_over() -> bool:
+        nonlocal asked_at, over
+        record = run.record()
+        now = time.monotonic()
+        if record.executor == "local" or record.state in FINAL_STATES or now - asked_at >= ASK_SCHEDULER_S:
+            asked_at = now
+            over = of([run])[0][0].is_over
+        return over
+
+    return is_over
 
 
 def _refreshed(run: Run, status: RunStatus) -> RunStatus:
@@ -123,7 +139,7 @@ def describe(status: RunStatus, *, name: bool = True) -> str:
 
 def duration(seconds: float) -> str:
     """90 as "1m30s", 7300 as "2h01m"."""
-    whole = int(seconds)
+    whole = max(0, int(seconds))  # clocks of two machines differ
     if whole < 60:
         return f"{whole}s"
     if whole < 3600:

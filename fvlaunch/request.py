@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from . import jobs
+from . import index, jobs
 from .config.compose import Composed, compose
 from .config.lookup import is_path
 from .config.yaml import read
@@ -23,16 +23,23 @@ FROZEN = ("method", "models", "data", "seed", "flow_shift", "precision", "determ
 
 def cluster_for(recipe: str, cluster: str | None) -> str | None:
     """The cluster profile that a submission means; None: the run.yaml's own, else local."""
-    named = cluster or os.environ.get("FVLAUNCH_CLUSTER") or _users_choice()
-    if named or Path(recipe).name == "run.yaml" or recipe.startswith("shapes-") or not shutil.which("sbatch"):
-        return named
+    named = named_cluster(recipe, cluster)
     stem = Path(recipe).stem if is_path(recipe) else recipe
-    if stem.startswith("shapes-"):
-        return None
+    if named or _is_run(recipe) or stem.startswith("shapes-") or not shutil.which("sbatch"):
+        return named
     raise FvlaunchError(
         f"where shall {recipe} run? Slurm is here, and no cluster was named",
         hint="--cluster NAME (fvlaunch list clusters), or --cluster local for this machine",
     )
+
+
+def named_cluster(recipe: str, cluster: str | None) -> str | None:
+    """--cluster, else what the environment or the user's config name; a run.yaml has its own."""
+    return cluster if cluster or _is_run(recipe) else os.environ.get("FVLAUNCH_CLUSTER") or _users_choice()
+
+
+def _is_run(recipe: str) -> bool:
+    return Path(recipe).name == "run.yaml"
 
 
 def _users_choice() -> str | None:
@@ -45,14 +52,6 @@ def _users_choice() -> str | None:
     if chosen is not None and not isinstance(chosen, str):
         raise ConfigError.one("expected the name of a cluster", Place(str(path), 1), "cluster")
     return chosen
-
-
-def runs_dir_option(given: Path | None) -> Path | None:
-    """--runs-dir, else $FVLAUNCH_RUNS; None leaves it to the cluster."""
-    if given is not None:
-        return given
-    named = os.environ.get("FVLAUNCH_RUNS")
-    return Path(named) if named else None
 
 
 def plan_submission(
@@ -68,7 +67,7 @@ def plan_submission(
 ) -> tuple[Composed, Plan]:
     """Everything that `submit` needs, checked as far as this machine can: configuration, sizes, and the data's files."""
     composed = compose(recipe, cluster_for(recipe, cluster), sets=sets)
-    plan = _plan(composed, name=name, ranks=ranks, nodes=nodes, sbatch=sbatch, runs_dir=runs_dir_option(runs_dir))
+    plan = _plan(composed, name=name, ranks=ranks, nodes=nodes, sbatch=sbatch, runs_dir=index.runs_dir_option(runs_dir))
     check_data(composed)
     return composed, plan
 
@@ -102,11 +101,14 @@ def _check_frozen(before: Composed, after: Composed, sets: Sequence[str]) -> Non
     hint = "submit it as a new run; at resume max_steps, optimizers, callbacks, checkpoint and tracking may change"
     if changed:
         raise ConfigError(
-            [
-                Problem(f"train.{key} makes the run what it is and cannot change at resume", Place("--set"), f"train.{key}", hint)
-                for key in changed
-            ]
+            Problem(f"train.{key} makes the run what it is and cannot change at resume", _place_of(key, after, sets), f"train.{key}", hint)
+            for key in changed
         )
+
+
+def _place_of(key: str, composed: Composed, sets: Sequence[str]) -> Place:
+    by_set = [Place(f"--set {text}") for text in sets if text.startswith(f"train.{key}")]
+    return by_set[-1] if by_set else composed.place(("train", key))
 
 
 def _check_unfinished(run: Run, record: Record, plan: Plan) -> None:

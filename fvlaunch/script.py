@@ -11,25 +11,38 @@ from typing import Any
 
 from .config.lookup import template
 from .plan import Plan
-from .runs import Run
 
 
-def setup_block(plan: Plan, run: Run, folder: Path, code: Path) -> list[str]:
+def setup_block(plan: Plan, folder: Path, code: Path) -> list[str]:
     """Shell lines before srun."""
+    values = {
+        "code": shlex.quote(str(code)),
+        "folder": shlex.quote(str(folder)),
+        "environment": {name: shlex.quote(value) for name, value in plan.env.items()},
+        "cpus_per_task": int(plan.sbatch.get("cpus-per-task") or 0),
+        "setup": plan.setup.strip(),
+    }
+    return _rendered("setup.sh.j2", values)
+
+
+def teardown_block(folder: Path) -> list[str]:
+    """Shell lines after srun, where nobody is left to act."""
+    return _rendered("teardown.sh.j2", {"folder": shlex.quote(str(folder))})
+
+
+def said_file(folder: Path, restart_count: int) -> Path:
+    """The head agent's word that it ended in order, in this life of the job."""
+    return folder / f"said.{restart_count}"
+
+
+def _rendered(name: str, values: dict[str, Any]) -> list[str]:
     import jinja2
 
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
-    text = environment.from_string(template("setup.sh.j2").read_text()).render(
-        code=shlex.quote(str(code)),
-        folder=shlex.quote(str(folder)),
-        environment={name: shlex.quote(value) for name, value in plan.env.items()},
-        cpus_per_task=shlex.quote(str(plan.sbatch.get("cpus-per-task") or "")).strip("'"),
-        setup=plan.setup.strip(),
-    )
-    return text.splitlines()
+    return environment.from_string(template(name).read_text()).render(values).splitlines()
 
 
-def sbatch_options(plan: Plan, run: Run, folder: Path, token: str) -> dict[str, Any]:
+def sbatch_options(plan: Plan, folder: Path, token: str) -> dict[str, Any]:
     """Every sbatch option of the job by its long name; the token stands in the comment and in the working directory."""
     asked = dict(plan.sbatch)
     comment = " ".join(part for part in (str(asked.pop("comment", "") or ""), f"fvlaunch:{token}") if part)

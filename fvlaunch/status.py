@@ -76,8 +76,13 @@ def of(runs: Sequence[Run]) -> tuple[list[RunStatus], SchedulerUnreachable | Non
             queue = slurm.queue(open_ids)
         except SchedulerUnreachable as error:
             unreachable = error
-    found = [judge_run(run, record, _seen(record, queue, unreachable)) for run, record in zip(runs, records, strict=True)]
-    return found, unreachable
+    seen = [_seen(record, queue, unreachable) for record in records]
+    return [judge_run(run, _settled(run, r, s), s) for run, r, s in zip(runs, records, seen, strict=True)], unreachable
+
+
+def _settled(run: Run, record: Record, seen: Seen) -> Record:
+    """A job that is gone may have ended while it was asked about: its agent's last word is in the record by now."""
+    return run.record() if seen.alive is False and record.job_id is not None and record.state not in FINAL_STATES else record
 
 
 def _seen(record: Record, queue: dict[str, slurm.QueuedJob], unreachable: SchedulerUnreachable | None) -> Seen:

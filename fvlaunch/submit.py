@@ -25,7 +25,7 @@ from .index import remember
 from .plan import Plan
 from .runconfig import load
 from .runs import FINAL_STATES, Record, Run, create
-from .script import sbatch_options, setup_block
+from .script import sbatch_options, setup_block, teardown_block
 
 SBATCH_WAIT_S = 60.0
 LOCAL_START_WAIT_S = 60.0
@@ -161,7 +161,12 @@ def _command(plan: Plan, folder: Path) -> str:
 def _slurm_executor(run: Run, plan: Plan, folder: Path, token: str) -> Any:
     from submitit import SlurmExecutor
 
-    executor = SlurmExecutor(folder=folder)
+    class Executor(SlurmExecutor):  # type: ignore[misc]
+        @classmethod
+        def affinity(cls) -> int:
+            return 2  # it writes text here; submitit asks for an srun on this machine, where --dry-run may have none
+
+    executor = Executor(folder=folder)
     executor.update_parameters(
         job_name=plan.name,
         nodes=plan.nodes,
@@ -170,9 +175,10 @@ def _slurm_executor(run: Run, plan: Plan, folder: Path, token: str) -> Any:
         wckey=None,
         signal_delay_s=int(plan.limits.notice_lead_s or 120),
         stderr_to_stdout=True,
-        setup=setup_block(plan, run, folder, snapshot.code_folder(run)),
+        setup=setup_block(plan, folder, snapshot.code_folder(run)),
+        teardown=teardown_block(folder),
         srun_args=["--kill-on-bad-exit=0", *plan.srun_args],
-        additional_parameters=sbatch_options(plan, run, folder, token),
+        additional_parameters=sbatch_options(plan, folder, token),
     )
     return executor
 

@@ -29,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format=f"%(asctime)s rank {control.rank}: %(message)s", force=True)
     try:
         config = read_config(options.config)
+        options.run_dir.mkdir(parents=True, exist_ok=True)
         control.progress("loading", 0)
         from . import trainer  # imports torch and diffusers
 

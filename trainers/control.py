@@ -49,6 +49,7 @@ class Control:
         self.stop_requested = False
         self._last_sent = 0.0
         self._last_phase = ""
+        self._step: int | None = None
 
     def start(self) -> Control:
         """Take the signals, and die with the launcher."""
@@ -71,6 +72,8 @@ class Control:
 
     def progress(self, phase: str, count: int, **details: Any) -> None:
         """The heartbeat: `count` of `phase` is reached. Sent at most ten times a second within a phase."""
+        if phase in ("warming", "stepping"):
+            self._step = count
         now = time.monotonic()
         if phase == self._last_phase and now - self._last_sent < 0.1:
             return
@@ -78,8 +81,12 @@ class Control:
         self._send({"kind": "progress", "phase": phase, "count": count, **details})
 
     def report(self, kind: str, **details: Any) -> None:
-        """Something the launcher records: kind "checkpoint" (step, save_s), "resumed" (step), "warning" or "failure" (text)."""
-        self._send({"kind": kind, **details})
+        """Something the launcher records: kind "checkpoint" (step, save_s), "resumed" (step), "warning" or "failure" (text).
+
+        A failure tells the last step done, too: the heartbeat may have left it out.
+        """
+        known = {"step": self._step} if kind == "failure" and self._step is not None else {}
+        self._send({"kind": kind, **known, **details})
 
     def _send(self, message: dict[str, Any]) -> None:
         if self._pipe is None:

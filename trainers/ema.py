@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .config.runtime import EMAConfig
-from .optim import local
+from .sharding import local
 
 
 class EMACallback:

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, Shard
+
+from .sharding import local, shard_group
 
 _AT_ONCE = 8
 """Matrices that one rank orthogonalises together; bounds the memory."""
@@ -55,7 +56,7 @@ class ShardedMuon(torch.optim.Optimizer):
             alike = defaultdict(list)
             for p in group["params"]:
                 if p.grad is not None:
-                    alike[(tuple(p.shape), _shard_group(p))].append(p)
+                    alike[(tuple(p.shape), shard_group(p))].append(p)
             for (shape, ranks), parameters in alike.items():
                 at_once = _AT_ONCE * (1 if ranks is None else dist.get_world_size(ranks))
                 for first in range(0, len(parameters), at_once):
@@ -69,19 +70,19 @@ class ShardedMuon(torch.optim.Optimizer):
         group: dict[str, Any],
         found_inf: Tensor | None,
     ) -> None:
-        gradients = torch.stack([_local(p.grad) for p in parameters])
-        buffers = [_local(self._buffer(p)) for p in parameters]
+        gradients = torch.stack([local(p.grad) for p in parameters])
+        buffers = [local(self._buffer(p)) for p in parameters]
         momentum = torch.stack(buffers).lerp(gradients, 1 - group["momentum"])
         direction = gradients.lerp(momentum, group["momentum"]) if group["nesterov"] else momentum
         direction = _whole_matrices(direction, shape, ranks)
-        masters = torch.stack([_local(p) for p in parameters])
+        masters = torch.stack([local(p) for p in parameters])
         rate = group["lr"] * math.sqrt(max(1.0, shape[0] / shape[1]))
         updated = masters * (1 - group["lr"] * group["weight_decay"]) - rate * direction
         if found_inf is not None:
             momentum = torch.where(found_inf.bool(), torch.stack(buffers), momentum)
             updated = torch.where(found_inf.bool(), masters, updated)
         torch._foreach_copy_(buffers, list(momentum.unbind()))
-        torch._foreach_copy_([_local(p) for p in parameters], list(updated.unbind()))
+        torch._foreach_copy_([local(p) for p in parameters], list(updated.unbind()))
 
     def _buffer(self, parameter: Tensor) -> Tensor:
         state = self.state[parameter]
@@ -112,17 +113,3 @@ def _exchange(parts: Tensor, ranks: dist.ProcessGroup) -> Tensor:
     received = torch.empty_like(parts)
     dist.all_to_all_single(received, parts, group=ranks)
     return received
-
-
-def _local(tensor: Tensor) -> Tensor:
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
-def _shard_group(parameter: Tensor) -> dist.ProcessGroup | None:
-    """The ranks that hold the other rows; None where all are here."""
-    if isinstance(parameter, DTensor):
-        for dimension, placement in enumerate(parameter.placements):
-            if isinstance(placement, Shard) and parameter.device_mesh.size(dimension) > 1:
-                assert placement.dim == 0, placement
-                return parameter.device_mesh.get_group(dimension)
-    return None

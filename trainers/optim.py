@@ -6,16 +6,17 @@ Nothing here waits for the device: a gradient that is not finite skips the updat
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, Shard
 
 from .config.optimizers import AdamWConfig, MuonConfig, ScheduleConfig
 from .muon import ShardedMuon
+from .sharding import local, shard_group
 
 
 def build(config: AdamWConfig | MuonConfig, module: nn.Module) -> list[torch.optim.Optimizer]:
@@ -95,38 +96,24 @@ def step(optimizer: torch.optim.Optimizer, found_inf: Tensor) -> None:
         optimizer.step()
 
 
-def local(tensor: Tensor) -> Tensor:
-    """This rank's part, sharing memory."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
 def clip_gradients(module: nn.Module, max_norm: float | None) -> Tensor:
     """The norm of the module's whole gradient (float64, equal on all ranks), which is then scaled down to max_norm."""
     gradients = [p.grad for p in module.parameters() if p.grad is not None]
-    if not gradients:
-        return torch.zeros((), dtype=torch.float64)
-    parts = [local(gradient) for gradient in gradients]
-    norm = _norm(gradients, parts)
-    if max_norm is not None:
-        torch._foreach_mul_(parts, (max_norm / (norm + 1e-6)).clamp(max=1.0).to(parts[0].dtype))
+    norm = _norm(gradients, next(module.parameters()).device)
+    if max_norm is not None and gradients:
+        torch._foreach_mul_([local(g) for g in gradients], (max_norm / (norm + 1e-6)).clamp(max=1.0).to(gradients[0].dtype))
     return norm
 
 
-def _norm(gradients: Sequence[Tensor], parts: Sequence[Tensor]) -> Tensor:
+def _norm(gradients: Sequence[Tensor], device: torch.device) -> Tensor:
     """Sums squares of the local parts, then over the ranks that hold the others: far fewer calls than a norm of DTensors."""
-    squares = torch.stack(list(torch._foreach_norm(parts, 2, dtype=torch.float64))).square()
-    groups = {group for gradient in gradients for group in _shard_groups(gradient)}
-    if not groups:
-        return squares.sum().sqrt()
-    sharded = torch.tensor([bool(list(_shard_groups(g))) for g in gradients], device=squares.device)
-    total = squares[sharded].sum() if not sharded.all() else squares.sum()
-    for group in groups:
-        dist.all_reduce(total, group=group)
+    by_group: dict[dist.ProcessGroup | None, list[Tensor]] = defaultdict(list)
+    for gradient in gradients:
+        by_group[shard_group(gradient)].append(local(gradient))
+    total = torch.zeros((), dtype=torch.float64, device=device)
+    for group, parts in by_group.items():
+        squares = torch.stack(list(torch._foreach_norm(parts, 2, dtype=torch.float64))).square().sum()
+        if group is not None:
+            dist.all_reduce(squares, group=group)
+        total = total + squares
     return total.sqrt()
-
-
-def _shard_groups(gradient: Tensor) -> Iterable[dist.ProcessGroup]:
-    if isinstance(gradient, DTensor):
-        for dimension, placement in enumerate(gradient.placements):
-            if isinstance(placement, Shard):
-                yield gradient.device_mesh.get_group(dimension)

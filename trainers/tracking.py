@@ -55,7 +55,10 @@ class Delayed:
 
 
 class MetricsFile:
-    """metrics.jsonl: one JSON object a step, numbers in full, null where not finite. Opening it drops all steps after `last_step`, and a cut last line."""
+    """metrics.jsonl: one JSON object a step, numbers in full, null where not finite.
+
+    Opening it drops all steps after `last_step`, and a cut last line.
+    """
 
     def __init__(self, path: Path, last_step: int) -> None:
         kept = _lines_up_to(path, last_step)

@@ -50,6 +50,7 @@ def run(config: TrainConfig, run_dir: Path, control: Control) -> int:
     if config.deterministic:
         randomness.use_deterministic_kernels()
     place = parallel.start(config.parallel)
+    control.progress("preparing", 0)
     place.on_first(
         lambda: prepare.ensure(config.data, report=lambda what, count: control.progress("preparing", count, what=what)),
         lambda seconds: control.progress("preparing", seconds),
@@ -184,8 +185,7 @@ class Trainer:
             self.method.set_gradient_sync(number == len(rounds) - 1)
             index = number * self.cut.data_parallel + self.parallel.data_rank
             randomness.seed_micro_batch(self.method.cuda_generator, self.config.seed, self.step, index)
-            batch = {name: values.to(self.parallel.device, non_blocking=True) for name, values in batch.items()}
-            loss_map, outputs, metrics = self.method.single_train_step(batch, self.step)
+            loss_map, outputs, metrics = self.method.single_train_step(self._on_device(batch), self.step)
             self.method.backward(loss_map, outputs, grad_accum_rounds=len(rounds))
             reported = {"loss": loss_map["total_loss"], **{k: v for k, v in loss_map.items() if k != "total_loss"}, **metrics}
             names = list(reported)
@@ -193,6 +193,12 @@ class Trainer:
             sums = values if sums is None else sums + values
         assert sums is not None
         return names, sums
+
+    def _on_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A copy from memory that is not pinned would wait for the device."""
+        if self.parallel.device.type == "cpu":
+            return batch
+        return {name: values.pin_memory().to(self.parallel.device, non_blocking=True) for name, values in batch.items()}
 
     def _clip(self) -> tuple[Tensor, dict[str, Tensor]]:
         """Whether any gradient is not finite (0 or 1, on the device), and the norms to log: "grad_norm" over all targets first."""

@@ -16,6 +16,7 @@ from ..runconfig import RunConfig
 from ..runs import Run
 from .head import REQUEUE_WAIT_S, SETTLE_S
 from .notice import Signals
+from .peers import beat_file, report_file
 from .placement import Placement
 from .ranks import Ranks
 from .watch import Watch
@@ -30,7 +31,7 @@ class Follower:
         self.run, self.config, self.placement, self.signals = run, config, placement, signals
         self.limits = config.cluster.limits
         self._heard, self._heard_at = "", time.monotonic()
-        self._next_poll = 0.0
+        self._next_poll = self._next_beat = 0.0
         self._record: dict[str, Any] = {}
 
     def main(self) -> int:
@@ -45,6 +46,7 @@ class Follower:
 
     def _listen(self) -> None:
         """Hear the head: its record and its heartbeat change while it lives."""
+        self._beat()
         record = read_json(self.run.attempt_file) or {}
         mine = (record.get("job_id"), record.get("restart_count")) == (self.placement.job_id, self.placement.restart_count)
         self._record = record if mine else {}
@@ -54,6 +56,12 @@ class Follower:
             self._heard, self._heard_at = heard, time.monotonic()
         elif time.monotonic() - self._heard_at > self.limits.head_silence_s:
             raise HeadIsSilent
+
+    def _beat(self) -> None:
+        """Let the head hear of this node."""
+        if self._record and time.monotonic() >= self._next_beat:
+            self._next_beat = time.monotonic() + min(10.0, self.limits.head_silence_s / 4)
+            publish_json(beat_file(self.run, int(self._record["attempt"]), self.placement.node), {"time": time.time()})
 
     def _await_record(self) -> None:
         while True:
@@ -68,7 +76,7 @@ class Follower:
         ranks = Ranks(self.run, record["attempt"], record["generation"], world, None)
         self._watch = Watch(self.run, self.placement.host, ranks, self.limits, SETTLE_S)
         end = self._watch.until_over(self._tick)
-        publish_json(self.run.attempts / f"{record['attempt']:04d}.node-{self.placement.node:04d}.json", end.dump())
+        publish_json(report_file(self.run, record["attempt"], self.placement.node), end.dump())
 
     def _tick(self, _messages: list[dict[str, Any]]) -> None:
         if self.signals.take() and not self._watch.is_stopping:

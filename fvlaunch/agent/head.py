@@ -6,6 +6,7 @@ The only writer of attempts/NNNN.jsonl, attempt.json and heartbeat.json. Must no
 from __future__ import annotations
 
 import secrets
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from ..runconfig import RunConfig, World
 from ..runs import FINAL_STATES, Intent, Run
 from .notice import Clock, Notice, Signals, understand
 from .outcome import NodeEnd, judge
+from .peers import Peers, report_file
 from .placement import Placement
 from .ranks import Ranks, listen
 from .watch import Watch
@@ -91,6 +93,7 @@ class Head:
         publish_json(self.run.attempts / f"{self.attempt:04d}.config.json", self.config.train)
         bind, address = self.placement.listen_address()
         store = listen(bind)
+        self.peers = Peers(self.run, self.placement.hosts, self.limits)
         world = self.config.world(self.placement.node, address, store.getsockname()[1])
         self._log("started", **self._started(world))
         self._publish(address, world.master_port, outcome=None)
@@ -133,10 +136,7 @@ class Head:
             self._record_message(message)
         signums = self.signals.take()
         if signums and self.notice is None:
-            self._watch.stop(
-                time.monotonic() + self.limits.grace_s
-            )  # to save is right whatever it means, and the scheduler may answer late
-            self._take_notice(understand(signums, self.placement, self._intent(), self.clock, self.limits.grace_s))
+            self._on_signals(signums)
         now = time.monotonic()
         if now >= self._next_poll:
             self._next_poll = now + self.limits.poll_s
@@ -144,6 +144,13 @@ class Head:
         if now >= self._next_beat:
             self._next_beat = now + (min(10.0, self.limits.head_silence_s / 4) if self.placement.scheduled else 1.0)
             self._beat()
+
+    def _on_signals(self, signums: list[int]) -> None:
+        if signal.SIGTERM in signums:  # to save is right whatever it means, and the scheduler may answer late
+            self._watch.stop(time.monotonic() + self.limits.grace_s)
+        notice = understand(signums, self.placement, self._intent(), self.clock, self.limits.grace_s)
+        if notice is not None:
+            self._take_notice(notice)
 
     def _record_message(self, message: dict[str, Any]) -> None:
         kind = message.get("kind")
@@ -174,6 +181,8 @@ class Head:
             self._take_notice(Notice(Cause.TIME_LIMIT, time.monotonic() + max(left - 5, 5), f"{left:.0f} s are left of the allocation"))
         if self.notice is None and any(e.failed for r in self._reports(wait=False) for e in r.ends):
             self._watch.kill_soon()
+        if self.notice is None and self.peers.lost(self.attempt) is not None:
+            self._watch.ranks.kill()
 
     def _still_current(self) -> None:
         """A process that was frozen for long may wake up to a run that has gone on without it."""
@@ -181,6 +190,9 @@ class Head:
         if current and (current.get("generation"), current.get("attempt")) != (self.generation, self.attempt):
             self._watch.ranks.kill()
             raise Superseded(f"attempt {current.get('attempt')} is the current one")
+        if not self.placement.is_held():  # killed; for everybody else the job is gone, and another may be started
+            self._watch.ranks.kill()
+            raise Superseded("the process that holds this job is gone")
 
     def _beat(self) -> None:
         pulse = self._watch.pulse.summary(time.monotonic())
@@ -194,7 +206,7 @@ class Head:
         """The followers' ends of this attempt; with `wait`, given a moment to arrive."""
         until = time.monotonic() + (SETTLE_S if wait else 0)
         while True:
-            found = [read_json(self.run.attempts / f"{self.attempt:04d}.node-{n:04d}.json") for n in range(1, len(self.placement.hosts))]
+            found = [read_json(report_file(self.run, self.attempt, n)) for n in range(1, len(self.placement.hosts))]
             reports = [NodeEnd.parse(value) for value in found if value]
             if len(reports) == len(found) or time.monotonic() >= until:
                 return reports
@@ -204,17 +216,31 @@ class Head:
 
     def _judge(self, ends: Sequence[NodeEnd]) -> Decision:
         self._still_current()
-        cause, failure = judge(ends, self.notice.cause if self.notice else None)
+        cause, failure = judge(ends, self.notice.cause if self.notice else None, self._silent(ends), self._lost())
         steps = [e.step for node in ends for e in node.ends if e.step is not None]
         self._log("ended", cause=str(cause), failure=failure.__dict__ if failure else None, **({"step": max(steps)} if steps else {}))
         attempts = read_attempts(self.run)
         decision = decide(attempts, self.limits, in_place=self._in_place(attempts[-1]), can_requeue=self.placement.scheduled)
+        if self.notice and cause is self.notice.cause and not decision.reason:
+            decision = replace(decision, reason=self.notice.words)
         intent = self._intent()
         if decision.action is not Action.END and intent.want != "run":  # asked while it was ending
             decision = Decision(Action.END, "stopped" if intent.want == "stop" else "cancelled", f"fvlaunch {intent.want}")
         self._log("decided", next=decision.action.value, state=decision.state, reason=decision.reason, exclude=decision.exclude)
         self._say(cause, failure, decision)
         return decision
+
+    def _lost(self) -> Failure | None:
+        node = self.peers.lost(self.attempt)
+        if node is None:
+            return None
+        rank = node * self.config.world(0, "", 0).per_node
+        return Failure(rank, self.placement.hosts[node], None, "nothing was heard of this node's agent for too long")
+
+    def _silent(self, ends: Sequence[NodeEnd]) -> list[tuple[str, int]]:
+        """Nodes that sent no report, with their first rank."""
+        heard, per_node = {end.node for end in ends}, self.config.world(0, "", 0).per_node
+        return [(host, n * per_node) for n, host in enumerate(self.placement.hosts) if host not in heard]
 
     def _in_place(self, last: Attempt) -> bool:
         left = self.clock.left_s()

@@ -9,6 +9,7 @@ from pathlib import Path
 from ..errors import FvlaunchError
 from ..runconfig import load
 from ..runs import Run
+from ..script import said_file
 from .follower import Follower
 from .head import Head
 from .notice import Signals
@@ -28,6 +29,8 @@ def run_agent(run_path: str) -> None:
         code = 1
         if placement.is_head and run.record().token == placement.token:
             run.update(state="failed", reason=str(error))
+    if placement.is_head:
+        said_file(run.job / placement.token, placement.restart_count).touch()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)  # submitit would pickle a result and translate the code

@@ -102,34 +102,40 @@ def _asked_end_time(job_id: str) -> float | None:
         return None
 
 
-def understand(signums: list[int], placement: Placement, intent: Intent, clock: Clock, grace_s: float) -> Notice:
-    """What a signal means: the intent first, then the scheduler's own word (SLURM.md's table), then our clock."""
+def understand(signums: list[int], placement: Placement, intent: Intent, clock: Clock, grace_s: float) -> Notice | None:
+    """What a signal means: the intent first, then the scheduler's own word (SLURM.md's table), then our clock. None: go on."""
     now = time.monotonic()
+    soon, until_saved = now + grace_s, now + max(clock.lead_s(), grace_s)
     if intent.want == "cancel":
         return Notice(Cause.CANCELLED, now, "fvlaunch cancel")
     if intent.want == "stop":
-        return Notice(Cause.STOPPED, now + max(clock.lead_s(), grace_s), "fvlaunch stop")
+        return Notice(Cause.STOPPED, until_saved, "fvlaunch stop")
     if not placement.scheduled:
-        return Notice(Cause.STOPPED, now + max(clock.lead_s(), grace_s), "the agent was told to end by a signal")
+        return Notice(Cause.STOPPED, until_saved, "the agent was told to end by a signal")
     try:
         details = slurm.job(placement.job_id)
     except FvlaunchError:
         details = None
     told = slurm.why_signalled(details, placement.restart_count)
-    left = clock.left_s()
-    soon = now + grace_s
     if told is slurm.NoticeCause.CANCELLED:
         return Notice(Cause.CANCELLED, now, "scancel")
     if told is slurm.NoticeCause.PREEMPTION:
         grace_end = details.end_at if details else None  # Slurm moves the end to that of the grace time
-        until = soon if grace_end is None else now + max(grace_end - time.time() - 1, 1)
-        return Notice(Cause.PREEMPTION, until, "preempted")
+        return Notice(Cause.PREEMPTION, soon if grace_end is None else now + max(grace_end - time.time() - 1, 1), "preempted")
     if told is slurm.NoticeCause.REQUEUED:
         return Notice(Cause.REQUEUED, soon, "requeued by Slurm or an administrator", requeued=True)
-    near_end = left is not None and left <= max(clock.lead_s(), FIRST_LEAD_S) + 65  # --signal may come a minute early
-    if told is slurm.NoticeCause.TIME_LIMIT or near_end:
-        return Notice(Cause.TIME_LIMIT, now + max(min(left, clock.lead_s()) if left and left > 0 else 0, grace_s), "time limit")
-    if told is slurm.NoticeCause.UNKNOWN and signal.SIGTERM in signums:
-        words = "SIGTERM, and the scheduler could not be asked why"
-        return Notice(Cause.INTERRUPTED, soon, words, requeued=True)  # a cancelled job must not come back by our doing
-    return Notice(Cause.REQUEUED, soon, "a signal that nobody explained")
+    if told is slurm.NoticeCause.TIME_LIMIT:
+        return Notice(Cause.TIME_LIMIT, soon, "time limit")
+    if told is slurm.NoticeCause.NOTICE and signal.SIGTERM not in signums:
+        return None  # Slurm's own early reminder (it may come a minute too soon, and our clock knows better), or a person's
+    return _unexplained(signums, clock, now, grace_s)
+
+
+def _unexplained(signums: list[int], clock: Clock, now: float, grace_s: float) -> Notice | None:
+    """The scheduler could not say. Our own clock decides; a cancelled job must not come back by our doing."""
+    left = clock.left_s()
+    if left is not None and left <= clock.lead_s():
+        return Notice(Cause.TIME_LIMIT, now + max(left - 5, grace_s), "time limit, by our own clock")
+    if signal.SIGTERM in signums:
+        return Notice(Cause.INTERRUPTED, now + grace_s, "SIGTERM, and the scheduler could not say why", requeued=True)
+    return None

@@ -69,8 +69,14 @@ class NodeEnd:
         return cls(**{**value, "ends": ends, "notes": tuple(value["notes"])})
 
 
-def judge(nodes: Sequence[NodeEnd], notice: Cause | None) -> tuple[Cause, Failure | None]:
-    """What ended the attempt, given every node's ends that are known and the notice that was given, if any."""
+def judge(
+    nodes: Sequence[NodeEnd], notice: Cause | None, silent: Sequence[tuple[str, int]] = (), lost: Failure | None = None
+) -> tuple[Cause, Failure | None]:
+    """What ended the attempt, given every node's ends that are known and the notice that was given, if any.
+
+    `silent`: nodes that sent no word, with their first rank: where the others only saw connections break, such a node is lost.
+    `lost`: the head gave up on a node.
+    """
     ends = [end for node in nodes for end in node.ends]
     if any(end.rank == 0 and end.code == EXIT_FINISHED for end in ends):  # it ends so only after the last checkpoint of all
         return Cause.FINISHED, None
@@ -79,6 +85,8 @@ def judge(nodes: Sequence[NodeEnd], notice: Cause | None) -> tuple[Cause, Failur
         return Cause.NO_RESTART, _failure(min(final, key=lambda e: e.at), nodes)
     if notice is not None:
         return notice, None
+    if lost is not None:
+        return Cause.INTERRUPTED, lost
     for node in nodes:
         if node.hung_rank is not None:
             hung = next((e for e in node.ends if e.rank == node.hung_rank), None)
@@ -88,6 +96,9 @@ def judge(nodes: Sequence[NodeEnd], notice: Cause | None) -> tuple[Cause, Failur
     if not failed:
         return Cause.REQUEUED, None  # saved and ended, though nobody here was told to
     first = min(failed, key=lambda e: (e.is_echo, e.at))
+    if silent and first.is_echo:
+        name, rank = silent[0]
+        return Cause.INTERRUPTED, Failure(rank, name, first.step, "this node, or its agent, ended without a word")
     return (Cause.OUT_OF_MEMORY if _out_of_memory(first, nodes) else Cause.CRASH), _failure(first, nodes)
 
 

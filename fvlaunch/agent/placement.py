@@ -31,6 +31,11 @@ class Placement:
     def is_head(self) -> bool:
         return self.node == 0
 
+    def is_held(self) -> bool:
+        """Whether the job is still there. A local one is its controller's process; a scheduler ends its jobs by itself."""
+        pid = self.job_id.split("-")[1:2]
+        return self.scheduled or bool(pid and local_job_id(int(pid[0])) == self.job_id)
+
     def listen_address(self) -> tuple[str, str]:
         """(address to bind, address to give to the other ranks) for the head's store: loopback where all are on one node."""
         if len(self.hosts) == 1:

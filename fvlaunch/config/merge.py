@@ -52,6 +52,10 @@ def _one_set(text: str) -> tuple[list[str], Node]:
     keys = name.strip().split(".")
     if not equals or not all(keys) or len(keys) > 20:
         raise ConfigError.one("expected KEY=VALUE", place, hint="for example --set train.max_steps=100")
+    if "\n" in raw and not raw.lstrip().startswith(("|", ">")):
+        raise ConfigError.one(
+            "a line break is not allowed in this value", place, name, "write it in one line"
+        )  # YAML would make it a space
     try:
         node = yaml.parse(raw, place.file)
     except ConfigError as error:

@@ -16,6 +16,7 @@ from fvlaunch.config.yaml import KeyPath, Node
 from fvlaunch.errors import ConfigError, Place, Problem
 
 Model = TypeVar("Model", bound=BaseModel)
+_EXAMPLES = {"int": "for example 8", "float": "for example 1.0e-4", "bool": "true or false"}
 
 
 def validate(model: type[Model], node: Node, root: str = "") -> tuple[Model, Node]:
@@ -160,7 +161,9 @@ def _type_hint(kind: str, value: Any) -> str:
         return f'quote it: "{value}"'
     if kind in ("model_type", "dict_type", "model_attributes_type"):
         return "write its keys below it, indented"
-    return "write it in brackets: [a, b]" if kind in ("list_type", "tuple_type") else ""
+    if kind in ("list_type", "tuple_type"):
+        return "write it in brackets: [a, b]"
+    return _EXAMPLES.get(kind.partition("_")[0], "")
 
 
 def _switches_for_numbers(made: BaseModel, node: Node, root: str) -> list[Problem]:

@@ -27,7 +27,7 @@ RECIPE: dict[str, Any] = {
         "checkpoint": {"every_steps": 40, "every_minutes": None},
     },
 }
-LIMITS = {"poll_s": 0.2, "head_silence_s": 6, "grace_s": 20, "hang_floor_s": 30, "crashes": 100}
+LIMITS = {"poll_s": 0.2, "head_silence_s": 6, "grace_s": 20, "hang_floor_s": 30, "phase_s": 90, "crashes": 100}
 
 
 class Workspace:

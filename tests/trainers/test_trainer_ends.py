@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from trainer_ranks import ARCHITECTURE, losses, metrics, read, tiny
 
-
 OWN_METHODS = '''
 """Methods that go wrong, as a user's own file."""
 import errno

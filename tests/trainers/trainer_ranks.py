@@ -25,7 +25,7 @@ ARCHITECTURE = {
     "text_dim": 16,
     "freq_dim": 32,
     "ffn_dim": 40,
-    "num_layers": 2,
+    "num_layers": 1,
     "rope_max_seq_len": 32,
 }
 

@@ -71,3 +71,12 @@ def test_a_hang_names_the_rank_that_held_the_others_up() -> None:
     assert cause is Cause.HANG
     assert failure is not None
     assert (failure.rank, failure.step) == (1, 4)
+
+
+def test_a_node_that_fell_silent_is_lost_when_the_others_only_saw_connections_break() -> None:
+    echo, own = end(0, 1, told=ECHO, step=9), end(0, 1, told="Traceback\nKeyError: 'x'")
+    cause, failure = judge([NodeEnd("n1", (echo,))], None, [("n2", 8)])
+    assert cause is Cause.INTERRUPTED
+    assert failure is not None
+    assert (failure.node, failure.rank, failure.step) == ("n2", 8, 9)
+    assert judge([NodeEnd("n1", (own,))], None, [("n2", 8)])[0] is Cause.CRASH

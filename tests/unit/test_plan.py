@@ -106,8 +106,8 @@ def test_ranks_nodes_and_accumulation(make: Make, given: dict[str, Any], summary
         ({"ranks": 2, "nodes": 1}, "--ranks and --nodes exclude each other", ""),
         ({"ranks": 0}, "must be at least 1", ""),
         ({"nodes": -1}, "must be at least 1", ""),
-        ({"ranks": 24}, "global_batch_size 64 does not divide over 24 ranks; ranks that do: [1, 2, 4, 8, 16, 32, 64]", ""),
-        ({"ranks": 8, "sets": ("train.data.micro_batch_size=3",)}, "micro_batch_size must divide 64", ""),
+        ({"ranks": 24}, "global_batch_size 64 does not divide over 24 ranks", "ranks that do: [1, 2, 4, 8, 16, 32, 64]"),
+        ({"ranks": 8, "sets": ("train.data.micro_batch_size=3",)}, "not a multiple of micro_batch_size 3 x 8 ranks", "must divide 64"),
         ({"ranks": 8, "sets": ("train.parallel.shard=3",)}, "is not 8 ranks", ""),
     ],
 )

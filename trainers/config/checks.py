@@ -31,7 +31,7 @@ def batching(config: TrainConfig, world_size: int) -> Batching:
             raise ValueError(f"global_batch_size {batch} does not divide over {ranks} ranks; ranks that do: {_divisors(batch)}")
         micro = batch // ranks
     if batch % (micro * ranks):
-        fits = [d for d in _divisors(batch // micro)] if batch % micro == 0 else []
+        fits = _divisors(batch // micro) if batch % micro == 0 else []
         with_ranks = f"ranks that do at micro_batch_size {micro}: {fits}" if fits else f"micro_batch_size must divide {batch}"
         raise ValueError(f"global_batch_size {batch} is not a multiple of micro_batch_size {micro} x {ranks} ranks; {with_ranks}")
     return Batching(micro, ranks, batch // (micro * ranks))
@@ -122,5 +122,6 @@ def _world(config: TrainConfig, world_size: int) -> list[Problem]:
     try:
         batching(config, world_size)
     except ValueError as error:
-        return [Problem(("data", "global_batch_size"), str(error))]
+        message, _, hint = str(error).partition("; ")
+        return [Problem(("data", "global_batch_size"), message, hint)]
     return []

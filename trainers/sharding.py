@@ -1,0 +1,22 @@
+"""Owns looking into sharded tensors: this rank's part, and who holds the rest. Must not know what the tensors are."""
+
+from __future__ import annotations
+
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.tensor import DTensor, Shard
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This rank's part, sharing memory."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def shard_group(tensor: Tensor) -> dist.ProcessGroup | None:
+    """The ranks that hold the other rows; None where all are here."""
+    if isinstance(tensor, DTensor):
+        for dimension, placement in enumerate(tensor.placements):
+            if isinstance(placement, Shard) and tensor.device_mesh.size(dimension) > 1:
+                assert placement.dim == 0, placement
+                return tensor.device_mesh.get_group(dimension)
+    return None
