@@ -7,6 +7,7 @@ FvlaunchError               1  the user can fix it: what is wrong, where, and a 
 ├── RunConflict             1  somebody else owns the run, or its state does not allow this
 ├── SchedulerRefused        1  the scheduler understood and said no
 ├── SchedulerUnreachable    3  the scheduler gave no answer
+├── Interrupted           130  Ctrl-C, where something goes on that the person should know of
 └── InternalError           2  what should not happen
 """
 
@@ -20,6 +21,7 @@ EXIT_OK = 0
 EXIT_USER = 1
 EXIT_UNEXPECTED = 2
 EXIT_SCHEDULER = 3
+EXIT_INTERRUPTED = 130
 
 
 class Place(NamedTuple):
@@ -104,6 +106,12 @@ class SchedulerUnreachable(FvlaunchError):
     """The scheduler gave no answer: nothing is known, so nothing is concluded."""
 
     exit_code = EXIT_SCHEDULER
+
+
+class Interrupted(FvlaunchError):
+    """Ctrl-C, where something goes on that the person should know of."""
+
+    exit_code = EXIT_INTERRUPTED
 
 
 class InternalError(FvlaunchError):

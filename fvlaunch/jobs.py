@@ -36,9 +36,9 @@ def new_token() -> str:
 
 
 def check_job_path(path: Path) -> None:
-    """Refuse a run directory that a batch script could not name: Slurm expands %, and a line end would run as shell code."""
-    if "%" in str(path) or re.search(r"[\x00-\x1f\x7f]", str(path)):
-        raise FvlaunchError(f"the run directory {str(path)!r} holds a % or a control character", hint="choose another --runs-dir")
+    """Refuse a run directory that a job could not use: Slurm expands %, a line end would run as shell code, PYTHONPATH parts at a colon."""
+    if re.search(r"[%:\x00-\x1f\x7f]", str(path.absolute())):
+        raise FvlaunchError(f"the run directory {str(path)!r} holds a %, a colon or a control character", hint="choose another --runs-dir")
 
 
 def local_pid(job_id: str) -> int | None:

@@ -119,7 +119,10 @@ def find_by_token(token: str, timeout_s: float = TIMEOUT_S) -> list[str]:
     """Jobs of mine with the token in their comment or working directory: squeue's, else those of the last days in the accounts."""
     found = [one.job_id for one in queue(timeout_s=timeout_s).values() if token in one.comment or token in one.work_dir]
     if not found:
-        lives = (_sacct(["--starttime=now-3days", f"--uid={os.geteuid()}"], timeout_s) or {}).values()
+        try:
+            lives = (_sacct(["--starttime=now-3days", f"--uid={os.geteuid()}"], timeout_s) or {}).values()
+        except SchedulerUnreachable:  # the accounts lag and fail by themselves; a job just taken is squeue's to know
+            return []
         found = [one.job_id for job_lives in lives for one in job_lives if token in one.comment or token in one.work_dir]
     return list(dict.fromkeys(found))
 

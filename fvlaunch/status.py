@@ -168,6 +168,8 @@ def _gone(record: Record, seen: Seen) -> tuple[str, str]:
     """The job is over, but no agent of it said how the run ended."""
     again = f"fvlaunch resume {record.name} goes on from the last checkpoint"
     word = seen.ended.split(" ")[0]
+    if word == "COMPLETED":  # a job exits 0 only when its run is finished; the record is late
+        return "finished", ""
     if word == "CANCELLED":
         return "cancelled", "cancelled through the scheduler"
     if word == "TIMEOUT":

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from . import jobs, slurm, snapshot
 from .config.yaml import dump
-from .errors import FvlaunchError, RunConflict, SchedulerRefused, SchedulerUnreachable
+from .errors import FvlaunchError, Interrupted, RunConflict, SchedulerRefused, SchedulerUnreachable
 from .files import publish_text, read_json
 from .index import remember
 from .plan import Plan
@@ -47,9 +47,13 @@ def submit(plan: Plan, *, take_snapshot: bool, asked: dict[str, Any]) -> Run:
         if take_snapshot:
             snapshot.take(run)
         _write_config(run, plan, snapshot.lock(plan, asked))
+    except BaseException:
+        shutil.rmtree(run.path, ignore_errors=True)
+        raise
+    try:
         start(run, plan)
-    except (SchedulerUnreachable, KeyboardInterrupt):
-        remember(run)  # nobody knows whether the job is there: status and resume will find out
+    except (SchedulerUnreachable, Interrupted, KeyboardInterrupt):
+        remember(run)  # the job may be there: status and resume will find out
         raise
     except BaseException:
         shutil.rmtree(run.path, ignore_errors=True)
@@ -193,39 +197,46 @@ def _start_slurm(run: Run, plan: Plan, folder: Path) -> None:
     publish_text(script, batch_script(run, plan, folder, record.token))
     DelayedSubmission(run_agent, str(run.path)).dump(folder / "submitted.pkl")
     try:
-        job_id = _sbatch(script)
-    except BaseException as error:
+        job_id, interrupted = _sbatch(script)
+        _record_job(run, job_id)
+    except (FvlaunchError, KeyboardInterrupt) as error:
         adopted = _adopt(run, record)
         if not adopted:
             raise
-        if isinstance(error, KeyboardInterrupt):
-            raise KeyboardInterrupt from None
-        return
-    _record_job(run, job_id)
+        job_id, interrupted = adopted, isinstance(error, KeyboardInterrupt)
+    if interrupted:
+        raise Interrupted(f"interrupted, but {run.name} has been submitted: job {job_id}", hint=f"fvlaunch cancel {run.name}")
 
 
-def _sbatch(script: Path) -> str:
-    """Run sbatch in a session of its own (Ctrl-C must not cut it off half-way) and return the job's id."""
-    try:
-        done = subprocess.run(
-            ["sbatch", "--parsable", str(script)],
-            env=slurm.environment(os.environ),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=SBATCH_WAIT_S,
-            start_new_session=True,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise SchedulerUnreachable(
-            f"sbatch gave no answer in {SBATCH_WAIT_S:.0f} s", hint="fvlaunch status tells whether the job is there"
-        ) from None
-    job_id = done.stdout.strip().partition(";")[0]
-    if done.returncode != 0 or not job_id.isdigit():
-        said = (done.stderr or done.stdout).strip().removeprefix("sbatch: error: ")
-        raise SchedulerRefused(f"sbatch refused the job: {said}", hint="fvlaunch submit … --dry-run shows the batch script")
-    return job_id
+def _sbatch(script: Path) -> tuple[str, bool]:
+    """Run sbatch in a session of its own and return the job's id, and whether Ctrl-C came: it must not cut sbatch off half-way."""
+    started = subprocess.Popen(
+        ["sbatch", "--parsable", str(script)],
+        env=slurm.environment(os.environ),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    interrupted, deadline = False, time.monotonic() + SBATCH_WAIT_S
+    while True:
+        try:
+            answer, said = started.communicate(timeout=max(deadline - time.monotonic(), 0.01))
+            break
+        except KeyboardInterrupt:
+            interrupted = True
+        except subprocess.TimeoutExpired:
+            started.kill()
+            started.communicate()
+            raise SchedulerUnreachable(
+                f"sbatch gave no answer in {SBATCH_WAIT_S:.0f} s", hint="fvlaunch status tells whether the job is there"
+            ) from None
+    job_id = answer.strip().partition(";")[0]
+    if started.returncode != 0 or not job_id.isdigit():
+        told = (said or answer).strip().removeprefix("sbatch: error: ")
+        raise SchedulerRefused(f"sbatch refused the job: {told}", hint="fvlaunch submit … --dry-run shows the batch script")
+    return job_id, interrupted
 
 
 def _adopt(run: Run, record: Record) -> str | None:

@@ -258,6 +258,8 @@ class Head:
     def _act(self, decision: Decision) -> int:
         if decision.action is Action.REQUEUE:
             return self._requeue(decision)
+        if decision.state == "stopped" and self._intent().want == "cancel":  # asked while it saved
+            decision = replace(decision, state="cancelled", reason="fvlaunch cancel")
         self.run.update(state=decision.state, reason=decision.reason)
         self._tell_followers("end")
         return 0 if decision.state == "finished" else 1

@@ -75,8 +75,8 @@ class Watch:
 
     def _enforce(self) -> None:
         now = time.monotonic()
-        if self._deadline is None and any(r.exit_code not in (None, 0, 75) for r in self.ranks.ranks):
-            self.kill_soon()
+        if any(r.exit_code not in (None, 0, 75) for r in self.ranks.ranks):
+            self.kill_soon()  # also while stopping: without it the others cannot save
         if self._deadline is not None and now >= self._deadline:
             self.ranks.kill()
             return

@@ -109,7 +109,8 @@ def template_folders(cwd: Path | None = None) -> list[Path]:
 
 def _layer(path: Path, layer: str, cwd: Path | None) -> str:
     """In a checkout the working directory can be where the packaged files are."""
-    return "packaged" if path.resolve().is_relative_to(packaged().resolve()) else layer
+    root = packaged().resolve()
+    return "packaged" if any(path.resolve().is_relative_to(root / folder) for folder in FOLDERS.values()) else layer
 
 
 def _file(root: Path, kind: Kind, name: str) -> Path | None:

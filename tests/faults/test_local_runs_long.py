@@ -139,20 +139,18 @@ STAGES = ("submitted", "loading", "stepping", "saving")
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_last_intent_wins_at_each_stage(local: LocalRuns, alone: Path, figure: Figure, stage: str) -> None:
-    """Stopped, resumed, stopped, then cancelled at the same stage each time; then resumed to the end."""
-    name = f"intent-{stage}"
+    """Stopped; stopped and then cancelled; cancelled: each time at the same stage and then resumed, at last to the end."""
+    name, right = f"intent-{stage}", 0
     run = local.submit(name, "--ranks", "1", recipe="paced")
-    right = 0
-    for attempt, want in enumerate(("stop", "stop", "cancel"), 1):
+    for attempt, wanted in enumerate((["stop"], ["stop", "cancel"], ["cancel"]), 1):
         reached(local, name, stage, attempt)
-        local.call(want, name)
-        if want == "stop":
-            local.call("cancel" if attempt == 2 else "stop", name, check=False)  # said again, or changed to something stronger
-        state = "stopped" if attempt == 1 else "cancelled"
-        status = local.over(name, state)
+        accepted = [want for want in wanted if local.call(want, name, check=False).returncode == 0]
+        assert accepted[0] == wanted[0]  # the second one may come when the run has stopped already, and is refused then
+        state = {"stop": "stopped", "cancel": "cancelled"}[accepted[-1]]
+        local.over(name, state)
         assert local.is_gone(name, within_s=2)
         time.sleep(1)
-        assert (local.status(name)["state"], rank_pids(run)) == (state, {}), status
+        assert (local.status(name)["state"], rank_pids(run)) == (state, {})
         right += 1
         local.call("resume", name)
     local.ended_as(name, alone)

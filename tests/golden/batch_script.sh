@@ -30,7 +30,7 @@ source activate
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output /shared/runs/run-1/job/0123456789abcdef/%j_%t_log.out --kill-on-bad-exit=0 --no-kill --mpi=none /opt/venv/bin/python -u -m submitit.core._submit /shared/runs/run-1/job/0123456789abcdef
+srun --unbuffered --output /shared/runs/run-1/job/0123456789abcdef/%j_%t_log.out --kill-on-bad-exit=0 --mpi=none /opt/venv/bin/python -u -m submitit.core._submit /shared/runs/run-1/job/0123456789abcdef
 
 
 # teardown

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import subprocess
 import sys
@@ -17,9 +18,7 @@ COLUMNS = 100
 
 def reference() -> str:
     """What stands between the markers."""
-    commands = _program("import fvlaunch.cli as c; print(*(i.name or i.callback.__name__ for i in c.app.registered_commands))").split()
-    pages = [("fvlaunch", []), *((f"fvlaunch {name}", [name]) for name in commands)]
-    blocks = [f"### {title}\n\n```text\n{_help(words)}\n```" for title, words in pages]
+    blocks = [f"### {title}\n\n```text\n{_tidy(text)}\n```" for title, text in _pages().items()]
     return "\n\n".join([BEGIN, f"<!-- Written by `{REFRESH}` with {formatter()} -->", *blocks, END])
 
 
@@ -28,15 +27,29 @@ def formatter() -> str:
     return "typer " + ".".join(importlib.metadata.version("typer").split(".")[:2])
 
 
-def _help(words: list[str]) -> str:
-    text = _program("import sys; from fvlaunch.cli import run; run(sys.argv[1:])", *words, "--help")
+def _tidy(text: str) -> str:
     return "\n".join(line.rstrip() for line in text.strip().splitlines())
 
 
-def _program(program: str, *words: str) -> str:
-    """Standard output of a fresh Python with our packages, at a fixed width."""
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": str(COLUMNS), "TERMINAL_WIDTH": str(COLUMNS)}
-    return subprocess.run([sys.executable, "-c", program, *words], env=env, capture_output=True, text=True, timeout=60, check=True).stdout
+PAGES = """
+import contextlib, io, json
+from fvlaunch import cli
+
+pages = {}
+for words in [[], *([command.name or command.callback.__name__] for command in cli.app.registered_commands)]:
+    with contextlib.redirect_stdout(io.StringIO()) as page:
+        cli.run([*words, "--help"])
+    pages[" ".join(["fvlaunch", *words])] = page.getvalue()
+print(json.dumps(pages))
+"""
+
+
+def _pages() -> dict[str, str]:
+    """Every command's --help, from a fresh Python with our packages at a fixed width."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    env = {**os.environ, "PYTHONPATH": path, "COLUMNS": str(COLUMNS), "TERMINAL_WIDTH": str(COLUMNS)}
+    done = subprocess.run([sys.executable, "-c", PAGES], env=env, capture_output=True, text=True, timeout=60, check=True)
+    return dict(json.loads(done.stdout))
 
 
 def current(text: str) -> str | None:

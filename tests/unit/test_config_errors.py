@@ -24,8 +24,8 @@ def test_many_problems_are_printed_at_once() -> None:
 
 
 @pytest.mark.parametrize("kind", [FvlaunchError, *FvlaunchError.__subclasses__()])
-def test_exit_codes_are_the_three_of_the_command_line(kind: type[FvlaunchError]) -> None:
-    expected = {"SchedulerUnreachable": 3, "InternalError": 2}.get(kind.__name__, 1)
+def test_exit_codes_are_those_of_the_command_line(kind: type[FvlaunchError]) -> None:
+    expected = {"SchedulerUnreachable": 3, "InternalError": 2, "Interrupted": 130}.get(kind.__name__, 1)
     assert kind.exit_code == expected
 
 

@@ -93,7 +93,12 @@ def test_the_mathematics_imports_nothing_of_ours(name: str) -> None:
 @pytest.mark.parametrize("words", [["--help"], ["submit", "--help"], ["status"], ["status", "--json"]], ids=" ".join)
 def test_quick_commands_load_nothing_heavy(words: list[str], tmp_path: Path) -> None:
     program = "import sys; from fvlaunch.cli import run; code = run(sys.argv[1:]); print(*sys.modules, file=sys.stderr); sys.exit(code)"
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_STATE_HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
+    env = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+        "XDG_STATE_HOME": str(tmp_path),
+        "XDG_CONFIG_HOME": str(tmp_path),
+    }
     argv = [sys.executable, "-c", program, *words]
     done = subprocess.run(argv, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
