@@ -260,7 +260,11 @@ class Head:
             return self._requeue(decision)
         if decision.state == "stopped" and self._intent().want == "cancel":  # asked while it saved
             decision = replace(decision, state="cancelled", reason="fvlaunch cancel")
-        self.run.update(state=decision.state, reason=decision.reason)
+        with self.run.locked():
+            record = self.run.record()
+            if record.token != self.placement.token:
+                raise Superseded("another submission owns this run now")
+            self.run.write_record(replace(record, state=decision.state, reason=decision.reason))
         self._tell_followers("end")
         return 0 if decision.state == "finished" else 1
 

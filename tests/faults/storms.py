@@ -6,18 +6,25 @@ import random
 import signal
 import time
 from pathlib import Path
-from typing import Any
 
 from tests.faults.local import STEPS, LocalRuns, kill, save_in_flight
 from tests.support.launcher import metrics, rank_pids
 
 
 def storm(
-    local: LocalRuns, name: str, dice: random.Random, *, kills: int, ranks: int, during_save: set[int], first_attempt: int
+    local: LocalRuns,
+    name: str,
+    dice: random.Random,
+    *,
+    kills: int,
+    ranks: int,
+    during_save: set[int],
+    first_attempt: int = 1,
+    first_step: int = 2,
 ) -> list[int]:
-    """Kill a random rank at random steps; returns the ranks killed. Each kill comes later in the run than the one before."""
+    """Kill a random rank at random steps, an attempt each, later and later in the run; returns the ranks killed."""
     run = local.runs / name
-    targets = sorted(dice.sample(range(2, STEPS - 8), kills))
+    targets = sorted(dice.sample(range(first_step, STEPS - 4), kills))
     victims = []
     for number, target in enumerate(targets):
         attempt = first_attempt + number
@@ -40,17 +47,17 @@ def wait_for_a_save(local: LocalRuns, run: Path, timeout_s: float = 60) -> None:
         time.sleep(0.002)
 
 
-def freeze_a_rank(local: LocalRuns, name: str, dice: random.Random, *, attempt: int) -> int:
-    run = local.runs / name
-    victim = dice.randrange(2)
+def freeze_a_rank(local: LocalRuns, name: str, dice: random.Random) -> int:
+    """SIGSTOP a random rank of the first attempt between two saves, once its steps have been timed; returns it when it is killed."""
+    run, victim = local.runs / name, dice.randrange(2)
 
-    def stepping() -> Any:
-        lines = metrics(run)
-        return lines and lines[-1]["attempt"] == attempt and lines[-1]["step"] % 10 in (4, 5, 6, 7) and len(rank_pids(run)) == 2
+    def timed() -> bool:
+        steps = len(metrics(run))
+        return steps > 20 and steps % 10 in (4, 5, 6) and len(rank_pids(run)) == 2
 
-    local.until(stepping, f"attempt {attempt} steps")
+    local.until(timed, "steps have been timed")
     kill(rank_pids(run)[victim], signum=signal.SIGSTOP)
     frozen_at = time.monotonic()
     local.until(lambda: victim not in rank_pids(run), "the frozen rank is killed", 60)
-    print(f"{name}: rank {victim} frozen, found after {time.monotonic() - frozen_at:.1f} s")
+    print(f"{name}: rank {victim} frozen, found and killed after {time.monotonic() - frozen_at:.1f} s")
     return victim

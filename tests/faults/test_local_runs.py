@@ -151,23 +151,23 @@ def test_random_kills_and_a_hang_end_bitwise(local: LocalRuns, reference: Path, 
     """Five kills of one rank on two ranks, one of them while a checkpoint is written; a frozen rank; and a person who looks on."""
     dice = random.Random(SEED)
     run = local.runs / "storm"
-    submitted_at = time.monotonic()
-    printed = json.loads(local.call("submit", "tiny", "--cluster", "here", "--name", "storm", "--json").stdout)  # as $(…) reads it
+    submitted_at, named = time.monotonic(), ("--cluster", "here", "--name", "storm")
+    printed = json.loads(local.call("submit", "paced", *named, "--set", "train.method.pace_s=0.03", "--json").stdout)  # as $(…) reads it
     assert time.monotonic() - submitted_at < 20 and last_step(run) == 0
     assert (printed["run"], printed["state"]) == ("storm", "running")
     looking = Terminal(local, "attach", "storm")
-    victims = storm(local, "storm", dice, kills=5, ranks=2, during_save={2}, first_attempt=1)
+    hung = freeze_a_rank(local, "storm", dice)
     looking.type("\x03")
     local.until(lambda: looking.shows("detached") or looking.process.poll() is not None, "attach ends", 30)
     assert looking.process.wait(timeout=30) == 130, looking.shown[-2000:]
     looking.close()
-    hung = freeze_a_rank(local, "storm", dice, attempt=6)
+    victims = storm(local, "storm", dice, kills=5, ranks=2, during_save={2}, first_attempt=2, first_step=22)
     local.ended_as("storm", reference)
-    attempts = local.attempts("storm")
-    assert [a["cause"] for a in attempts] == ["crash"] * 5 + ["hang", "finished"]
-    assert [(a["failure"]["rank"], a["failure"]["what"]) for a in attempts[:5]] == [(v, "killed by SIGKILL") for v in victims]
-    assert attempts[5]["failure"]["rank"] == hung, attempts[5]
-    assert "stopped by a signal" in local.log("storm", 6, hung)
-    assert "most recent call first" in local.log("storm", 6, 1 - hung)
+    frozen, *killed, last = local.attempts("storm")
+    assert (frozen["cause"], [a["cause"] for a in killed], last["cause"]) == ("hang", ["crash"] * 5, "finished")
+    assert [(a["failure"]["rank"], a["failure"]["what"]) for a in killed] == [(v, "killed by SIGKILL") for v in victims]
+    assert frozen["failure"]["rank"] == hung, frozen
+    assert "stopped by a signal" in local.log("storm", 1, hung)
+    assert "most recent call first" in local.log("storm", 1, 1 - hung)
     figure("1", "local: one of two ranks killed at random, bitwise", 5, 5)
     figure("9", "local: a rank frozen, found, bitwise", 1, 1)

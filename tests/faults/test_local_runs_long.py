@@ -56,7 +56,7 @@ def alone(local: LocalRuns) -> Path:
 def test_ten_kills_of_a_rank_end_bitwise(local: LocalRuns, reference: Path, figure: Figure, seed: int) -> None:
     dice, name = random.Random(seed), f"storm-{seed}"
     local.submit(name)
-    storm(local, name, dice, kills=10, ranks=2, during_save={3, 7}, first_attempt=1)
+    storm(local, name, dice, kills=10, ranks=2, during_save={3, 7})
     local.ended_as(name, reference)
     assert [a["cause"] for a in local.attempts(name)] == ["crash"] * 10 + ["finished"]
     figure("1", f"local: one of two ranks killed at random, two in ten while saving, seed {seed}: bitwise", 10, 10)

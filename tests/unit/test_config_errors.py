@@ -30,7 +30,7 @@ def test_exit_codes_are_those_of_the_command_line(kind: type[FvlaunchError]) -> 
 
 
 def test_the_tree_at_the_top_of_the_module_is_the_real_one() -> None:
-    drawn = re.findall(r"^[├└─ ]*([A-Z]\w+) +(\d)  ", errors.__doc__ or "", re.MULTILINE)
+    drawn = re.findall(r"^[├└─ ]*([A-Z]\w+) +(\d+)  ", errors.__doc__ or "", re.MULTILINE)
     kinds = (FvlaunchError, *FvlaunchError.__subclasses__())
     assert dict(drawn) == {kind.__name__: str(kind.exit_code) for kind in kinds}
 
