@@ -5,6 +5,7 @@ Must not decide, except where the head has fallen silent: then the job goes back
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from typing import Any
@@ -79,7 +80,7 @@ class Follower:
         publish_json(report_file(self.run, record["attempt"], self.placement.node), end.dump())
 
     def _tick(self, _messages: list[dict[str, Any]]) -> None:
-        if self.signals.take() and not self._watch.is_stopping:
+        if signal.SIGTERM in self.signals.take() and not self._watch.is_stopping:  # SIGUSR2 is an early reminder: the head knows better
             self._watch.stop(time.monotonic() + REQUEUE_WAIT_S)  # the head knows the deadline, and ends the job by it
         if time.monotonic() < self._next_poll:
             return

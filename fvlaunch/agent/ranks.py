@@ -137,6 +137,10 @@ class Ranks:
     def ask_to_stop(self) -> None:
         self._signal(signal.SIGTERM)
 
+    def stopped(self) -> int | None:
+        """A rank that a signal has stopped, if there is one: then the others wait for it, however far each had got."""
+        return next((r.rank for r in self.alive() if process_state(r.process.pid) == "T"), None)
+
     def dump_stacks(self) -> None:
         """Have every rank write the stacks of all its threads to its log; for a stopped one, say so there instead."""
         for rank in self.alive():

@@ -83,7 +83,8 @@ class Watch:
         alive = [r.rank for r in self.ranks.alive()]
         culprit = self.pulse.hung(alive, now) if self._deadline is None else None
         if culprit is not None:
-            self.hung_rank = culprit
+            stopped = self.ranks.stopped()
+            self.hung_rank = culprit if stopped is None else stopped
             self.ranks.dump_stacks()
             time.sleep(STACKS_WAIT_S)
             self.ranks.kill()

@@ -19,15 +19,13 @@ def storm(
     kills: int,
     ranks: int,
     during_save: set[int],
-    first_attempt: int = 1,
-    first_step: int = 2,
 ) -> list[int]:
     """Kill a random rank at random steps, an attempt each, later and later in the run; returns the ranks killed."""
     run = local.runs / name
-    targets = sorted(dice.sample(range(first_step, STEPS - 4), kills))
+    targets = sorted(dice.sample(range(2, STEPS - 4), kills))
     victims = []
     for number, target in enumerate(targets):
-        attempt = first_attempt + number
+        attempt = number + 1
         local.reaches(name, target, attempt=attempt)
         pids = local.rank_pids(name, ranks)
         victim, pause = dice.randrange(ranks), dice.random() * 0.05

@@ -29,7 +29,7 @@ from tests.faults.local import (
     last_step,
     saved_steps,
 )
-from tests.faults.storms import freeze_a_rank, storm
+from tests.faults.storms import storm
 from tests.support.launcher import losses, metrics
 
 SEED = 20
@@ -147,27 +147,22 @@ def test_the_same_crash_at_each_start_ends_the_run_and_names_it(local: LocalRuns
     figure("11", "local: the same crash at each start, ended after 3 without a new step", 1, 1)
 
 
-def test_random_kills_and_a_hang_end_bitwise(local: LocalRuns, reference: Path, figure: Figure) -> None:
-    """Five kills of one rank on two ranks, one of them while a checkpoint is written; a frozen rank; and a person who looks on."""
-    dice = random.Random(SEED)
-    run = local.runs / "storm"
-    submitted_at, named = time.monotonic(), ("--cluster", "here", "--name", "storm")
-    printed = json.loads(local.call("submit", "paced", *named, "--set", "train.method.pace_s=0.03", "--json").stdout)  # as $(…) reads it
+def test_five_random_kills_of_a_rank_end_bitwise(local: LocalRuns, reference: Path, figure: Figure) -> None:
+    """On two ranks, one kill while a checkpoint is written; a person looks on for a while."""
+    dice, run = random.Random(SEED), local.runs / "storm"
+    submitted_at = time.monotonic()
+    printed = json.loads(local.call("submit", "tiny", "--cluster", "here", "--name", "storm", "--json").stdout)  # as $(…) reads it
     assert time.monotonic() - submitted_at < 20 and last_step(run) == 0
     assert (printed["run"], printed["state"]) == ("storm", "running")
     looking = Terminal(local, "attach", "storm")
-    hung = freeze_a_rank(local, "storm", dice)
+    local.until(lambda: looking.shows("storm"), "the run is shown")
     looking.type("\x03")
     local.until(lambda: looking.shows("detached") or looking.process.poll() is not None, "attach ends", 30)
     assert looking.process.wait(timeout=30) == 130, looking.shown[-2000:]
     looking.close()
-    victims = storm(local, "storm", dice, kills=5, ranks=2, during_save={2}, first_attempt=2, first_step=22)
+    victims = storm(local, "storm", dice, kills=5, ranks=2, during_save={2})
     local.ended_as("storm", reference)
-    frozen, *killed, last = local.attempts("storm")
-    assert (frozen["cause"], [a["cause"] for a in killed], last["cause"]) == ("hang", ["crash"] * 5, "finished")
+    *killed, last = local.attempts("storm")
+    assert ([a["cause"] for a in killed], last["cause"]) == (["crash"] * 5, "finished")
     assert [(a["failure"]["rank"], a["failure"]["what"]) for a in killed] == [(v, "killed by SIGKILL") for v in victims]
-    assert frozen["failure"]["rank"] == hung, frozen
-    assert "stopped by a signal" in local.log("storm", 1, hung)
-    assert "most recent call first" in local.log("storm", 1, 1 - hung)
     figure("1", "local: one of two ranks killed at random, bitwise", 5, 5)
-    figure("9", "local: a rank frozen, found, bitwise", 1, 1)

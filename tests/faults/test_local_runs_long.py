@@ -15,7 +15,7 @@ import pytest
 
 from tests.faults.conftest import Figure
 from tests.faults.local import STEPS, LocalRuns, condemned, kill, last_step, saved_steps
-from tests.faults.storms import storm
+from tests.faults.storms import freeze_a_rank, storm
 from tests.support.launcher import losses, metrics, rank_pids
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1200)]
@@ -60,6 +60,18 @@ def test_ten_kills_of_a_rank_end_bitwise(local: LocalRuns, reference: Path, figu
     local.ended_as(name, reference)
     assert [a["cause"] for a in local.attempts(name)] == ["crash"] * 10 + ["finished"]
     figure("1", f"local: one of two ranks killed at random, two in ten while saving, seed {seed}: bitwise", 10, 10)
+
+
+def test_a_frozen_rank_is_found_and_named_and_the_run_ends_bitwise(local: LocalRuns, reference: Path, figure: Figure) -> None:
+    local.submit("frozen", "--set", "train.method.pace_s=0.03", recipe="paced")
+    hung = freeze_a_rank(local, "frozen", random.Random(9))
+    local.ended_as("frozen", reference)
+    frozen, last = local.attempts("frozen")
+    assert (frozen["cause"], last["cause"]) == ("hang", "finished")
+    assert frozen["failure"]["rank"] == hung, frozen
+    assert "stopped by a signal" in local.log("frozen", 1, hung)
+    assert "most recent call first" in local.log("frozen", 1, 1 - hung)  # the stacks of the one that waited
+    figure("9", "local: a rank frozen, found and named, bitwise", 1, 1)
 
 
 def test_all_ranks_killed_and_a_rank_told_to_end_go_on_by_themselves(local: LocalRuns, reference: Path, figure: Figure) -> None:

@@ -28,7 +28,7 @@ class AdamWConfig(Section):
 
 
 class MuonConfig(Section):
-    """torch.optim.Muon on the matrices of the transformer's blocks, fused AdamW on everything else."""
+    """Muon (the update of torch.optim.Muon) on the matrices of the transformer's blocks, fused AdamW on everything else."""
 
     kind: Literal["muon"] = "muon"
     lr: PositiveFloat
