@@ -92,9 +92,7 @@ class Run:
             return Record.parse(value or {})
         except TypeError:  # fields are missing
             hint = "fvlaunch list runs"
-            raise FvlaunchError(
-                f"{self.path} is not a run directory: run.json is missing or incomplete", hint=hint
-            ) from None
+            raise FvlaunchError(f"{self.path} is not a run directory: run.json is missing or incomplete", hint=hint) from None
 
     def intent(self) -> Intent:
         """What the person last asked for. A file that can't be read just now asks for nothing new: run."""

@@ -81,10 +81,10 @@ def test_a_time_limit_is_seen_coming_and_the_run_goes_on(
     """Two minutes of allocation, of which the last 95 s are for saving: a slow run needs more than one life."""
     workspace.slurm_cluster("short", limits={**LIMITS, "notice_lead_s": 95})
     workspace.write("own.py", OWN_METHODS)
-    paced = {**RECIPE, "train": {**RECIPE["train"], "method": {"kind": "./own.py:Paced", "pace_s": 0.1}}}
+    paced = {**RECIPE, "train": {**RECIPE["train"], "method": {"kind": "./own.py:Paced", "pace_s": 0.15}}}
     workspace.write("templates/recipes/paced.yaml", paced)
-    workspace.submit("limited", "-t", "2", recipe="paced", cluster="short")
-    finished_as(workspace, "limited", reference)
+    workspace.submit("limited", "-t", "2", "--set", "train.max_steps=120", recipe="paced", cluster="short")
+    finished_as(workspace, "limited", reference[:120])
     *before, last = workspace.attempts("limited")
     assert before, "it did not take more than one life"
     assert {a["cause"] for a in before} == {"time_limit"}
@@ -154,11 +154,11 @@ def test_stop_saves_and_resume_goes_on_bitwise(workspace: Workspace, slurm: Slur
 def test_a_killed_rank_and_killed_agents_cost_no_step(
     workspace: Workspace, slurm: SlurmCluster, reference: list[tuple[int, float]]
 ) -> None:
-    """kill -9 of a rank on the other node, then of that node's agent, then of the head's: their ranks die with them."""
+    """kill -9 of a rank on the first node, then of the other node's agent, then of the head's: their ranks die with them."""
     run = workspace.runs / "killed"
     workspace.submit("killed", cluster="real")
     workspace.reaches("killed", 50)
-    os.kill(rank_pids(run)[1], signal.SIGKILL)
+    os.kill(rank_pids(run)[0], signal.SIGKILL)
     workspace.reaches("killed", 90, attempt=2)
     _kill_agent(run, 1)
     workspace.reaches("killed", 130, attempt=3)
@@ -166,8 +166,9 @@ def test_a_killed_rank_and_killed_agents_cost_no_step(
     finished_as(workspace, "killed", reference)
     found = workspace.attempts("killed")
     assert [a["cause"] for a in found] == ["crash", "interrupted", "interrupted", "finished"]
-    assert found[0]["failure"]["rank"] == 1
-    assert (found[0]["failure"]["node"], found[0]["failure"]["what"]) == (slurm.nodes[1], "killed by SIGKILL")
+    first, second = found[0]["failure"], found[1]["failure"]
+    assert (first["rank"], first["node"], first["what"]) == (0, slurm.nodes[0], "killed by SIGKILL")
+    assert (second["rank"], second["node"]) == (1, slurm.nodes[1])
 
 
 def _kill_agent(run: Path, rank: int) -> None:

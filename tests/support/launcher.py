@@ -22,7 +22,7 @@ RECIPE: dict[str, Any] = {
         "method": {"kind": "finetune"},
         "models": {"student": {"architecture": {"num_layers": 1, "num_attention_heads": 2, "attention_head_dim": 12, "ffn_dim": 32}}},
         "data": {"global_batch_size": 8, "text_dropout": 0.1, "prepare": {"repeats": 1}, "workers": 0},
-        "optimizers": {"student": {"kind": "adamw", "lr": 1e-3, "schedule": {"kind": "cosine", "warmup_steps": 10}}},
+        "optimizers": {"student": {"kind": "adamw", "lr": 1e-3, "schedule": {"kind": "cosine", "warmup_steps": 10, "decay_steps": 240}}},
         "callbacks": {"ema": {"decay": 0.99}},
         "checkpoint": {"every_steps": 40, "every_minutes": None},
     },
