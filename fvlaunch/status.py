@@ -16,7 +16,7 @@ from . import jobs, slurm
 from .attempts import Attempt, read_attempts
 from .errors import FvlaunchError, SchedulerUnreachable
 from .files import read_json
-from .runs import FINAL_STATES, Record, Run
+from .runs import FINAL_STATES, Intent, Record, Run
 
 STATES = ("submitting", "queued", "running", "requeued", "stopped", "finished", "failed", "cancelled", "lost")
 
@@ -115,7 +115,7 @@ def judge_run(run: Run, record: Record, seen: Seen) -> RunStatus:
     attempts = read_attempts(run)
     beat = read_json(run.heartbeat_file) or {}
     line = last_metrics(run.metrics_file)
-    state, reason = judge(record, attempts, seen)
+    state, reason = judge(record, attempts, seen, run.intent())
     step = int(line.get("step", 0))
     step_s = beat.get("median_step_s") or line.get("step_s")
     running = state == "running"
@@ -143,7 +143,7 @@ def judge_run(run: Run, record: Record, seen: Seen) -> RunStatus:
     )
 
 
-def judge(record: Record, attempts: Sequence[Attempt], seen: Seen) -> tuple[str, str]:
+def judge(record: Record, attempts: Sequence[Attempt], seen: Seen, intent: Intent | None = None) -> tuple[str, str]:
     """(state, reason) of a run. Pure."""
     if record.state in FINAL_STATES:
         return record.state, record.reason
@@ -156,7 +156,7 @@ def judge(record: Record, attempts: Sequence[Attempt], seen: Seen) -> tuple[str,
         if seen.pending:
             return ("requeued" if mine else "queued"), _waiting(mine, seen)
         return "running", seen.words
-    return _gone(record, seen)
+    return _gone(record, seen, intent)
 
 
 def _waiting(attempts: Sequence[Attempt], seen: Seen) -> str:
@@ -164,7 +164,7 @@ def _waiting(attempts: Sequence[Attempt], seen: Seen) -> str:
     return cause + seen.words
 
 
-def _gone(record: Record, seen: Seen) -> tuple[str, str]:
+def _gone(record: Record, seen: Seen, intent: Intent | None) -> tuple[str, str]:
     """The job is over, but no agent of it said how the run ended."""
     again = f"fvlaunch resume {record.name} goes on from the last checkpoint"
     word = seen.ended.split(" ")[0]
@@ -176,6 +176,8 @@ def _gone(record: Record, seen: Seen) -> tuple[str, str]:
         return "stopped", f"the time limit ended it before it could be requeued; {again}"
     if word in ("FAILED", "NODE_FAIL", "BOOT_FAIL", "OUT_OF_MEMORY", "DEADLINE"):
         return "failed", f"the job ended as {word} before its agent could say why; {again}"
+    if intent and intent.want != "run" and intent.generation == record.generation:  # its agent had not begun to listen
+        return ("stopped" if intent.want == "stop" else "cancelled"), f"fvlaunch {intent.want}; its job ended at once; {again}"
     return "lost", f"its job is gone without a word; {again}"
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from . import jobs, slurm, snapshot
+from .config.schema import Cluster
 from .config.yaml import dump
 from .errors import FvlaunchError, Interrupted, RunConflict, SchedulerRefused, SchedulerUnreachable
 from .files import publish_text, read_json
@@ -293,16 +294,21 @@ def _local_child(run: Run) -> None:
     config = load(run)
     os.environ.update(config.cluster.env)
     os.environ["PYTHONPATH"] = _python_path(snapshot.code_folder(run))
-    python = shlex.quote(config.cluster.python or sys.executable)
-    executor = LocalExecutor(folder=run.job / run.record().token, python=python)
-    setup = [config.cluster.setup.strip()] if config.cluster.setup.strip() else ()
-    executor.update_parameters(timeout_min=LOCAL_LIMIT_MIN, gpus_per_node=jobs.num_local_gpus(), stderr_to_stdout=True, setup=setup)
+    executor = LocalExecutor(folder=run.job / run.record().token, python=_with_setup(config.cluster))
+    executor.update_parameters(timeout_min=LOCAL_LIMIT_MIN, gpus_per_node=jobs.num_local_gpus(), stderr_to_stdout=True)
     pid = int(executor.submit(run_agent, str(run.path)).job_id)
     job_id = jobs.local_job_id(pid)
     if job_id is None:
         raise FvlaunchError(f"the job's controller, process {pid}, ended at once")
     run.update(host=jobs.host_identity())
     _record_job(run, job_id)
+
+
+def _with_setup(cluster: Cluster) -> str:
+    """The interpreter, after the profile's shell lines. Not submitit's own `setup`: with it the job's id would be that of a shell."""
+    python = cluster.python or sys.executable
+    setup = cluster.setup.strip()
+    return shlex.join(["sh", "-c", f'set -e\n{setup}\nexec "$0" "$@"', python]) if setup else shlex.quote(python)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import pytest
 from fvlaunch import jobs, logs, progress, slurm, status
 from fvlaunch.attempts import Attempt, Cause
 from fvlaunch.errors import FvlaunchError, SchedulerUnreachable
-from fvlaunch.runs import FINAL_STATES, Record, Run, create
+from fvlaunch.runs import FINAL_STATES, Intent, Record, Run, create
 from fvlaunch.slurm_answers import JobDetails
 from fvlaunch.status import RunStatus, Seen, judge, last_metrics
 
@@ -93,6 +93,13 @@ def test_a_job_that_squeue_does_not_list_is_asked_after_before_it_is_called_gone
     assert status.of([run])[0][0].state == "running"
     monkeypatch.setattr(slurm, "job", lambda _: None)
     assert status.of([run])[0][0].state == "lost"
+
+
+@pytest.mark.parametrize(("want", "state"), [("stop", "stopped"), ("cancel", "cancelled"), ("run", "lost")])
+def test_a_job_that_ended_before_its_agent_listened_ended_as_the_person_wanted(want: Any, state: str) -> None:
+    gone = Seen(alive=False)
+    assert judge(replace(RECORD, state="submitted"), [], gone, Intent(want, RECORD.generation))[0] == state
+    assert judge(replace(RECORD, state="submitted"), [], gone, Intent(want, RECORD.generation - 1))[0] == "lost"
 
 
 def test_a_run_that_ends_while_it_is_asked_about_is_not_lost(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ import yaml
 from fvlaunch import index
 from fvlaunch import submit as submission
 from fvlaunch.config.compose import compose
+from fvlaunch.config.schema import Cluster
 from fvlaunch.errors import FvlaunchError, Interrupted, RunConflict, SchedulerRefused, SchedulerUnreachable
 from fvlaunch.plan import Plan, make_plan
 from fvlaunch.runs import Run
@@ -308,3 +309,11 @@ def test_the_pickle_names_our_function_and_holds_the_run_directory_only(tmp_path
     }
     done = subprocess.run([sys.executable, "-c", program, pickled], env=env, capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.split() == ["fvlaunch.agent.main", "run_agent", str(run.path)]
+
+
+def test_a_local_profiles_shell_lines_run_before_the_interpreter_and_keep_its_process(tmp_path: Path) -> None:
+    cluster = Cluster(executor="local", python="/bin/sh", setup='if true; then\n  export GREETING="it\'s here"\nfi')
+    command = shlex.split(submission._with_setup(cluster))
+    started = subprocess.Popen([*command, "-c", 'echo "$$ $GREETING $1"', "name", "a b"], stdout=subprocess.PIPE, text=True)
+    out, _ = started.communicate(timeout=20)
+    assert out == f"{started.pid} it's here a b\n"
