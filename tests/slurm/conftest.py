@@ -1,4 +1,4 @@
-"""Owns the `slurm` fixture: one real cluster for the test session, clean between tests."""
+"""Owns the fixtures of a real Slurm: one cluster for the test session, clean between tests; a workspace on it; an undisturbed run."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.slurm.cluster import SlurmCluster, missing_programs
+from tests.support.launcher import Workspace, losses
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -37,3 +38,19 @@ def _no_job_left_over(request: pytest.FixtureRequest) -> Iterator[None]:
     if cluster is not None and (left := cluster.jobs()):
         cluster.cancel_all()
         pytest.fail(f"jobs left over: {left}", pytrace=False)
+
+
+@pytest.fixture(scope="module")
+def workspace(slurm: SlurmCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
+    made = Workspace(tmp_path_factory.mktemp("runs"), {**os.environ, **slurm.env})
+    made.slurm_cluster()
+    yield made
+    slurm.cancel_all()
+
+
+@pytest.fixture(scope="module")
+def reference(workspace: Workspace) -> list[tuple[int, float]]:
+    """Steps and losses of an undisturbed local run with the same ranks and threads."""
+    workspace.submit("reference")
+    assert workspace.finish("reference")["state"] == "finished"
+    return losses(workspace.runs / "reference")

@@ -56,7 +56,7 @@ def test_a_plan_says_all_that_a_submission_needs(make: Make, tmp_path: Path) -> 
     assert (plan.ranks, plan.nodes, plan.ranks_per_node, plan.micro_batch_size, plan.accumulation) == (16, 2, 8, 4, 1)
     assert plan.summary == "16 ranks = 2 nodes x 8, accumulation 1"
     assert plan.sbatch == {"partition": "main", "gpus-per-node": 8, "cpus-per-task": 64, "time": "1-00:00:00"}
-    assert (plan.time_s, plan.threads_per_rank, plan.max_steps, plan.executor) == (86400, 8, 1000, "slurm")
+    assert (plan.time_s, plan.threads_per_rank, plan.max_steps, plan.executor) == (86400, 8, 400, "slurm")
     assert (plan.env, plan.secrets, plan.srun_args, plan.setup) == ({"NCCL_DEBUG": "WARN"}, ("HF_TOKEN",), ("--mpi=none",), "module load x")
     assert plan.limits.crashes == 3 and plan.python is None
 
