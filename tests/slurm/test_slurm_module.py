@@ -44,7 +44,7 @@ def observe(slurm: SlurmCluster, folder: Path, name: str, habit: str, *options: 
     return job_id, lambda: [json.loads(line) for line in output.read_text().splitlines()] if output.exists() else []
 
 
-def eventually(true: Callable[[], Any], timeout_s: float = 20) -> Any:
+def eventually(true: Callable[[], Any], timeout_s: float = 90) -> Any:
     deadline = time.monotonic() + timeout_s
     while not (found := true()):
         assert time.monotonic() < deadline, "it never came true"

@@ -61,7 +61,7 @@ class Workspace:
         }
         self.write(f"clusters/{name}.yaml", {**profile, **changes})
 
-    def call(self, *arguments: str, check: bool = True, timeout_s: float = 240, **more: Any) -> subprocess.CompletedProcess[str]:
+    def call(self, *arguments: str, check: bool = True, timeout_s: float = 290, **more: Any) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
             [sys.executable, "-m", "fvlaunch", *arguments], cwd=self.folder, env=self.env, text=True, capture_output=True,
             stdin=subprocess.DEVNULL, timeout=timeout_s, check=False, **more,
@@ -78,7 +78,7 @@ class Workspace:
         [found] = json.loads(self.call("status", name, "--json").stdout)
         return found
 
-    def finish(self, name: str, timeout_s: float = 240) -> dict[str, Any]:
+    def finish(self, name: str, timeout_s: float = 280) -> dict[str, Any]:
         """Wait for the run's end, whatever it is; its status."""
         self.call("wait", name, check=False, timeout_s=timeout_s)
         return self.status(name)
