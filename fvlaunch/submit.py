@@ -108,6 +108,7 @@ def resubmit(run: Run, plan: Plan, *, assume_dead: str | None = None) -> Run:
         )  # fmt: skip
         run.write_intent("run", record.generation)
         run.write_record(record)
+    publish_text(run.path / f"run.{before.generation:04d}.yaml", run.config_file.read_text(encoding="utf-8"))  # what it ran by until now
     _write_config(run, plan, {**snapshot.lock(plan, {}), "resumed_from": before.generation})
     try:
         start(run, plan)
