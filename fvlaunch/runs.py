@@ -9,7 +9,7 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,7 +47,6 @@ class Record:
     job_ids: tuple[str, ...] = ()
     host: str | None = None
     """Local executor: where the job runs."""
-    notes: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def parse(cls, value: dict[str, Any]) -> Record:

@@ -19,6 +19,8 @@ from .files import read_json
 from .runs import FINAL_STATES, Intent, Record, Run
 
 STATES = ("submitting", "queued", "running", "requeued", "stopped", "finished", "failed", "cancelled", "lost")
+_PATIENCE_S = 3.5
+"""For all that is asked of the scheduler for one status: without an answer, the last known is told within 5 s."""
 
 
 @dataclass(frozen=True)
@@ -71,12 +73,13 @@ def of(runs: Sequence[Run]) -> tuple[list[RunStatus], SchedulerUnreachable | Non
     open_ids = [r.job_id for r in records if r.executor == "slurm" and r.job_id and r.state not in FINAL_STATES]
     queue: dict[str, slurm.QueuedJob] = {}
     unreachable: SchedulerUnreachable | None = None
+    deadline = time.monotonic() + _PATIENCE_S
     if open_ids:
         try:
-            queue = slurm.queue(open_ids)
+            queue = slurm.queue(open_ids, timeout_s=_PATIENCE_S)
         except SchedulerUnreachable as error:
             unreachable = error
-    seen = [_seen(record, queue, unreachable) for record in records]
+    seen = [_seen(record, queue, unreachable, deadline) for record in records]
     return [judge_run(run, _settled(run, r, s), s) for run, r, s in zip(runs, records, seen, strict=True)], unreachable
 
 
@@ -85,7 +88,7 @@ def _settled(run: Run, record: Record, seen: Seen) -> Record:
     return run.record() if seen.alive is False and record.job_id is not None and record.state not in FINAL_STATES else record
 
 
-def _seen(record: Record, queue: dict[str, slurm.QueuedJob], unreachable: SchedulerUnreachable | None) -> Seen:
+def _seen(record: Record, queue: dict[str, slurm.QueuedJob], unreachable: SchedulerUnreachable | None, deadline: float) -> Seen:
     if record.state in FINAL_STATES or record.job_id is None:
         return Seen(alive=False)
     if record.executor == "local":
@@ -98,7 +101,7 @@ def _seen(record: Record, queue: dict[str, slurm.QueuedJob], unreachable: Schedu
     if job is not None and not jobs.is_over(job.state):
         return Seen(alive=True, pending=job.state == "PENDING", words=slurm.explain(job.state, job.reason, job_id=record.job_id))
     try:
-        details = slurm.job(record.job_id)
+        details = slurm.job(record.job_id, timeout_s=max(0.1, deadline - time.monotonic()))
     except FvlaunchError:
         return Seen(alive=None, words="the scheduler cannot be reached")
     if details is not None and not jobs.is_over(details.state):

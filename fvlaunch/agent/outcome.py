@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import signal
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from trainers.control import EXIT_FINISHED, EXIT_NO_RESTART, EXIT_SAVED
@@ -58,7 +58,6 @@ class NodeEnd:
     hung_rank: int | None = None
     memory_kills: int = 0
     """Processes that the kernel killed on this node for want of memory during the attempt."""
-    notes: tuple[str, ...] = field(default=())
 
     def dump(self) -> dict[str, Any]:
         return asdict(self)
@@ -66,7 +65,7 @@ class NodeEnd:
     @classmethod
     def parse(cls, value: dict[str, Any]) -> NodeEnd:
         ends = tuple(RankEnd(**{**end, "lines": tuple(end["lines"])}) for end in value["ends"])
-        return cls(**{**value, "ends": ends, "notes": tuple(value["notes"])})
+        return cls(**{**value, "ends": ends})
 
 
 def judge(

@@ -1,0 +1,132 @@
+"""One run on two nodes of a real Slurm, through all that ends an attempt: it finishes with the numbers of an undisturbed one.
+
+The tests are in the order in which the run lives; each starts where the one before left it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.slurm.cluster import SlurmCluster
+from tests.slurm.runs import causes, finished_as, job_of
+from tests.support.launcher import Workspace, agent_pids, metrics, rank_pids
+
+ONE_JOB_GOES_ON = True
+NAME = "lives"
+EVERY = 20
+"""Steps between checkpoints."""
+
+
+@pytest.fixture(scope="module")
+def run(workspace: Workspace, slurm: SlurmCluster) -> Path:
+    workspace.submit(NAME, "--set", f"train.checkpoint.every_steps={EVERY}", cluster="real")
+    return workspace.runs / NAME
+
+
+def new_steps(workspace: Workspace, attempt: int, count: int = 5) -> int:
+    """Wait until an attempt has made steps that none before it made; the last one."""
+    run = workspace.runs / NAME
+    before = max((line["step"] for line in metrics(run) if line["attempt"] < attempt), default=0)
+    workspace.reaches(NAME, before + count, attempt=attempt)
+    return int(metrics(run)[-1]["step"])
+
+
+def test_a_requeue_by_an_administrator_costs_no_step(workspace: Workspace, slurm: SlurmCluster, run: Path) -> None:
+    new_steps(workspace, 1)
+    job = job_of(workspace, NAME)
+    status = workspace.status(NAME)
+    assert (status["state"], status["job_ids"], status["attempts"]) == ("running", [job], 1)
+    slurm.requeue_now(job)
+    new_steps(workspace, 2)
+    first, second = workspace.attempts(NAME)
+    assert (first["cause"], first["nodes"]) == ("requeued", list(slurm.nodes))
+    assert second["step_from"] == first["step_to"]
+
+
+def test_a_preemption_costs_no_step(workspace: Workspace, slurm: SlurmCluster, run: Path) -> None:
+    slurm.preempt(job_of(workspace, NAME))
+    new_steps(workspace, 3)
+    _, second, third = workspace.attempts(NAME)
+    assert second["cause"] == "preemption"
+    assert third["step_from"] == second["step_to"]
+
+
+def test_a_lost_node_costs_what_was_not_saved(workspace: Workspace, slurm: SlurmCluster, run: Path) -> None:
+    new_steps(workspace, 3, EVERY + 2)
+    job = job_of(workspace, NAME)
+    slurm.kill_slurmd(slurm.nodes[1])
+    slurm.start_slurmd(slurm.nodes[1], wait=False)
+    new_steps(workspace, 4)
+    *_, third, fourth = workspace.attempts(NAME)
+    assert third["cause"] == "interrupted"
+    assert 0 <= third["step_to"] - fourth["step_from"] <= EVERY
+    assert job_of(workspace, NAME) == job
+
+
+def test_a_node_set_down_gives_the_job_another_life(workspace: Workspace, slurm: SlurmCluster, run: Path) -> None:
+    slurm.node_down(slurm.nodes[1])
+    slurm.wait_state(job_of(workspace, NAME), {"PENDING"})
+    assert workspace.status(NAME)["state"] == "requeued"
+    slurm.node_up(slurm.nodes[1])
+    new_steps(workspace, 5)
+    assert causes(workspace, NAME)[3] in ("requeued", "interrupted")
+
+
+def test_stop_saves_ends_the_job_and_resume_makes_another(workspace: Workspace, slurm: SlurmCluster, run: Path) -> None:
+    first = job_of(workspace, NAME)
+    refused = workspace.call("resume", NAME, check=False)
+    assert refused.returncode == 1
+    assert first in refused.stderr
+    workspace.call("stop", NAME)
+    status = workspace.finish(NAME)
+    assert status["state"] == "stopped"
+    assert status["last_checkpoint_step"] == status["step"] == metrics(run)[-1]["step"]
+    slurm.wait_state(first, {"FAILED", "COMPLETED", "CANCELLED"})
+    workspace.call("resume", NAME)
+    status = workspace.status(NAME)
+    assert status["job_ids"] == [first, status["job_id"]]
+
+
+def test_a_killed_rank_and_killed_agents_take_their_ranks_with_them(workspace: Workspace, slurm: SlurmCluster, run: Path) -> None:
+    """kill -9 of a rank on the first node, then of the other node's agent, then of the head's."""
+    new_steps(workspace, 6)
+    os.kill(rank_pids(run)[0], signal.SIGKILL)
+    new_steps(workspace, 7)
+    _kill_agent(run, 1)
+    new_steps(workspace, 8)
+    _kill_agent(run, 0)
+    new_steps(workspace, 9)
+    sixth, seventh, eighth, _ = workspace.attempts(NAME)[5:]
+    assert [a["cause"] for a in (sixth, seventh, eighth)] == ["crash", "interrupted", "interrupted"]
+    first, second = sixth["failure"], seventh["failure"]
+    assert (first["rank"], first["node"], first["what"]) == (0, slurm.nodes[0], "killed by SIGKILL")
+    assert (second["rank"], second["node"]) == (1, slurm.nodes[1])
+
+
+def test_after_all_that_each_step_stands_once_and_every_loss_is_bitwise(
+    workspace: Workspace, slurm: SlurmCluster, run: Path, reference: list[tuple[int, float]]
+) -> None:
+    finished_as(workspace, NAME, reference)
+    assert causes(workspace, NAME)[-1] == "finished"
+    assert slurm.wait_state(job_of(workspace, NAME), {"COMPLETED"}) == "COMPLETED"  # exit code 0 only when the run is finished
+
+
+def _kill_agent(run: Path, rank: int) -> None:
+    ranks = rank_pids(run)
+    os.kill(agent_pids(run)[rank], signal.SIGKILL)
+    deadline = time.monotonic() + 5
+    while Path(f"/proc/{ranks[rank]}").exists() and _state(ranks[rank]) != "Z":
+        assert time.monotonic() < deadline, f"rank {rank} outlived its agent"
+        time.sleep(0.05)
+
+
+def _state(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "Z"
