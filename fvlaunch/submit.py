@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -229,7 +230,7 @@ def _sbatch(script: Path) -> tuple[str, bool]:
         except KeyboardInterrupt:
             interrupted = True
         except subprocess.TimeoutExpired:
-            started.kill()
+            os.killpg(started.pid, signal.SIGKILL)  # sites wrap sbatch: what a wrapper started would hold the pipes open
             started.communicate()
             raise SchedulerUnreachable(
                 f"sbatch gave no answer in {SBATCH_WAIT_S:.0f} s", hint="fvlaunch status tells whether the job is there"

@@ -74,7 +74,9 @@ def test_a_flipped_byte_costs_one_checkpoint_and_not_the_run(local: LocalRuns, f
     run, dice = local.runs / "chain", random.Random(SEED)
     *_, older, newest = saved_steps(run)
     flip_a_byte(folder(run, newest), dice)
+    former = (run / "run.yaml").read_text()
     local.call("resume", "chain", "--set", "train.max_steps=40")
+    assert (run / f"run.{local.record('chain')['generation'] - 1:04d}.yaml").read_text() == former != (run / "run.yaml").read_text()
     status = local.over("chain", "finished")
     assert condemned(run) == [f"step-{newest:08d}.bad"]
     assert "is damaged" in local.log("chain", 3)

@@ -77,7 +77,7 @@ def details(state: str, **changes: Any) -> JobDetails:
 
 
 def test_an_unreachable_scheduler_is_told_with_the_age_of_what_is_known(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def silent(*_: Any) -> Any:
+    def silent(*_: Any, **__: Any) -> Any:
         raise SchedulerUnreachable("no answer")
 
     monkeypatch.setattr(slurm, "queue", silent)
@@ -88,10 +88,10 @@ def test_an_unreachable_scheduler_is_told_with_the_age_of_what_is_known(run: Run
 
 
 def test_a_job_that_squeue_does_not_list_is_asked_after_before_it_is_called_gone(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slurm, "queue", lambda _: {})
-    monkeypatch.setattr(slurm, "job", lambda _: details("RUNNING"))
+    monkeypatch.setattr(slurm, "queue", lambda _, timeout_s: {})
+    monkeypatch.setattr(slurm, "job", lambda _, timeout_s: details("RUNNING"))
     assert status.of([run])[0][0].state == "running"
-    monkeypatch.setattr(slurm, "job", lambda _: None)
+    monkeypatch.setattr(slurm, "job", lambda _, timeout_s: None)
     assert status.of([run])[0][0].state == "lost"
 
 
@@ -103,19 +103,19 @@ def test_a_job_that_ended_before_its_agent_listened_ended_as_the_person_wanted(w
 
 
 def test_a_run_that_ends_while_it_is_asked_about_is_not_lost(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def ends(_: Any) -> JobDetails:
+    def ends(_: Any, timeout_s: float) -> JobDetails:
         run.update(state="finished", reason="")
         return details("COMPLETED")
 
-    monkeypatch.setattr(slurm, "queue", lambda _: {})
+    monkeypatch.setattr(slurm, "queue", lambda _, timeout_s: {})
     monkeypatch.setattr(slurm, "job", ends)
     assert status.of([run])[0][0].state == "finished"
 
 
 def test_a_run_that_is_over_costs_the_scheduler_nothing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     run.update(state="failed", reason="crashed")
-    monkeypatch.setattr(slurm, "queue", lambda _: pytest.fail("squeue was called"))
-    monkeypatch.setattr(slurm, "job", lambda _: pytest.fail("scontrol was called"))
+    monkeypatch.setattr(slurm, "queue", lambda _, timeout_s: pytest.fail("squeue was called"))
+    monkeypatch.setattr(slurm, "job", lambda _, timeout_s: pytest.fail("scontrol was called"))
     assert status.of([run])[0][0].reason == "crashed"
 
 
@@ -128,8 +128,8 @@ def test_a_local_run_of_another_machine_is_not_called_gone(run: Run) -> None:
 
 
 def test_a_status_holds_what_the_files_say(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slurm, "queue", lambda _: {})
-    monkeypatch.setattr(slurm, "job", lambda _: details("RUNNING"))
+    monkeypatch.setattr(slurm, "queue", lambda _, timeout_s: {})
+    monkeypatch.setattr(slurm, "job", lambda _, timeout_s: details("RUNNING"))
     run.metrics_file.write_text('{"step": 39, "loss": 1}\n{"step": 40, "loss": 0.5, "step_s": 9}\n{"step": 41, "lo')
     run.heartbeat_file.write_text(json.dumps({"time": 5.0, "median_step_s": 0.25, "phase": "stepping"}))
     run.attempt_log(1).write_text('{"time": 1, "event": "started", "generation": 2, "job_id": "7"}\n')
