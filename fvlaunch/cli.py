@@ -216,6 +216,60 @@ def show(
     commands.show(recipe, cluster, sets or [], json_=json_)
 
 
+Step = Annotated[int | None, typer.Option("--step", help="Checkpoint; default: the newest that verifies.")]
+Weights = Annotated[str, typer.Option("--weights", metavar="live|ema", help="Trained weights or their moving average.")]
+Role = Annotated[str, typer.Option("--role", help="Whose weights.")]
+
+
+@app.command()
+def export(
+    run: RunName,
+    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="Folder to make.")],
+    step: Step = None,
+    weights: Weights = "live",
+    role: Role = "student",
+    merge: Annotated[bool, typer.Option("--merge", help="LoRA: whole weights with the adapter in them.")] = False,
+    dtype: Annotated[str, typer.Option("--dtype", metavar="fp32|bf16", help="fp32 is bit by bit what was trained.")] = "fp32",
+    runs_dir: RunsDir = None,
+) -> None:
+    """Write a run's weights as a folder that stock diffusers loads."""
+    from . import results
+
+    options: dict[str, results.Value] = {"to": to, "step": step, "weights": weights, "role": role, "merge": merge, "dtype": dtype}
+    raise typer.Exit(results.export(run, options, runs_dir))
+
+
+@app.command()
+def sample(
+    run: Annotated[str, typer.Argument(metavar="RUN|FOLDER", help="A run, or a folder that was exported or downloaded.")],
+    prompt: Annotated[list[str] | None, typer.Option("--prompt", metavar="TEXT", help="May be given several times.")] = None,
+    prompts: Annotated[Path | None, typer.Option("--prompts", metavar="FILE", help="A prompt a line.")] = None,
+    to: Annotated[Path | None, typer.Option("--to", metavar="FILE.mp4|DIR", help="Default: sample.mp4, or samples/ for several.")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of the first video; the next has seed + 1.")] = 0,
+    steps: Annotated[int | None, typer.Option("--steps", help="Default, here and below: as the run's validation.")] = None,
+    guidance: Annotated[float | None, typer.Option("--guidance", help="s of u + s (c - u); 1: none.")] = None,
+    negative: Annotated[str | None, typer.Option("--negative", metavar="TEXT", help="Prompt to stay away from.")] = None,
+    num_frames: Annotated[int | None, typer.Option("--num-frames", help="Frames of a video.")] = None,
+    height: Annotated[int | None, typer.Option("--height", help="Pixels.")] = None,
+    width: Annotated[int | None, typer.Option("--width", help="Pixels.")] = None,
+    fps: Annotated[int | None, typer.Option("--fps", help="Frames a second.")] = None,
+    model: Annotated[str | None, typer.Option("--model", help="Whose VAE and text encoder to use, or an adapter's base.")] = None,
+    step: Step = None,
+    weights: Weights = "live",
+    role: Role = "student",
+    runs_dir: RunsDir = None,
+) -> None:
+    """Make videos with what a run trained."""
+    from . import results
+
+    options: dict[str, results.Value] = {
+        "prompt": prompt, "prompts": prompts, "to": to, "seed": seed, "steps": steps, "guidance": guidance, "negative": negative,
+        "num_frames": num_frames, "height": height, "width": width, "fps": fps, "model": model,
+        "step": step, "weights": weights, "role": role,
+    }  # fmt: skip
+    raise typer.Exit(results.sample(run, options, runs_dir))
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: run a command and turn what happened into an exit code and one clear message."""
     sys.exit(run(arguments))

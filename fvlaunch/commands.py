@@ -181,12 +181,27 @@ def _wait(run: Run, *, quiet: bool, json_: bool) -> int:
 
 
 def _what_next(run: Run, found: RunStatus) -> str:
+    if found.last_checkpoint_step is None:  # it trained nothing
+        return _written_by(run)
     return f"""results:  {run.path}
             metrics.jsonl   every step's loss
             checkpoints/    the last is step {found.last_checkpoint_step}
             tensorboard --logdir {run.path / "tensorboard"}
 next:     fvlaunch status {run.name} --attempts
           fvlaunch resume {run.name} --set train.max_steps={2 * found.max_steps} --wait   (train on)"""
+
+
+def _written_by(run: Run) -> str:
+    """Of a job that prepares something for training."""
+    from .config.compose import compose
+
+    recipe = compose(str(run.config_file)).recipe
+    output = getattr(recipe.preprocess, "output", None)
+    if output is None:
+        return "next:     fvlaunch submit preprocess, or a training recipe"
+    return f"""results:  {output}
+            report.json     what was left out, and why
+next:     fvlaunch submit finetune --set train.data.path={output}"""
 
 
 def logs(word: str, *, rank: int, attempt: int | None, follow: bool, grep: str | None, agent: bool, runs_dir: Path | None) -> None:

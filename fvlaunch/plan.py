@@ -1,4 +1,4 @@
-"""Owns what a submission would do: ranks, nodes, batch, sbatch options, all decided and nothing done. Pure, but for `check_data`.
+"""Owns what a submission would do: ranks, nodes, batch, sbatch options, all decided and nothing done. Pure.
 
 Precedence ends here: command line > SBATCH_* of the shell > what compose.py merged.
 """
@@ -27,7 +27,6 @@ _MICRO: KeyPath = ("train", "data", "micro_batch_size")
 _ONCE = ("dependency", "begin", "hold")
 """Options of one submission: a resumed or repeated run does not have them."""
 _MEMORY = {"mem", "mem-per-cpu", "mem-per-gpu"}
-_MAX_FILES = 5000
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,10 @@ class Plan:
     threads_per_rank: int
     micro_batch_size: int
     accumulation: int
+    program: str
+    """train, preprocess or download."""
     max_steps: int
+    """0: known only once it runs (clips to preprocess, bytes to download)."""
     time_s: int | None
     """Time limit of one attempt; None: none."""
     sbatch: dict[str, slurm_options.Value]
@@ -73,7 +75,7 @@ class Plan:
     def summary(self) -> str:
         ranks = "1 rank" if self.ranks == 1 else f"{self.ranks} ranks"
         nodes = "1 node" if self.nodes == 1 else f"{self.nodes} nodes"
-        return f"{ranks} = {nodes} x {self.ranks_per_node}, accumulation {self.accumulation}"
+        return f"{ranks} = {nodes} x {self.ranks_per_node}" + (f", accumulation {self.accumulation}" if self.program == "train" else "")
 
 
 def make_plan(
@@ -105,8 +107,9 @@ def make_plan(
         raise ConfigError(problems)
     time_s = _time(composed, options, origins)
     threads = composed.recipe.resources.threads_per_rank or max(1, _cores(composed, options, cores_per_node) // shape.on_a_node)
-    batch = batching(composed.recipe.train, shape.ranks)
-    chosen: dict[KeyPath, int] = {_THREADS: threads, _MICRO: batch.micro}
+    train = composed.recipe.train
+    batch = batching(train, shape.ranks) if train is not None else None
+    chosen: dict[KeyPath, int] = {_THREADS: threads, **({_MICRO: batch.micro} if batch else {})}
     computed = {path: "computed" for path in chosen if _at(composed.recipe_data, path) is None}
     kept = {key: value for key, value in options.items() if key not in _ONCE and key in slurm_options.KNOWN}
     return Plan(
@@ -121,9 +124,10 @@ def make_plan(
         nodes=shape.nodes,
         ranks_per_node=shape.on_a_node,
         threads_per_rank=threads,
-        micro_batch_size=batch.micro,
-        accumulation=batch.accumulation,
-        max_steps=composed.recipe.train.max_steps,
+        micro_batch_size=batch.micro if batch else 0,
+        accumulation=batch.accumulation if batch else 0,
+        program=composed.recipe.program,
+        max_steps=train.max_steps if train is not None else 0,
         time_s=time_s,
         sbatch=_trimmed(options, shape) if cluster.ranks_per_node is None else options,
         env=dict(cluster.env),
@@ -273,35 +277,3 @@ def _filled(data: dict[str, Any], values: Mapping[KeyPath, Any]) -> dict[str, An
         first, *rest = path
         data = {**data, str(first): _filled(data[str(first)], {tuple(rest): value}) if rest else value}
     return data
-
-
-def check_data(composed: Composed) -> None:
-    """Refuse a data folder without parquet files or with one that is cut off or none; reads 8 bytes a file."""
-    data, path = composed.recipe.train.data, ("train", "data", "path")
-    folder, where = Path(data.path), composed.place(path)
-    files = sorted(folder.rglob("*.parquet"))[:_MAX_FILES] if folder.is_dir() else []
-    problems = [
-        Problem(f"{file} {wrong}", where, ".".join(path), "remove it or make it again") for file in files if (wrong := _not_parquet(file))
-    ]
-    if not files and data.prepare is None:
-        what = "holds no parquet files" if folder.is_dir() else "does not exist"
-        problems = [Problem(f"{data.path} {what}", where, ".".join(path), "preprocess the data, or point --set train.data.path=... at it")]
-    if problems:
-        raise ConfigError(problems[:20])
-
-
-def _not_parquet(file: Path) -> str:
-    """What is wrong with a file by its size and its first and last four bytes; empty when nothing is."""
-    try:
-        size = file.stat().st_size
-        if size < 12:
-            return "is empty" if size == 0 else f"has only {size} bytes"
-        with file.open("rb") as opened:
-            head = opened.read(4)
-            opened.seek(-4, 2)
-            tail = opened.read(4)
-    except OSError as error:
-        return f"cannot be read: {error.strerror}"
-    if head != b"PAR1":
-        return "is not a parquet file"
-    return "" if tail == b"PAR1" else "is cut off: its end is missing"

@@ -14,7 +14,8 @@ from .config.compose import Composed, compose
 from .config.lookup import is_path
 from .config.yaml import read
 from .errors import ConfigError, FvlaunchError, Place, Problem
-from .plan import Plan, check_data, make_plan
+from .plan import Plan, make_plan
+from .preflight import check_inputs
 from .runs import Record, Run
 
 FROZEN = ("method", "models", "data", "seed", "flow_shift", "precision", "deterministic", "parallel")
@@ -68,7 +69,7 @@ def plan_submission(
     """Everything that `submit` needs, checked as far as this machine can: configuration, sizes, and the data's files."""
     composed = compose(recipe, cluster_for(recipe, cluster), sets=sets)
     plan = _plan(composed, name=name, ranks=ranks, nodes=nodes, sbatch=sbatch, runs_dir=index.runs_dir_option(runs_dir))
-    check_data(composed)
+    check_inputs(composed)
     return composed, plan
 
 
@@ -96,22 +97,30 @@ def plan_resume(run: Run, cluster: str | None, *, sets: Sequence[str], ranks: in
 
 
 def _check_frozen(before: Composed, after: Composed, sets: Sequence[str]) -> None:
-    old, new = before.recipe_data["train"], after.recipe_data["train"]
-    changed = [key for key in FROZEN if old[key] != new[key]]
+    program = before.recipe.program
+    old, new = before.recipe_data[program], after.recipe_data.get(program, {})
+    changed = [key for key in (FROZEN if program == "train" else old) if old[key] != new.get(key)]
     hint = "submit it as a new run; at resume max_steps, optimizers, callbacks, checkpoint and tracking may change"
     if changed:
         raise ConfigError(
-            Problem(f"train.{key} makes the run what it is and cannot change at resume", _place_of(key, after, sets), f"train.{key}", hint)
+            Problem(
+                f"{program}.{key} makes the run what it is and cannot change at resume",
+                _place_of((program, key), after, sets),
+                f"{program}.{key}",
+                hint,
+            )
             for key in changed
         )
 
 
-def _place_of(key: str, composed: Composed, sets: Sequence[str]) -> Place:
-    by_set = [Place(f"--set {text}") for text in sets if text.startswith(f"train.{key}")]
-    return by_set[-1] if by_set else composed.place(("train", key))
+def _place_of(path: tuple[str, str], composed: Composed, sets: Sequence[str]) -> Place:
+    by_set = [Place(f"--set {text}") for text in sets if text.startswith(".".join(path))]
+    return by_set[-1] if by_set else composed.place(path)
 
 
 def _check_unfinished(run: Run, record: Record, plan: Plan) -> None:
+    if record.state == "finished" and plan.program != "train":
+        raise FvlaunchError(f"{run.name} is finished: there is nothing left to {plan.program}", hint="submit it as a new run")
     last = run.last_checkpoint_step() or 0
     if record.state == "finished" and plan.max_steps <= last:
         raise FvlaunchError(f"{run.name} is finished at step {last}", hint=f"--set train.max_steps={2 * last} trains on")

@@ -32,9 +32,12 @@ class RunConfig:
     nodes: int
 
     @property
-    def train(self) -> dict[str, Any]:
-        """The config of `python -m trainers`; how many failed saves end a run is the cluster's word."""
-        return {**self.recipe.train.resolved(), "failed_saves": self.cluster.limits.failed_saves}
+    def program(self) -> dict[str, Any]:
+        """The config of `python -m trainers`: {program: its block}. How many failed saves end a run is the cluster's word."""
+        block = self.recipe.block.resolved()
+        if self.recipe.train is not None:
+            block["failed_saves"] = self.cluster.limits.failed_saves
+        return {self.recipe.program: block}
 
     def world(self, node: int, address: str, port: int) -> World:
         ranks = self.recipe.resources.ranks

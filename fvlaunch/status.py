@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from . import jobs, slurm
-from .attempts import Attempt, read_attempts
+from .attempts import WORKING, Attempt, read_attempts
 from .errors import FvlaunchError, SchedulerUnreachable
 from .files import read_json
 from .runs import FINAL_STATES, Intent, Record, Run
@@ -119,7 +119,8 @@ def judge_run(run: Run, record: Record, seen: Seen) -> RunStatus:
     beat = read_json(run.heartbeat_file) or {}
     line = last_metrics(run.metrics_file)
     state, reason = judge(record, attempts, seen, run.intent())
-    step = int(line.get("step", 0))
+    step = int(line.get("step", 0)) or _counted(beat, attempts)
+    max_steps = record.max_steps or max(step, int(beat.get("max_steps", 0)))
     step_s = beat.get("median_step_s") or line.get("step_s")
     running = state == "running"
     updated = max(record.updated_at, float(beat.get("time", 0)))
@@ -130,7 +131,7 @@ def judge_run(run: Run, record: Record, seen: Seen) -> RunStatus:
         state=state,
         reason=reason,
         step=step,
-        max_steps=record.max_steps,
+        max_steps=max_steps,
         job_id=record.job_id,
         job_ids=record.job_ids,
         attempts=len(attempts),
@@ -140,10 +141,16 @@ def judge_run(run: Run, record: Record, seen: Seen) -> RunStatus:
         phase=beat.get("phase") if running else None,
         loss=line.get("loss"),
         step_s=step_s,
-        eta_s=(record.max_steps - step) * step_s if running and step_s else None,
+        eta_s=(max_steps - step) * step_s if running and step_s else None,
         allocation_left_s=beat.get("allocation_left_s") if running else None,
         stale_s=time.time() - updated if seen.alive is None and state not in FINAL_STATES else None,
     )
+
+
+def _counted(beat: dict[str, Any], attempts: Sequence[Attempt]) -> int:
+    """How far a job without metrics is: what the rank that is least far on has done."""
+    now = int(beat.get("count", 0)) if beat.get("phase") in WORKING and beat.get("phase") not in ("warming", "stepping") else 0
+    return max([now, *(attempt.step_to or 0 for attempt in attempts)])
 
 
 def judge(record: Record, attempts: Sequence[Attempt], seen: Seen, intent: Intent | None = None) -> tuple[str, str]:

@@ -6,6 +6,7 @@ control.py runs before torch is imported: a stop notice during the seconds that 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import logging
 import os
@@ -13,14 +14,21 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
-from .config import TrainConfig, check
+from .config import TrainConfig, check, download, preprocess
 from .control import EXIT_NO_RESTART, Control
 from .errors import UserError
 
 EXIT_CRASHED = 1
+PROGRAMS: dict[str, tuple[Any, str]] = {
+    "train": (TrainConfig, "trainer"),
+    "preprocess": (preprocess.Config, "preprocessing.job"),
+    "download": (download.Config, "downloading"),
+}
+"""What a rank can do: the key of its configuration file -> (what the block must be, the module whose `run` does it)."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,12 +36,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format=f"%(asctime)s rank {control.rank}: %(message)s", force=True)
     try:
-        config = read_config(options.config)
+        program, config = read_config(options.config)
         options.run_dir.mkdir(parents=True, exist_ok=True)
         control.progress("loading", 0)
-        from . import trainer  # imports torch and diffusers
-
-        return trainer.run(config, options.run_dir, control)
+        module = importlib.import_module(f".{PROGRAMS[program][1]}", __package__)  # imports torch and diffusers
+        code: int = module.run(config, options.run_dir, control)
+        return code
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         control.report("failure", text=str(error))
@@ -45,26 +53,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_CRASHED
 
 
-def read_config(path: Path) -> TrainConfig:
-    """The `train` block, checked for this world size too; all that is wrong in one UserError."""
+def read_config(path: Path) -> tuple[str, Any]:
+    """The program and its block, checked for this world size too; all that is wrong in one UserError."""
     try:
-        config = TrainConfig.model_validate(json.loads(path.read_text()))
+        found = json.loads(path.read_text())
+        if not isinstance(found, dict) or len(found) != 1 or not found.keys() <= PROGRAMS.keys():
+            raise UserError(f"{path} must hold one of {', '.join(PROGRAMS)}")
+        [(program, block)] = found.items()
+        config = TypeAdapter(PROGRAMS[program][0]).validate_python(block)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     except ValidationError as error:
         raise UserError(f"{path}: " + "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())) from None
     except ValueError as error:
         raise UserError(f"{path} is not JSON: {error}") from None
-    if problems := check(config, int(os.environ.get("WORLD_SIZE", "1"))):
+    if isinstance(config, TrainConfig) and (problems := check(config, int(os.environ.get("WORLD_SIZE", "1")))):
         raise UserError(
             f"{path}: " + "; ".join(f"{'.'.join(p.path)}: {p.message}" for p in problems), "; ".join(p.hint for p in problems if p.hint)
         )
-    return config
+    return program, config
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m trainers", description="One rank of a training run.")
-    parser.add_argument("config", type=Path, help="JSON file with the `train` block of a recipe")
+    parser = argparse.ArgumentParser(prog="python -m trainers", description="One rank of a job: training, preprocessing or a download.")
+    parser.add_argument("config", type=Path, help="JSON file: {train: ...}, {preprocess: ...} or {download: ...}, as in a recipe")
     parser.add_argument("--run-dir", type=Path, required=True, help="the run's folder, shared by all ranks")
     return parser
 

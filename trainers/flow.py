@@ -28,9 +28,13 @@ class FlowSchedule:
         self.timesteps = (self.sigmas * NUM_TIMESTEPS).float()
         """[1000] float32, descending: what the network is given."""
 
+    def index(self, timesteps: Tensor) -> Tensor:
+        """The entry of the grid that is nearest to each timestep, in the shape of `timesteps`; 0 is pure noise."""
+        return (timesteps[..., None] - self.timesteps).abs().argmin(-1)
+
     def sigma(self, timesteps: Tensor) -> Tensor:
         """Sigma of the grid's nearest timestep, float64 in the shape of `timesteps`. Never t / 1000: t may be rounded."""
-        return self.sigmas[(timesteps[..., None] - self.timesteps).abs().argmin(-1)]
+        return self.sigmas[self.index(timesteps)]
 
     def warp(self, step: int) -> float:
         """The timestep of `step` (1000 to 0) counted on the unshifted grid; step 0 is t = 0."""
@@ -52,3 +56,14 @@ class FlowSchedule:
     def _broadcast(self, timesteps: Tensor, latents: Tensor) -> Tensor:
         sigma = self.sigma(timesteps)
         return sigma.reshape(*sigma.shape, *[1] * (latents.ndim - sigma.ndim))
+
+
+def middle_weights(device: torch.device | str = "cpu") -> Tensor:
+    """[1000] float64: how much the loss at each entry of the grid counts in diffusion forcing. ALGORITHMS.md section 9.
+
+    A bell over the entry's number k, y = exp(-2 ((k - 500) / 1000)^2), less its least value (which is at k = 0: pure noise does not
+    count), scaled to a mean of 1; the largest is 1.58. By k, not by the shifted timestep: with shift 1 the two are the same.
+    """
+    k = torch.arange(NUM_TIMESTEPS, dtype=torch.float64)
+    bell = torch.exp(-2 * ((k - NUM_TIMESTEPS / 2) / NUM_TIMESTEPS).square())
+    return ((bell - bell.min()) * NUM_TIMESTEPS / (bell - bell.min()).sum()).to(device)

@@ -5,7 +5,6 @@ Must not know methods or checkpoints. Decisions of the loop go over a gloo group
 
 from __future__ import annotations
 
-import functools
 import os
 import time
 from collections.abc import Callable, Iterable
@@ -18,7 +17,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.utils.checkpoint import checkpoint
 
 from .config.runtime import ParallelConfig
 from .errors import UserError
@@ -96,11 +94,17 @@ def stop() -> None:
 
 
 def shard(
-    module: nn.Module, blocks: Iterable[nn.Module], parallel: Parallel, *, compute: torch.dtype, keep_float32: Iterable[nn.Module] = ()
+    module: nn.Module,
+    blocks: Iterable[nn.Module],
+    parallel: Parallel,
+    *,
+    compute: torch.dtype | None,
+    keep_float32: Iterable[nn.Module] = (),
 ) -> None:
-    """fully_shard each block, then the rest. Masters stay float32, gradients are reduced in float32.
+    """fully_shard each block, then the rest. Parameters stay in their type, compute in `compute`, gradients are reduced in float32.
 
-    Inputs are not cast: bfloat16 would round timesteps (937.5 -> 936) and rotary angles. The caller casts what it means to cast.
+    compute None: in the type they are kept in. Inputs are not cast: bfloat16 would round timesteps (937.5 -> 936) and rotary
+    angles. The caller casts what it means to cast.
     """
     replicated = parallel.mesh["replicate"].size() > 1
     mesh = parallel.mesh["replicate", "shard"] if replicated else parallel.mesh["shard"]
@@ -112,16 +116,17 @@ def shard(
     fully_shard(module, mesh=mesh, mp_policy=low)
 
 
-def recompute_activations(blocks: Iterable[nn.Module]) -> None:
-    """Activation checkpointing, to be called before `shard`. Replacing `forward` keeps parameter names as they are."""
-    for block in blocks:
-        block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
-
-
 def sync_gradients(module: nn.Module, enabled: bool) -> None:
     """Off for all but the last round of gradient accumulation."""
     if isinstance(module, FSDPModule):
         module.set_requires_gradient_sync(enabled)
+
+
+def drop_gathered(module: nn.Module) -> None:
+    """Give back whole parameters that a forward pass without a backward pass has left behind: they would outlive a change of the shards."""
+    for part in module.modules():
+        if isinstance(part, FSDPModule):
+            part.reshard()
 
 
 def _device() -> torch.device:

@@ -1,4 +1,4 @@
-"""Owns what a run tells about its steps: metrics.jsonl and TensorBoard. Must not make a step wait for the device.
+"""Owns what a run tells about its steps: metrics.jsonl, TensorBoard and dashboards. Must not make a step wait for the device.
 
 Numbers are copied to the host while the next step is computed, and written when that one is recorded: one step late.
 """
@@ -9,13 +9,18 @@ import json
 import math
 import os
 import secrets
-from collections.abc import Iterable
+import threading
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from .config.tracking import TrackingConfig
+from .dashboards import dashboards
 
 
 @dataclass(frozen=True)
@@ -61,25 +66,40 @@ class MetricsFile:
     """
 
     def __init__(self, path: Path, last_step: int) -> None:
-        kept = _lines_up_to(path, last_step)
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-        with temporary.open("w") as stream:
-            stream.writelines(kept)
-            _to_disk(stream)
-        temporary.replace(path)  # whoever still writes to the old file writes to nothing
-        self._stream = path.open("a")
+        self._path, self._lock = path, threading.Lock()
+        self._stream = self._replaced(_lines_up_to(path, last_step).values())
 
     def write(self, values: dict[str, Any]) -> None:
-        self._stream.write(json.dumps({k: v if _writable(v) else None for k, v in values.items()}, allow_nan=False) + "\n")
+        self._stream.write(_line(values))
         self._stream.flush()
+
+    def amend(self, step: int, values: dict[str, Any]) -> None:
+        """Add to the line of a step that stands there already; where there is none (step 0), nothing."""
+        lines = _lines_up_to(self._path, step)
+        if step not in lines:
+            return
+        lines[step] = _line({**json.loads(lines[step]), **values})
+        with self._lock:
+            self._stream.close()
+            self._stream = self._replaced(lines.values())
 
     def sync(self) -> None:
         """Onto the disk; may be called from any thread."""
-        _to_disk(self._stream)
+        with self._lock:
+            _to_disk(self._stream)
 
     def close(self) -> None:
         self.sync()
         self._stream.close()
+
+    def _replaced(self, lines: Iterable[str]) -> TextIO:
+        """The file with these lines, open for more."""
+        temporary = self._path.with_name(f".{self._path.name}.{secrets.token_hex(4)}")
+        with temporary.open("w") as stream:
+            stream.writelines(lines)
+            _to_disk(stream)
+        temporary.replace(self._path)  # whoever still writes to the old file writes to nothing
+        return self._path.open("a")
 
 
 class TensorBoard:
@@ -95,34 +115,55 @@ class TensorBoard:
             if name not in ("step", "attempt"):
                 self._writer.add_scalar(f"train/{name}", value, values["step"])
 
+    def show(self, step: int, sheet: Path | None, videos: Sequence[tuple[str, Path]]) -> None:
+        """The contact sheet; TensorBoard plays no videos."""
+        if sheet is not None:
+            from PIL import Image
+
+            self._writer.add_image("samples", np.asarray(Image.open(sheet)), step, dataformats="HWC")
+
     def close(self) -> None:
         self._writer.close()
 
 
 class Tracker:
-    """All that rank 0 writes; on other ranks nothing."""
+    """All that rank 0 writes; on other ranks nothing. `told`: the configuration, for dashboards."""
 
-    def __init__(self, run_dir: Path, last_step: int, *, enabled: bool, tensorboard: bool) -> None:
+    def __init__(self, run_dir: Path, last_step: int, config: TrackingConfig, told: dict[str, Any], *, enabled: bool) -> None:
         self._metrics = MetricsFile(run_dir / "metrics.jsonl", last_step) if enabled else None
-        self._tensorboard = TensorBoard(run_dir / "tensorboard", last_step) if enabled and tensorboard else None
+        self._shown: list[Any] = [TensorBoard(run_dir / "tensorboard", last_step)] if enabled and config.tensorboard else []
+        self._shown += dashboards(run_dir, config, told) if enabled else []
 
     def write(self, record: Record) -> None:
-        for sink in (self._metrics, self._tensorboard):
-            if sink is not None:
-                sink.write(record.values)
+        for sink in [*self._files(), *self._shown]:
+            sink.write(record.values)
+
+    def amend(self, step: int, values: dict[str, Any], sheet: Path | None, videos: Sequence[tuple[str, Path]]) -> None:
+        """What was measured at a step after it was recorded, and what it looks like: (prompt, file) of each video."""
+        for metrics in self._files():
+            metrics.amend(step, values)
+        for sink in self._shown:
+            sink.write({"step": step, **values})
+            sink.show(step, sheet, videos)
 
     def sync(self) -> None:
-        if self._metrics is not None:
-            self._metrics.sync()
+        for metrics in self._files():
+            metrics.sync()
 
     def close(self) -> None:
-        for sink in (self._metrics, self._tensorboard):
-            if sink is not None:
-                sink.close()
+        for sink in [*self._files(), *self._shown]:
+            sink.close()
+
+    def _files(self) -> list[MetricsFile]:
+        return [] if self._metrics is None else [self._metrics]
 
 
-def _lines_up_to(path: Path, last_step: int) -> list[str]:
-    """One line a step, in order; where a step stands twice, the later one."""
+def _line(values: dict[str, Any]) -> str:
+    return json.dumps({k: v if _writable(v) else None for k, v in values.items()}, allow_nan=False) + "\n"
+
+
+def _lines_up_to(path: Path, last_step: int) -> dict[int, str]:
+    """One line a step, by step and in order; where a step stands twice, the later one."""
     found: dict[int, str] = {}
     for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
         try:
@@ -131,7 +172,7 @@ def _lines_up_to(path: Path, last_step: int) -> list[str]:
             continue
         if isinstance(step, int) and step <= last_step:
             found[step] = line + "\n"
-    return [found[step] for step in sorted(found)]
+    return {step: found[step] for step in sorted(found)}
 
 
 def _writable(value: Any) -> bool:

@@ -14,7 +14,7 @@ import platform
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import diffusers
 import torch
@@ -25,7 +25,7 @@ from .checkpoint import Checkpointer
 from .config import Batching, TrainConfig, batching
 from .control import EXIT_FINISHED, EXIT_SAVED, Control
 from .data import prepare
-from .data.dataset import batches
+from .data.batches import batches
 from .ema import EMACallback
 from .errors import UserError
 from .methods import method_class
@@ -34,6 +34,9 @@ from .models import model_class
 from .models.base import ModelBase
 from .parallel import Parallel
 from .tracking import Delayed, Record, Tracker
+
+if TYPE_CHECKING:
+    from .validation import Validation
 
 log = logging.getLogger(__name__)
 
@@ -76,12 +79,13 @@ class Trainer:
         self.checkpointer = Checkpointer(
             run_dir / "checkpoints", config.checkpoint, control=control, facts=_facts(place), config_digest=_digest(config)
         )
+        self.validation = self._build_validation(run_dir)
         self.method = self._build_method()
         control.progress("loading", 3)
         self.ema = self._build_ema()
         self.step = self._resume()
         self.batches = self._batches()
-        self.tracker = Tracker(run_dir, self.step, enabled=place.rank == 0, tensorboard=config.tracking.tensorboard)
+        self.tracker = Tracker(run_dir, self.step, config.tracking, config.resolved(), enabled=place.rank == 0)
         self.checkpointer.before_publish = self.tracker.sync
         self.delayed, self.nonfinite_in_a_row = Delayed(), 0
         self._first_step, self._saved_at, self._loss = self.step, time.monotonic(), math.nan
@@ -105,6 +109,13 @@ class Trainer:
         method = method_class(self.config.method.kind)(self.config, roles)
         method.on_train_start()
         return method
+
+    def _build_validation(self, run_dir: Path) -> Validation | None:
+        if self.config.callbacks.validation is None:
+            return None
+        from .validation import Validation  # and what it samples with: a second
+
+        return Validation(self.config, run_dir, self.parallel, self.control)
 
     def _build_ema(self) -> EMACallback | None:
         if self.config.callbacks.ema is None:
@@ -142,6 +153,8 @@ class Trainer:
             micro=self.cut.micro,
             start_step=self.step,
             max_steps=self.config.max_steps,
+            needs=self.config.method.needs,
+            warn=lambda text: self.control.report("warning", text=text),  # bad rows may turn up on any rank
         )
 
     # --- the loop
@@ -149,15 +162,16 @@ class Trainer:
     def train(self) -> int:
         """Until max_steps or a stop notice; EXIT_FINISHED or EXIT_SAVED."""
         self._tell()
-        while self.step < self.config.max_steps:
+        stop = self._validate(again=False)  # at a resume: if the attempt before did not come to it
+        while self.step < self.config.max_steps and not stop:
             started = time.monotonic()
             rounds = next(self.batches)
             self.step += 1
             self._train_step(rounds, started)
-            if self._boundary():
-                break
+            stop = self._boundary() or self._validate()
         self._save_last()
-        return EXIT_FINISHED if self.step >= self.config.max_steps else EXIT_SAVED
+        finished = self.step >= self.config.max_steps and (self.validation is None or not self.validation.cut_off)
+        return EXIT_FINISHED if finished else EXIT_SAVED
 
     def _train_step(self, rounds: list[dict[str, Tensor]], started: float) -> None:
         randomness.seed_step(self.method.shared_generator, self.config.seed, self.step)
@@ -234,6 +248,21 @@ class Trainer:
         if math.isfinite(self._loss):
             details["loss"] = self._loss
         self.control.progress(phase, self.step, max_steps=self.config.max_steps, **details)
+
+    def _validate(self, again: bool = True) -> bool:
+        """If it is due; whether a stop notice ended it. What is recorded of the step gains what was found."""
+        if self.validation is None or not self.validation.due(self.step):
+            return False
+        if self.step == self.config.max_steps and self.checkpointer.last_published != self.step:
+            self._save(wait=False)  # nothing is lost if the samples take too long
+        self._flush()
+        found = None if again else self.validation.stored(self.step)
+        found = found or self.validation.run(self.step, self.method.role_models["student"], self.ema)
+        if found is None:
+            return True
+        self.tracker.amend(self.step, found.numbers, found.sheet, found.videos)
+        self._tell()
+        return False
 
     # --- saving and stopping
 

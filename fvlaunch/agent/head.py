@@ -90,7 +90,7 @@ class Head:
     def _one_attempt(self) -> Decision:
         numbers = self.run.attempt_numbers()
         self.attempt, self.notice = (numbers[-1] if numbers else 0) + 1, None
-        publish_json(self.run.attempts / f"{self.attempt:04d}.config.json", self.config.train)
+        publish_json(self.run.attempts / f"{self.attempt:04d}.config.json", self.config.program)
         bind, address = self.placement.listen_address()
         store = listen(bind)
         self.peers = Peers(self.run, self.placement.hosts, self.limits)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..attempts import WORKING
 from ..runs import Run
 from .outcome import NodeEnd, RankEnd, last_lines
 from .pulse import HangLimits, Pulse
@@ -69,7 +70,7 @@ class Watch:
             rank = message["rank"]
             if message.get("kind") == "failure":
                 self._told[rank] = str(message.get("text", ""))
-            step = message.get("count") if message.get("phase") in ("warming", "stepping") else message.get("step")
+            step = message.get("count") if message.get("phase") in WORKING else message.get("step")
             if isinstance(step, int):
                 self._steps[rank] = max(step, self._steps.get(rank, 0))
 

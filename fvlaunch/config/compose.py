@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from fvlaunch.config import folders, lookup
+from fvlaunch.config import folders, lookup, tiny
 from fvlaunch.config.extends import Files
 from fvlaunch.config.merge import merge, overlay
 from fvlaunch.config.schema import Cluster, Recipe
@@ -50,7 +50,7 @@ class Composed:
 
     def cross_check(self, world_size: int) -> list[Problem]:
         """Contradictions inside the train block at a world size."""
-        return cross_check(self.recipe.train, world_size, self.recipe_node)
+        return [] if self.recipe.train is None else cross_check(self.recipe.train, world_size, self.recipe_node)
 
 
 def compose(
@@ -117,6 +117,8 @@ def _with_sets(recipe: Node, cluster: Node, asked: Node) -> tuple[Node, Node]:
         known = {key: node for key, node in defaults.value.items() if key in ("time", "threads_per_rank") and node.value is not None}
         recipe = merge(recipe, replace(defaults, value={"resources": replace(defaults, value=known)})) if known else recipe
     merged = merge(recipe, for_recipe)
+    if tiny.asked(merged):  # below --set: what a person says of a size wins
+        merged = merge(tiny.shrink(recipe), for_recipe)
     return replace(merged, place=recipe.place), cluster
 
 
@@ -132,7 +134,7 @@ def _resolve(recipe: Node, cluster: Node, cwd: Path, environment: Mapping[str, s
     for key, model, node, root in (("recipe", Recipe, recipe, ""), ("cluster", Cluster, cluster, "cluster")):
         try:
             made[key], made[f"{key}_node"] = validate(model, node, root)
-            made[f"{key}_data"] = made[key].model_dump(mode="json")
+            made[f"{key}_data"] = made[key].resolved() if key == "recipe" else made[key].model_dump(mode="json")
         except ConfigError as error:
             problems += error.problems
     if problems:

@@ -48,6 +48,9 @@ def recipe_folders(recipe: Node, cwd: Path) -> Node:
     """The recipe with data and local weights under the working directory: a rank works somewhere else."""
     recipe = _changed(recipe, ("train", "data", "path"), cwd, always=True)
     recipe = _changed(recipe, ("train", "method", "kind"), cwd)
+    recipe = _changed(recipe, ("preprocess", "output"), cwd, always=True)
+    for key in ("source", "model"):
+        recipe = _changed(recipe, ("preprocess", key), cwd, if_there=True)
     roles = _roles(recipe)
     for role in roles:
         recipe = _changed(recipe, ("train", "models", role, "init_from"), cwd)
@@ -60,14 +63,18 @@ def _roles(recipe: Node) -> list[str]:
     return list(models.value) if models is not None and isinstance(models.value, dict) else []
 
 
-def _changed(node: Node, path: tuple[str, ...], cwd: Path, *, always: bool = False) -> Node:
-    """The tree with a file's name made absolute; what is not plainly a path (a Hub id) stays unless `always`."""
+def _changed(node: Node, path: tuple[str, ...], cwd: Path, *, always: bool = False, if_there: bool = False) -> Node:
+    """The tree with a file's name made absolute; what is not plainly a path (a Hub id) stays, unless `always` or it is there."""
     if not path:
-        is_path = isinstance(node.value, str) and (always or node.value.startswith(("./", "../", "~/")))
+        if always and isinstance(node.value, dict):  # {folder: how often}
+            return replace(node, value={str(_absolute(replace(node, value=key), cwd).value): item for key, item in node.value.items()})
+        text = node.value if isinstance(node.value, str) else ""
+        is_path = always or text.startswith(("./", "../", "~/")) or (if_there and bool(text) and (cwd / text).exists())
         return _absolute(node, cwd) if is_path else node
     if not isinstance(node.value, dict) or path[0] not in node.value:
         return node
-    return replace(node, value={**node.value, path[0]: _changed(node.value[path[0]], path[1:], cwd, always=always)})
+    changed = _changed(node.value[path[0]], path[1:], cwd, always=always, if_there=if_there)
+    return replace(node, value={**node.value, path[0]: changed})
 
 
 def _absolute(node: Node, cwd: Path) -> Node:

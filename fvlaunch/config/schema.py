@@ -6,12 +6,14 @@ import re
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from fvlaunch.config import sbatch
 from fvlaunch.config.values import ENV_NAME, TIME_HINT, seconds, time_text
 from trainers.config import TrainConfig
+from trainers.config.download import Config as DownloadConfig
+from trainers.config.preprocess import Config as PreprocessConfig
 from trainers.config.section import Section
 
 __all__ = ["Cluster", "ClusterResources", "Limits", "Recipe", "Resources", "seconds"]
@@ -116,12 +118,43 @@ class Resources(Section):
     """null: cores / ranks on a node, fixed at submission, since sums depend on it."""
 
 
+PROGRAMS = ("train", "preprocess", "download")
+"""What a job can be: the block of a recipe that says so, and the name that the ranks get it by."""
+
+
 class Recipe(Section):
-    """What to train."""
+    """What to do, on how many ranks: exactly one of the blocks train, preprocess, download."""
 
     description: Annotated[str, BeforeValidator(_one_line)] = ""
+    tiny: bool = False
+    """Networks, clips and batch of a laptop's size in place of the real ones, the rest as it is: --set tiny=true."""
     resources: Resources = Resources()
-    train: TrainConfig
+    train: TrainConfig | None = None
+    preprocess: PreprocessConfig | None = None
+    download: DownloadConfig | None = None
+
+    @model_validator(mode="after")
+    def _one_program(self) -> Recipe:
+        given = [name for name in PROGRAMS if getattr(self, name) is not None]
+        if not given:
+            raise _wrong("'train' is missing", "add train (or preprocess, or download)")
+        if len(given) > 1:
+            raise _wrong(f"{' and '.join(given)} exclude each other", "a recipe does one thing; write the other one in a file of its own")
+        return self
+
+    @property
+    def program(self) -> str:
+        """Which of PROGRAMS it is."""
+        return next(name for name in PROGRAMS if getattr(self, name) is not None)
+
+    @property
+    def block(self) -> Any:
+        """The block of its program."""
+        return getattr(self, self.program)
+
+    def resolved(self) -> dict[str, Any]:
+        """Plain data that parses back to the same job: with all defaults, without the programs that it is not. `tiny` has been applied."""
+        return self.model_dump(mode="json", exclude={"tiny", *PROGRAMS} - {self.program})
 
 
 class Limits(Section):

@@ -77,7 +77,7 @@ _NOTES = {
     "output_dir": "each run has its own folder below the cluster's runs_dir; name it with --name",
     "resume_from_checkpoint": "a run continues from its newest good checkpoint by itself; see fvlaunch resume",
     "wandb_project": "metrics are in the run's metrics.jsonl and tensorboard files",
-    "tiny": "there is no such switch; the shapes-* recipes are the laptop's size",
+    "tiny": "tiny stands at the top of a recipe: --set tiny=true",
 }
 
 

@@ -1,74 +1,31 @@
-"""What a run reads: values, order and draws that depend on nothing but (seed, step), and one clear error for each bad input."""
+"""What a run reads: values, order and draws that depend on nothing but (seed, step), and bad rows that are replaced and told."""
 
 from __future__ import annotations
 
-import inspect
+import ast
+import importlib.util
 import multiprocessing
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import safetensors.torch
 import torch
+from stored import ONE_RANK, Row, config, indices, latents, part, rewrite, run, same, sample, write
 
-from trainers.config.data import DataConfig
-from trainers.data import dataset as module
-from trainers.data import files
-from trainers.data.dataset import ParquetDataset, batches, pad, prompts
+from trainers.data import rows, samples
+from trainers.data.batches import batches
+from trainers.data.dataset import ParquetDataset
 from trainers.data.sampler import permutation
-from trainers.data.schema import FOLDER, PROMPTS, T2V, PartWriter, Sample, decode_array
+from trainers.data.schema import FOLDER, PROMPTS, PartWriter, TextSample, TrajectorySample
 from trainers.errors import UserError
-
-Row = dict[str, Any]
-ONE_RANK = {"rank": 0, "data_parallel": 1, "accumulation": 2, "micro": 2}
-
-
-def latents(index: int) -> np.ndarray[Any, Any]:
-    """[2, 3, 1, 2] of different numbers, none of them rounded in half precision."""
-    return np.arange(12, dtype=np.float32).reshape(2, 3, 1, 2) + 16 * index
-
-
-def sample(index: int) -> Sample:
-    text = np.full((1 + index % 3, 4), index + 1, np.float32)
-    return Sample(f"s{index}", latents(index), text, f"{index}.mp4", f"caption {index}", 16, 8, 1.0, 8.0)
-
-
-def config(path: Path, **changes: Any) -> DataConfig:
-    sizes = {"num_frames": 3, "height": 2, "width": 4, "vae_stride": (1, 2, 2), "text_len": 2, "global_batch_size": 4, "workers": 0}
-    return DataConfig.model_validate({"path": str(path), "latents_mean": [1.0, 2.0], "latents_std": [0.5, 4.0], **sizes, **changes})
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """10 samples in files of 4, and prompts."""
-    with PartWriter(tmp_path / FOLDER / "worker_0", rows_per_file=4) as writer:
-        for index in range(10):
-            writer.write(sample(index))
-    found = {"empty": torch.full((1, 4), -1.0), "negative": torch.full((3, 4), -2.0)}
-    safetensors.torch.save_file(found, tmp_path / PROMPTS)
-    return tmp_path
-
-
-def rewrite(data: Path, change: Callable[[Row], Row], schema: pa.Schema = T2V) -> Path:
-    """Applies `change` to the third row of the second file, the 7th of all; the file."""
-    path = data / FOLDER / "worker_0" / "part-00001.parquet"
-    rows = pq.read_table(path).to_pylist()
-    rows[2] = change(rows[2])
-    pq.write_table(pa.Table.from_pylist(rows, schema), path)
-    return path
-
-
-def run(wanted: DataConfig, seed: int = 3, **changes: Any) -> list[list[dict[str, torch.Tensor]]]:
-    return list(batches(wanted, seed, **{**ONE_RANK, "start_step": 0, "max_steps": 5, **changes}))
-
-
-def same(first: Any, second: Any) -> bool:
-    flat = [[(k, v) for step in steps for batch in step for k, v in sorted(batch.items())] for steps in (first, second)]
-    return len(flat[0]) == len(flat[1]) and all(a[0] == b[0] and torch.equal(a[1], b[1]) for a, b in zip(*flat, strict=True))
+    return write(tmp_path)
 
 
 def test_an_item_is_the_stored_sample(data: Path) -> None:
@@ -116,11 +73,15 @@ def test_two_ranks_read_the_micro_batches_that_one_would(data: Path) -> None:
     assert same(one, [[two[0][step][0], two[1][step][0]] for step in range(5)])
 
 
-def test_a_loader_process_gives_the_same_and_close_ends_it(data: Path) -> None:
-    wanted = config(data, text_dropout=0.5)
-    stream = batches(wanted.model_copy(update={"workers": 1}), 3, **ONE_RANK, start_step=0, max_steps=100)
+def test_a_loader_process_gives_and_tells_the_same_and_close_ends_it(data: Path) -> None:
+    rewrite(data, lambda row: {**row, "vae_latent_bytes": None})
+    wanted, told = config(data, text_dropout=0.5), []
+    stream = batches(wanted.model_copy(update={"workers": 1}), 3, **ONE_RANK, start_step=0, max_steps=100, warn=told.append)
     (worker,) = multiprocessing.active_children()
-    assert same([next(stream) for _ in range(5)], run(wanted))
+    here: list[str] = []
+    assert same([next(stream) for _ in range(5)], run(wanted, warn=here.append))
+    assert told == here and len(told) == 1
+    assert "libtorch" not in Path(f"/proc/{worker.pid}/maps").read_text()  # seconds to load, and hundreds of megabytes
     stream.close()
     assert not worker.is_alive()
 
@@ -131,20 +92,19 @@ def test_batches_leave_the_global_generator_alone(data: Path) -> None:
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_big_files_read_by_row_group_give_the_same(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = run(config(data))
-    monkeypatch.setattr(files, "WHOLE_FILE_BYTES", 0)
-    monkeypatch.setattr(files, "OPEN_FILES", 1)
-    assert same(run(config(data)), whole)
+def test_repeated_folders_are_read_so_often_an_epoch(data: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    with PartWriter(other, rows_per_file=2) as writer:
+        writer.write(sample(10))
+        writer.write(sample(11))
+    wanted = config({str(data / FOLDER): 1, str(other): 3})
+    dataset = ParquetDataset(wanted, seed=0)
+    captions = [dataset[0, index]["caption"] for index in range(len(dataset))]
+    assert captions == [f"caption {index}" for index in (*range(10), *[10, 11] * 3)]
+    assert sorted(indices(run(wanted, max_steps=4))) == list(range(16))
 
 
-def test_row_groups_of_several_rows_and_a_small_cache_give_the_same(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = run(config(data))
-    path = data / FOLDER / "worker_0" / "part-00001.parquet"
-    pq.write_table(pq.read_table(path), path, row_group_size=3)
-    monkeypatch.setattr(files, "WHOLE_FILE_BYTES", 0)
-    monkeypatch.setattr(files, "CACHE_BYTES", 200)
-    assert same(run(config(data)), whole)
+# --- text dropout
 
 
 def test_text_dropout_gives_the_empty_prompt_to_its_share_anew_each_epoch(data: Path) -> None:
@@ -162,131 +122,138 @@ def test_no_text_is_dropped_unless_asked_for(data: Path) -> None:
     assert all(dataset[epoch, i]["prompt"][0, 0] == i + 1 for epoch in range(20) for i in range(10))
 
 
-def test_prompts_are_found_from_either_folder(data: Path) -> None:
-    for path in (data, data / FOLDER):
-        found = prompts(config(path))
-        assert found is not None
-        assert pad(found.negative, 2)[0].tolist() == [[-2.0] * 4] * 2 and pad(found.empty, 2)[1].tolist() == [1, 0]
-    assert prompts(config(data / FOLDER / "worker_0")) is None
+def test_text_dropout_without_an_empty_prompt_is_refused(data: Path) -> None:
+    (data / PROMPTS).unlink()
+    with pytest.raises(UserError, match=r"data.text_dropout needs .*no prompts.safetensors in"):
+        ParquetDataset(config(data, text_dropout=0.1), 0)
 
 
-def test_the_default_statistics_are_the_wan_vaes() -> None:
-    from diffusers import AutoencoderKLWan
+def test_prompts_of_another_text_encoder_are_refused(data: Path) -> None:
+    safetensors.torch.save_file({"empty": torch.ones(1, 5)}, data / PROMPTS)
+    with pytest.raises(UserError, match=r"has 5 channels, the samples' text in .* has 4"):
+        ParquetDataset(config(data, text_dropout=0.1), 0)
 
-    defaults = inspect.signature(AutoencoderKLWan.__init__).parameters
-    assert list(module.WAN_LATENTS_MEAN) == list(defaults["latents_mean"].default)
-    assert list(module.WAN_LATENTS_STD) == list(defaults["latents_std"].default)
+
+# --- methods that need something else than clips
+
+
+def test_a_method_that_needs_text_reads_prompts_alone_of_any_schema(data: Path, tmp_path: Path) -> None:
+    with PartWriter(tmp_path / "texts", rows_per_file=4) as writer:
+        for index in range(10):
+            writer.write(TextSample(f"s{index}", sample(index).text, f"caption {index}"))
+    of_clips, of_texts = (run(config(path), needs="text") for path in (data, tmp_path / "texts"))
+    assert same(of_clips, of_texts) and set(of_texts[0][0]) == {"prompt", "prompt_mask", "index"}
+    with pytest.raises(UserError, match=r"no column 'vae_latent_bytes'\nhint: .*t2v"):
+        run(config(tmp_path / "texts"))
+
+
+def test_trajectories_are_read_as_stored_and_checked(tmp_path: Path) -> None:
+    states = np.random.RandomState(0).standard_normal((5, 3, 2, 1, 2)).astype("f4")  # [S, T, C, H, W]
+    with PartWriter(tmp_path, rows_per_file=4) as writer:
+        for index in range(4):
+            timesteps = np.array([1000, 937, 833, 625, 0], np.float32) + index
+            writer.write(TrajectorySample(f"s{index}", states + index, timesteps, sample(index).text, ""))
+    ((batch,),) = run(config(tmp_path), needs="trajectory", accumulation=1, max_steps=1)
+    first = batch["index"][0].item()
+    assert torch.equal(batch["trajectory_latents"][0], torch.from_numpy(states + first))
+    assert batch["trajectory_timesteps"][0].tolist() == [1000 + first, 937 + first, 833 + first, 625 + first, first]
+    with pytest.raises(UserError, match=r"trajectory_latents are \[5, 3, 2, 1, 2\].* asks for \[5, 2, 2, 1, 2\] \[steps, T, C, H, W\]"):
+        run(config(tmp_path, num_frames=2), needs="trajectory")
+
+
+# --- bad rows
+
+BAD = [
+    ({"vae_latent_dtype": "int8"}, "vae_latent has the unknown dtype 'int8'; known: float32, float16, float64, bfloat16"),
+    ({"vae_latent_bytes": np.full(12, np.nan, "<f4").tobytes()}, "vae_latent holds values that are not finite"),
+    ({"text_embedding_bytes": np.full(4, np.inf, "<f4").tobytes()}, "text_embedding holds values that are not finite"),
+    ({"vae_latent_bytes": b"1234567"}, "vae_latent has 7 bytes, but its shape [2, 3, 1, 2] of float32 takes 48"),
+    ({"vae_latent_shape": [3, 2, 1, 2]}, "latents are [3, 2, 1, 2], but the config asks for [2, 3, 1, 2]"),
+    ({"vae_latent_shape": []}, "vae_latent has 48 bytes"),
+    ({"vae_latent_shape": [2, -3, -1, 2]}, "vae_latent has the shape [2, -3, -1, 2]"),
+    ({"vae_latent_bytes": None}, "vae_latent is missing"),
+    ({"text_embedding_shape": [2, 2]}, "text_embedding is [2, 2], other rows have [tokens, 4]"),
+    ({"text_embedding_shape": [1, 1, 4]}, "text_embedding is [1, 1, 4]"),
+]
+
+
+@pytest.mark.parametrize(("columns", "message"), BAD)
+def test_a_bad_row_is_replaced_by_another_one_and_told_once(data: Path, columns: Row, message: str) -> None:
+    whole = run(config(data))
+    path, told = rewrite(data, lambda row: {**row, **columns}), []
+    found = run(config(data), warn=told.append)  # two epochs
+    (text,) = told
+    assert text.startswith(f"{path}: row 2: {message}") and text.endswith(" was read in its place (1 bad rows so far)")
+    before, after = indices(whole), indices(found)
+    assert 6 in before and 6 not in after and len(after) == len(before)
+    assert [a for a, b in zip(after, before, strict=True) if b != 6] == [b for b in before if b != 6]  # nothing else moved
+
+
+def test_the_replacement_depends_on_nothing_but_seed_and_place(data: Path) -> None:
+    rewrite(data, lambda row: {**row, "vae_latent_bytes": None})
+    one = run(config(data), max_steps=50)
+    two = [run(config(data), rank=rank, data_parallel=2, accumulation=1, start_step=20, max_steps=50) for rank in (0, 1)]
+    assert indices(one)[20 * 4 :] == indices([[two[0][step][0], two[1][step][0]] for step in range(30)])
+    found = ParquetDataset(config(data), seed=3).samples
+    assert len({found.usable((epoch, 6))[1] for epoch in range(20)}) > 3  # not always the same one
+
+
+def test_too_many_bad_rows_end_the_run(data: Path) -> None:
+    path = rewrite(data, lambda row: {**row, "vae_latent_bytes": None})
+    with pytest.raises(UserError, match=rf"1 of the \d+ rows read are bad, more than data.max_bad_share 0 .*{path}: row 2"):
+        run(config(data, max_bad_share=0))
+    many = [sample(index) for index in range(40)]
+    with PartWriter(data / "many", rows_per_file=40) as writer:
+        for index, one in enumerate(many):
+            writer.write(one if index % 3 else type(one)(**{**vars(one), "latents": one.latents[:, :2]}))
+    told: list[str] = []
+    with pytest.raises(UserError, match=r"9 of the \d+ rows read are bad, more than data.max_bad_share 0.05 allows"):
+        run(config(data / "many", max_bad_share=0.05), max_steps=10, warn=told.append)
+    assert len(told) == 9
+
+
+def test_data_that_are_mostly_bad_are_refused_before_the_first_step(data: Path) -> None:
+    with pytest.raises(UserError, match=r"part-00000.parquet: row 0: latents are \[2, 3, 1, 2\].*\[2, 5, 1, 2\]"):
+        batches(config(data, num_frames=5), 0, **ONE_RANK, start_step=0, max_steps=1)
+
+
+def test_damage_inside_a_file_is_told_by_row_and_the_rest_is_trained_on(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, told = part(data), []
+    content = bytearray(path.read_bytes())
+    group = pq.read_metadata(path).row_group(1).column(1)
+    start = group.data_page_offset
+    content[start : start + group.total_compressed_size] = bytes(group.total_compressed_size)
+    path.write_bytes(content)
+    monkeypatch.setattr(rows, "WHOLE_FILE_BYTES", 0)
+    found = run(config(data), warn=told.append)
+    assert len(told) == 1 and told[0].startswith(f"{path}: row 1 cannot be read: ") and 5 not in indices(found)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "float64", "bfloat16"])
 def test_the_stored_dtype_is_honoured(data: Path, dtype: str) -> None:
     values = torch.from_numpy(latents(6))
-    stored = values.to(getattr(torch, dtype))
-    raw = stored.view(torch.uint8).numpy().tobytes()
+    raw = values.to(getattr(torch, dtype)).view(torch.uint8).numpy().tobytes()
     rewrite(data, lambda row: {**row, "vae_latent_bytes": raw, "vae_latent_dtype": dtype})
     assert torch.equal(ParquetDataset(config(data), 0)[0, 6]["latents"], values)
-
-
-def test_float64_that_does_not_fit_is_not_finite() -> None:
-    with pytest.raises(ValueError, match="not finite"):
-        decode_array(np.array([1e300]).tobytes(), [1], "float64")
-
-
-@pytest.mark.parametrize(
-    ("columns", "message"),
-    [
-        ({"vae_latent_dtype": "int8"}, "vae_latent has the unknown dtype 'int8'; known: float32, float16, float64, bfloat16"),
-        ({"vae_latent_bytes": np.full(12, np.nan, "<f4").tobytes()}, "vae_latent holds values that are not finite"),
-        ({"text_embedding_bytes": np.full(4, np.inf, "<f4").tobytes()}, "text_embedding holds values that are not finite"),
-        ({"vae_latent_bytes": b"1234567"}, r"vae_latent has 7 bytes, but its shape \[2, 3, 1, 2\] of float32 takes 48"),
-        ({"vae_latent_shape": [3, 2, 1, 2]}, r"latents are \[3, 2, 1, 2\], but the config asks for \[2, 3, 1, 2\]"),
-        ({"vae_latent_shape": []}, "vae_latent has 48 bytes"),
-        ({"vae_latent_shape": [2, -3, -1, 2]}, r"vae_latent has the shape \[2, -3, -1, 2\]"),
-        ({"vae_latent_bytes": None}, "vae_latent is missing"),
-        ({"text_embedding_shape": [2, 2]}, r"text_embedding is \[2, 2\], other rows have \[tokens, 4\]"),
-        ({"text_embedding_shape": [1, 1, 4]}, r"text_embedding is \[1, 1, 4\]"),
-    ],
-)
-def test_a_bad_row_is_named_by_file_and_row(data: Path, columns: Row, message: str) -> None:
-    path = rewrite(data, lambda row: {**row, **columns})
-    with pytest.raises(UserError, match=f"^{path}: row 2: {message}"):
-        run(config(data))
-
-
-def test_a_latent_shape_other_than_the_configs_is_told_before_the_first_step(data: Path) -> None:
-    with pytest.raises(UserError, match=r"part-00000.parquet: row 0: latents are \[2, 3, 1, 2\].*\[2, 5, 1, 2\]"):
-        ParquetDataset(config(data, num_frames=5), seed=0)
-
-
-@pytest.mark.parametrize("size", [0, 3, 100, -1])
-def test_a_half_written_file_is_named(data: Path, size: int) -> None:
-    path = data / FOLDER / "worker_0" / "part-00002.parquet"
-    path.write_bytes(path.read_bytes()[:size])
-    with pytest.raises(UserError, match=f"^{path} is not a whole parquet file: .*\nhint: .*write it again") as caught:
-        ParquetDataset(config(data), seed=0)
-    assert len(str(caught.value).splitlines()) == 2
-
-
-def test_damage_inside_a_file_is_named_when_it_is_read(data: Path) -> None:
-    path = data / FOLDER / "worker_0" / "part-00001.parquet"
-    content = bytearray(path.read_bytes())
-    content[4:2000] = bytes(1996)
-    path.write_bytes(content)
-    with pytest.raises(UserError, match=f"^(cannot read )?{path}"):
-        run(config(data))
-
-
-def test_files_of_another_schema_are_named(data: Path) -> None:
-    path = data / FOLDER / "worker_0" / "other.parquet"
-    pq.write_table(pa.table({"x": [1]}), path)
-    with pytest.raises(UserError, match=f"{path} has no column 'vae_latent_bytes'"):
-        ParquetDataset(config(data), seed=0)
-    path.unlink()
-    path = rewrite(data, lambda row: row, T2V.set(3, pa.field("vae_latent_dtype", pa.binary())))
-    with pytest.raises(UserError, match=f"{path}: the column 'vae_latent_dtype' is binary, not string"):
-        ParquetDataset(config(data), seed=0)
-
-
-def test_other_writers_wide_types_are_read(data: Path) -> None:
-    wide = {"binary": pa.large_binary(), "string": pa.large_string(), "list<item: int64>": pa.large_list(pa.int64())}
-    rewrite(data, lambda row: row, pa.schema([(f.name, wide.get(str(f.type), f.type)) for f in T2V]))
-    np.testing.assert_array_equal(ParquetDataset(config(data), 0)[0, 6]["latents"], latents(6))
-
-
-def test_a_folder_without_data_is_one_clear_error(data: Path) -> None:
-    with pytest.raises(UserError, match="does not exist"):
-        ParquetDataset(config(data / "nowhere"), 0)
-    with pytest.raises(UserError, match="not a folder"):
-        ParquetDataset(config(data / PROMPTS), 0)
-    (data / "none").mkdir()
-    (data / "none" / ".part-00000.parquet").touch()
-    with pytest.raises(UserError, match="no parquet files in"):
-        ParquetDataset(config(data / "none"), 0)
-    pq.write_table(pa.Table.from_pylist([], T2V), data / "none" / "a.parquet")
-    with pytest.raises(UserError, match="hold no rows"):
-        ParquetDataset(config(data / "none"), 0)
-
-
-def test_text_dropout_without_an_empty_prompt_is_refused(data: Path) -> None:
-    (data / PROMPTS).unlink()
-    with pytest.raises(UserError, match="text_dropout needs the empty prompt"):
-        ParquetDataset(config(data, text_dropout=0.1), 0)
-
-
-@pytest.mark.parametrize("broken", [b"junk", safetensors.torch.save({"empty": torch.ones(1, 4)})])
-def test_unusable_prompts_are_named(data: Path, broken: bytes) -> None:
-    (data / PROMPTS).write_bytes(broken)
-    with pytest.raises(UserError, match=PROMPTS):
-        ParquetDataset(config(data, text_dropout=0.1), 0)
-
-
-def test_prompts_of_another_text_encoder_are_refused(data: Path) -> None:
-    other = {"empty": torch.ones(1, 5), "negative": torch.ones(1, 5)}
-    safetensors.torch.save_file(other, data / PROMPTS)
-    with pytest.raises(UserError, match="has 5 channels, the samples' text has 4"):
-        ParquetDataset(config(data, text_dropout=0.1), 0)
 
 
 def test_fewer_samples_than_a_global_batch_are_refused(data: Path) -> None:
     with pytest.raises(UserError, match="10 samples, less than one global batch of 12"):
         run(config(data), accumulation=6)
+
+
+def test_the_default_statistics_are_the_wan_vaes() -> None:
+    defaults = _defaults("models/autoencoders/autoencoder_kl_wan.py", "AutoencoderKLWan")
+    assert list(samples.WAN_LATENTS_MEAN) == defaults["latents_mean"]
+    assert list(samples.WAN_LATENTS_STD) == defaults["latents_std"]
+
+
+def _defaults(file: str, name: str) -> dict[str, Any]:
+    """Of a diffusers class's constructor, read from its source: importing it takes seconds."""
+    found = importlib.util.find_spec("diffusers")
+    assert found is not None and found.origin is not None
+    tree = ast.parse((Path(found.origin).parent / file).read_text())
+    body = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name).body
+    arguments = next(node for node in body if isinstance(node, ast.FunctionDef) and node.name == "__init__").args
+    named = zip(arguments.args[-len(arguments.defaults) :], arguments.defaults, strict=True)
+    return {argument.arg: ast.literal_eval(value) for argument, value in named if argument.arg.startswith("latents_")}

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from torch.utils.data import Dataset
 
 from trainers.data.loader import load
 from trainers.errors import UserError
@@ -22,11 +22,22 @@ from trainers.errors import UserError
 REPOSITORY = Path(__file__).parents[2]
 
 
-class Squares(Dataset[Any]):
+class Squares:
     def __getitem__(self, key: int) -> Any:
         if key == 13:
             raise UserError("file.parquet: row 13: bad", "write it again")
         return key, key * key, os.getpid()
+
+
+class Arrays:
+    """Items bigger than any pipe."""
+
+    def __getitem__(self, key: int) -> Any:
+        if key == 5:
+            return 1 / 0
+        if key == 6:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {"big": np.full((key, 300_000), key, np.float32), "name": str(key), "torch": "torch" in sys.modules}
 
 
 def children() -> list[Any]:
@@ -69,7 +80,7 @@ def test_loader_processes_serve_the_rank_and_leave_its_signals_and_pipes_alone(n
     assert [(k, square) for k, square, _ in (first, *rest)] == [(k, k * k) for k in range(12)]
     assert {pid for *_, pid in rest} == {process.pid for process in workers}
     assert notices == [signal.SIGTERM]
-    with pytest.raises(UserError) as caught:  # as it was raised: no "Caught UserError in DataLoader worker process 0"
+    with pytest.raises(UserError) as caught:  # as it was raised, not as a page of traceback
         next(loaded)
     assert (caught.value.message, caught.value.hint) == ("file.parquet: row 13: bad", "write it again")
     assert not any(process.is_alive() for process in workers)
@@ -81,6 +92,22 @@ def test_no_process_is_needed() -> None:
     assert [square for _, square, _ in load(Squares(), iter(range(4)), workers=0)] == [0, 1, 4, 9]
     with pytest.raises(UserError, match="row 13: bad"):
         next(load(Squares(), iter([13]), workers=0))
+
+
+def test_big_arrays_come_back_writable_and_failures_with_where_they_happened() -> None:
+    loaded = load(Arrays(), iter([2, 0, 3, 5]), workers=1)
+    for key in (2, 0, 3):
+        item = next(loaded)
+        assert item["big"].shape == (key, 300_000) and (item["big"] == key).all() and item["name"] == str(key)
+        item["big"] += 1
+        assert not item["torch"]  # what takes seconds and hundreds of megabytes to load
+    (worker,) = children()
+    with pytest.raises(RuntimeError, match=r"(?s)in a loader process:.*in __getitem__.*ZeroDivisionError"):
+        next(loaded)
+    assert not worker.is_alive()
+    loaded = load(Arrays(), iter([6]), workers=1)
+    with pytest.raises(RuntimeError, match=r"a loader process died \(exit code -9\)"):
+        next(loaded)
 
 
 SCRIPT = """

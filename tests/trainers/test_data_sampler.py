@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainers.data.sampler import Sampler, permutation
+from trainers.data.sampler import Sampler, block_permutation, permutation
 from trainers.errors import UserError
 
 CUTS = st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(1, 3))  # micro, data-parallel ranks, rounds
@@ -61,3 +62,42 @@ def test_the_order_never_changes_between_releases() -> None:
 def test_too_few_samples_are_told_with_the_numbers() -> None:
     with pytest.raises(UserError, match=r"has 7 samples, less than one global batch of 8"):
         Sampler(7, 8, 2, 0, 2, seed=0)
+
+
+SIZES = st.lists(st.integers(0, 6), min_size=1, max_size=12).filter(lambda sizes: sum(sizes) > 0)
+
+
+@given(SIZES, st.integers(0, 2**70), st.integers(0, 3))
+def test_a_block_permutation_keeps_the_rows_of_a_block_together(sizes: list[int], seed: int, epoch: int) -> None:
+    order = block_permutation(np.array(sizes), seed, epoch)
+    assert sorted(order) == list(range(sum(sizes)))
+    block = np.arange(len(sizes)).repeat(sizes)[order]
+    assert (np.diff(block) != 0).sum() + 1 == len(set(block))
+
+
+def test_blocks_and_the_rows_in_them_are_shuffled_anew_each_epoch() -> None:
+    sizes = np.full(6, 8)
+    orders = [block_permutation(sizes, 7, epoch) for epoch in range(4)]
+    assert len({tuple(order[::8] // 8) for order in orders}) == 4
+    inside = {tuple(row % 8 for row in order if row // 8 == 3) for order in orders}
+    assert len(inside) == 4 and (*range(8),) not in inside
+
+
+def test_the_block_order_never_changes_between_releases() -> None:
+    assert block_permutation(np.array([3, 2, 3]), 1000, 0).tolist() == [0, 2, 1, 6, 7, 5, 4, 3]
+
+
+@settings(max_examples=30)
+@given(st.integers(1, 3), st.sampled_from([(1, 12), (2, 6), (4, 3), (12, 1)]), st.integers(0, 20), st.integers(0, 9))
+def test_a_micro_batch_of_blocks_is_the_same_at_any_world_size(micro: int, cut: tuple[int, int], step: int, seed: int) -> None:
+    sizes = np.array([7, 13, 30, 1, 0, 49])
+    ranks, rounds = cut
+    whole = [Sampler(100, 12 * micro, micro, 0, 1, seed, sizes).indices(step, round_) for round_ in range(12)]
+    parts = [Sampler(100, 12 * micro, micro, rank, ranks, seed, sizes).indices(step, r) for r in range(rounds) for rank in range(ranks)]
+    assert parts == whole
+
+
+def test_an_epoch_of_blocks_shows_each_sample_once() -> None:
+    sampler = Sampler(40, 8, 2, 0, 1, 5, np.full(5, 8))
+    keys = [key for step in range(5, 10) for round_ in range(4) for key in sampler.indices(step, round_)]
+    assert sorted(keys) == [(1, index) for index in range(40)]

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from trainers.data import shapes
-from trainers.data.preprocess import Settings, read_clip
 from trainers.data.shapes import MODES, Mode, ShapesCodec
 from trainers.errors import UserError
+from trainers.preprocessing.clips import Settings, read_clip
 
 SETTINGS = Settings(num_frames=5, height=8, width=8, train_fps=8)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -60,11 +61,19 @@ def batch() -> dict[str, Tensor]:
     return {"latents": latents, "prompt": torch.zeros(2, 5, 8)}
 
 
-def by_hand(latents: Tensor, precondition: bool) -> tuple[float, float, float]:
+def drawn_u(scheme: str, generator: torch.Generator) -> Tensor:
+    """[B]: U(0, 1); the logistic function of N(0.3, 0.8); or 1 - u - 1.2 (cos^2(pi u / 2) - 1 + u)."""
+    if scheme == "logit_normal":
+        return 1 / (1 + torch.exp(-(0.3 + 0.8 * torch.randn(2, generator=generator).double())))
+    u = torch.rand(2, generator=generator).double()
+    return 1 - u - 1.2 * (torch.cos(torch.pi * u / 2) ** 2 - 1 + u) if scheme == "mode" else u
+
+
+def by_hand(latents: Tensor, scheme: str, precondition: bool, kind: torch.dtype = torch.float64) -> tuple[float, float, float]:
     """(loss, dL/da, dL/db) from the documented draws: noise [B, C, T, H, W], then u [B]; sigma = S((1000 - floor(1000 u)) / 1000)."""
     generator = torch.Generator().manual_seed(5)
-    noise = torch.randn(2, 4, 3, 2, 2, generator=generator, dtype=torch.float64).permute(0, 2, 1, 3, 4)
-    share = (1000 - (1000 * torch.rand(2, generator=generator)).floor().double()) / 1000
+    noise = torch.randn(2, 4, 3, 2, 2, generator=generator, dtype=kind).double().permute(0, 2, 1, 3, 4)
+    share = (1000 - (1000 * drawn_u(scheme, generator)).floor()) / 1000
     sigma = (SHIFT * share / (1 + (SHIFT - 1) * share)).reshape(2, 1, 1, 1, 1)
     noisy = (1 - sigma) * latents + sigma * noise
     velocity = 0.7 * noisy - 0.2
@@ -75,18 +84,24 @@ def by_hand(latents: Tensor, precondition: bool) -> tuple[float, float, float]:
     return residual.square().mean().item(), (2 * residual * da).mean().item(), (2 * residual * db).mean().item()
 
 
+SCHEMES = {"uniform": {}, "logit_normal": {"logit_mean": 0.3, "logit_std": 0.8}, "mode": {"mode_scale": 1.2}}
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
 @pytest.mark.parametrize("precondition", [False, True])
-@pytest.mark.parametrize("rounds", [1, 4])
-def test_loss_and_gradient_are_those_derived_by_hand(precondition: bool, rounds: int) -> None:
-    method, data = make(precondition_outputs=precondition), batch()
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_loss_and_gradient_are_those_derived_by_hand(scheme: str, precondition: bool, kind: torch.dtype) -> None:
+    method, data = make(weighting_scheme=scheme, precondition_outputs=precondition, **SCHEMES[scheme]), batch()
+    method.student.transformer.to(kind)
     method.cuda_generator.manual_seed(5)
-    loss_map, outputs, _ = method.single_train_step(data, 1)
-    method.backward(loss_map, outputs, grad_accum_rounds=rounds)
-    loss, da, db = by_hand(data["latents"], precondition)
+    loss_map, outputs, _ = method.single_train_step({**data, "latents": data["latents"].to(kind)}, 1)
+    method.backward(loss_map, outputs, grad_accum_rounds=4)
+    loss, da, db = by_hand(data["latents"], scheme, precondition, kind)
     line: Any = method.student.transformer
-    assert loss_map["total_loss"].item() == pytest.approx(loss, rel=1e-12)
-    assert line.a.grad.item() == pytest.approx(da / rounds, rel=1e-12)
-    assert line.b.grad.item() == pytest.approx(db / rounds, rel=1e-12)
+    tolerance = 1e-6 if kind == torch.float32 else 1e-12
+    assert loss_map["total_loss"].item() == pytest.approx(loss, rel=tolerance)
+    assert line.a.grad.item() == pytest.approx(da / 4, rel=tolerance)
+    assert line.b.grad.item() == pytest.approx(db / 4, rel=tolerance)
 
 
 @pytest.mark.parametrize("scheme", ["uniform", "logit_normal", "mode"])
@@ -104,15 +119,37 @@ def test_a_step_leaves_the_generator_where_its_documented_draws_end(scheme: str)
 
 def test_u_of_zero_is_pure_noise_and_the_largest_u_stays_in_the_grid(monkeypatch: pytest.MonkeyPatch) -> None:
     method = make(weighting_scheme="logit_normal", logit_mean=1e3)  # sigmoid gives exactly 1
-    assert method.draw_timesteps(1).item() == pytest.approx(1000 * SHIFT * 0.001 / (1 + (SHIFT - 1) * 0.001))
+    assert method.draw_timesteps(1, 3).item() == pytest.approx(1000 * SHIFT * 0.001 / (1 + (SHIFT - 1) * 0.001))
     monkeypatch.setattr(method, "_draw_u", lambda count: torch.zeros(count))
-    assert method.draw_timesteps(2).tolist() == [1000.0, 1000.0]
+    assert method.draw_timesteps(2, 3).tolist() == [1000.0, 1000.0]
 
 
 def test_mode_sampling_by_hand() -> None:
     assert mode_sampled(torch.tensor([0.0, 1.0]), 1.29).tolist() == [1.0, 0.0]
     assert mode_sampled(torch.tensor(0.5), 1.29).item() == pytest.approx(0.5)  # cos^2(pi/4) = 1/2
     assert mode_sampled(torch.tensor(1 / 3), 1.0).item() == pytest.approx(1 - 1 / 3 - (3 / 4 - 1 + 1 / 3))  # cos^2(pi/6) = 3/4
+
+
+@pytest.mark.parametrize("scale", [-1.0, 1.75])
+def test_mode_sampling_covers_the_whole_range_once_at_its_bounds(scale: float) -> None:
+    found = mode_sampled(torch.linspace(0, 1, 1001, dtype=torch.float64), scale)
+    assert found[0] == 1.0 and found[-1] == 0.0 and (found.diff() <= 1e-12).all()
+
+
+@pytest.mark.parametrize(
+    ("scheme", "low", "high"),
+    [
+        ("uniform", 0.25, 0.75),
+        ("logit_normal", 1 / (1 + math.exp(0.6744898 * 0.8 - 0.3)), 1 / (1 + math.exp(-0.6744898 * 0.8 - 0.3))),
+        ("mode", 1 - 0.75 - 1.2 * (math.cos(math.pi * 0.375) ** 2 - 0.25), 1 - 0.25 - 1.2 * (math.cos(math.pi * 0.125) ** 2 - 0.75)),
+    ],
+)
+def test_quartiles_of_the_weighting_schemes_are_those_of_their_formulas(scheme: str, low: float, high: float) -> None:
+    method = make(weighting_scheme=scheme, **SCHEMES[scheme])
+    method.cuda_generator.manual_seed(0)
+    entries = method.schedule.index(method.draw_timesteps(4000, 1)).double() / 1000
+    found = entries.quantile(torch.tensor([0.25, 0.75], dtype=torch.float64))
+    assert found.tolist() == pytest.approx([low, high], abs=0.025)
 
 
 def test_a_method_is_found_by_its_kind_and_in_a_file_of_the_users(tmp_path: Any) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
-from trainers.flow import FlowSchedule, shifted
+from trainers.flow import FlowSchedule, middle_weights, shifted
 
 
 @pytest.mark.parametrize("shift", [1.0, 3.0, 5.0, 8.0])
@@ -39,6 +41,23 @@ def test_sigma_is_that_of_the_nearest_timestep() -> None:
         [3.740 / 3.992, 1.0, 0.005 / 1.004]
     )  # S(0.748), S(1), S(0.001)
     assert schedule.sigma(schedule.timesteps).equal(schedule.sigmas)
+
+
+@pytest.mark.parametrize("shift", [1.0, 5.0, 12.0])
+def test_each_timestep_of_the_grid_is_found_again(shift: float) -> None:
+    schedule = FlowSchedule(shift)
+    entries = torch.randperm(1000, generator=torch.Generator().manual_seed(0)).reshape(20, 50)
+    assert schedule.index(schedule.timesteps[entries]).equal(entries)
+
+
+def test_the_weights_of_diffusion_forcing_by_hand() -> None:
+    bell = [math.exp(-2 * ((k - 500) / 1000) ** 2) for k in range(1000)]
+    total = sum(y - bell[0] for y in bell)
+    weights = middle_weights()
+    assert weights.tolist() == pytest.approx([(y - bell[0]) * 1000 / total for y in bell], rel=1e-9)
+    assert weights[0] == 0.0 and weights.argmax() == 500
+    assert weights.max().item() == pytest.approx(1.58, abs=0.005)
+    assert weights.mean().item() == pytest.approx(1.0)
 
 
 def test_noise_is_added_by_sigma_to_each_sample_and_frame() -> None:

@@ -8,22 +8,17 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-from torch.distributed.device_mesh import init_device_mesh
+from one_rank import inputs, one_rank, wan
+from torch.utils._python_dispatch import TorchDispatchMode
 from trainer_ranks import ARCHITECTURE
 
-from trainers.config.families.wan import Config
-from trainers.errors import UserError
-from trainers.models.wan import Wan
 from trainers.parallel import Parallel
 
 
 @pytest.fixture(scope="module")
 def place() -> Iterator[Parallel]:
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    mesh = init_device_mesh("cpu", (1, 1, 1), mesh_dim_names=("replicate", "shard", "sequence"))
-    yield Parallel(torch.device("cpu"), 0, 1, mesh, dist.new_group(backend="gloo"))
-    dist.destroy_process_group()
+    with one_rank() as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
@@ -38,16 +33,6 @@ def network() -> Any:
 def folder(network: Any, tmp_path: Path) -> Path:
     network.save_pretrained(tmp_path / "transformer")
     return tmp_path
-
-
-def wan(place: Parallel, *, precision: str = "fp32", seed: int = 1, role: str = "student", **config: Any) -> Wan:
-    made = Config.model_validate(config or {"architecture": ARCHITECTURE})
-    return Wan(made, role, trainable=True, precision=precision, seed=seed, parallel=place, load_weights=True)
-
-
-def inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(2, 3, 4, 4, 4, generator=generator), torch.tensor([937.5, 12.25]), torch.randn(2, 6, 16, generator=generator)
 
 
 def test_it_predicts_what_diffusers_predicts_from_the_same_folder(place: Parallel, network: Any, folder: Path) -> None:
@@ -101,35 +86,54 @@ def test_bfloat16_runs_round_neither_timesteps_nor_angles(place: Parallel) -> No
     assert velocity.dtype == torch.float32
 
 
-def test_stored_half_precision_becomes_float32_masters(place: Parallel, network: Any, tmp_path: Path) -> None:
-    import copy
+@pytest.mark.parametrize("kind", ["full", "selective"])
+def test_recomputed_activations_change_no_bit_of_the_gradients(place: Parallel, kind: str) -> None:
+    def gradients(kind: str) -> tuple[list[torch.Tensor], int]:
+        model = wan(place, architecture=ARCHITECTURE, activation_checkpointing=kind)
+        loss = model.predict_velocity(*inputs()).square().mean()
+        with Products() as products:
+            loss.backward()
+        return [parameter.grad.full_tensor() for parameter in model.transformer.parameters()], products.count
 
-    half = copy.deepcopy(network).half()
-    half.save_pretrained(tmp_path / "transformer")
-    model = wan(place, init_from=str(tmp_path))
-    found = model.transformer.get_parameter("proj_out.weight").detach().full_tensor()
-    assert found.dtype == torch.float32
-    assert found.equal(half.proj_out.weight.float())
-
-
-def test_a_folder_that_is_no_model_is_told_with_a_hint(place: Parallel, folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no diffusers folder") as caught:
-        wan(place, init_from=str(tmp_path / "none"))
-    assert "download" in caught.value.hint
-    (folder / "transformer" / "config.json").write_text('{"_class_name": "FluxTransformer2DModel"}')
-    with pytest.raises(UserError, match="FluxTransformer2DModel"):
-        wan(place, init_from=str(folder))
+    (plain, once), (recomputed, more) = gradients("none"), gradients(kind)
+    assert all(a.equal(b) for a, b in zip(plain, recomputed, strict=True))
+    assert (more > once) == (kind == "full")  # selective kept them
 
 
-def test_weights_that_do_not_fit_are_named(place: Parallel, folder: Path) -> None:
-    from safetensors.torch import load_file, save_file
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore")  # the compiler's own, which as errors would end it
+@pytest.mark.parametrize("kind", ["none", "selective"])
+def test_compiled_blocks_compute_the_same(place: Parallel, kind: str) -> None:
+    def gradients(compiled: bool) -> list[torch.Tensor]:
+        model = wan(place, activation_checkpointing=kind, compile=compiled)
+        model.predict_velocity(*inputs()).square().mean().backward()
+        return [parameter.grad.full_tensor() for parameter in model.transformer.parameters()]
 
-    path = folder / "transformer" / "diffusion_pytorch_model.safetensors"
-    tensors = load_file(path)
-    tensors["renamed"] = tensors.pop("proj_out.bias")
-    tensors["proj_out.weight"] = tensors["proj_out.weight"][:1].contiguous()
-    save_file(tensors, path)
-    with pytest.raises(UserError) as caught:
-        wan(place, init_from=str(folder))
-    for part in ("missing: proj_out.bias", "unexpected: renamed", "proj_out.weight is [1, 24], not [16, 24]"):
-        assert part in caught.value.message
+    for plain, compiled in zip(gradients(False), gradients(True), strict=True):
+        torch.testing.assert_close(compiled, plain, rtol=1e-4, atol=1e-6)
+
+
+class Products(TorchDispatchMode):
+    """Counts matrix products and attentions."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        self.count += name in ("mm", "addmm", "bmm") or (name.startswith("_scaled_dot_product") and "backward" not in name)
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_frozen_network_computes_what_stock_diffusers_does_in_half_precision(place: Parallel, folder: Path) -> None:
+    from diffusers import WanTransformer3DModel
+
+    stock = WanTransformer3DModel.from_pretrained(folder / "transformer", dtype=torch.bfloat16).eval()
+    model = wan(place, trainable=False, precision="bf16", init_from=str(folder))
+    stored = {name: parameter.dtype for name, parameter in model.transformer.named_parameters()}
+    assert stored == {name: parameter.dtype for name, parameter in stock.named_parameters()}
+    assert set(stored.values()) == {torch.bfloat16, torch.float32}
+    assert not any(parameter.requires_grad for parameter in model.transformer.parameters())
+    noisy, timesteps, prompt = inputs()
+    with torch.no_grad():
+        wanted = stock(noisy.transpose(1, 2).bfloat16(), timesteps, prompt.bfloat16(), return_dict=False)[0]
+        assert model.predict_velocity(noisy, timesteps, prompt).equal(wanted.transpose(1, 2).float())

@@ -145,7 +145,7 @@ class Ranks:
         run.mkdir(exist_ok=True)
         self._attempts += 1
         path = run / f"config-{self._attempts}.json"
-        path.write_text(json.dumps(config))
+        path.write_text(json.dumps({"train": config}))
         request = {"do": "start", "world": world, "config": str(path), "run": str(run), "number": self._attempts, "attempt": attempt}
         return Attempt(self, run, self._attempts, self.ask(request))
 
@@ -155,6 +155,10 @@ class Ranks:
         codes = started.join()
         assert codes == [0] * world, [codes, *(started.log(rank) for rank in range(world))]
         return run
+
+    def imported(self) -> list[str]:
+        """The modules that a rank without adapters has imported before it reads its configuration."""
+        return self.ask({"do": "tell"})
 
     def close(self) -> None:
         assert self._server.stdin and self._server.stdout
@@ -173,6 +177,8 @@ class Ranks:
 
 
 def _start(request: dict[str, Any]) -> list[int]:
+    if '"lora"' in Path(request["config"]).read_text():
+        import peft  # noqa: F401  seconds that each forked rank would take
     with socket.create_server(("127.0.0.1", 0)) as listening:
         return [_fork(rank, request, listening) for rank in range(request["world"])]
 
@@ -226,9 +232,13 @@ def _serve() -> None:
     import trainers.models.wan
     import trainers.trainer  # noqa: F401
 
+    imported = sorted(sys.modules)
     for line in sys.stdin:
-        request = json.loads(line)
-        answer = _start(request) if request["do"] == "start" else _join(request["pids"], request["timeout_s"])
+        request, answer = json.loads(line), imported
+        if request["do"] == "start":
+            answer = _start(request)
+        elif request["do"] == "join":
+            answer = _join(request["pids"], request["timeout_s"])
         print(json.dumps(answer), flush=True)
 
 

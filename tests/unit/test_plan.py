@@ -12,7 +12,7 @@ import pytest
 
 from fvlaunch.config.compose import compose
 from fvlaunch.errors import ConfigError, Problem
-from fvlaunch.plan import Plan, check_data, make_plan
+from fvlaunch.plan import Plan, make_plan
 
 NOW = datetime(2026, 1, 2, 3, 4, 5)
 CLUSTER = """\
@@ -205,29 +205,3 @@ def test_a_percent_sign_in_the_runs_folder_is_refused(make: Make, tmp_path: Path
 
 def test_runs_go_where_the_command_line_says(make: Make, tmp_path: Path) -> None:
     assert make(runs_dir=Path("here"), name="mine").path == tmp_path / "here/mine"
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [(b"", "is empty"), (b"PAR1", "only 4 bytes"), (b"x" * 20, "not a parquet file"), (b"PAR1" + b"x" * 20, "cut off")],
-)
-def test_data_that_is_not_parquet_is_refused_by_name(tmp_path: Path, content: bytes, message: str) -> None:
-    (tmp_path / "data/shapes/deep").mkdir(parents=True)
-    (tmp_path / "data/shapes/good.parquet").write_bytes(b"PAR1" + b"x" * 20 + b"PAR1")
-    composed = compose("shapes-finetune", "local", cwd=tmp_path)
-    check_data(composed)
-    (tmp_path / "data/shapes/deep/bad.parquet").write_bytes(content)
-    with pytest.raises(ConfigError) as caught:
-        check_data(composed)
-    assert message in caught.value.message and "deep/bad.parquet" in caught.value.message and len(caught.value.problems) == 1
-
-
-def test_no_data_is_refused_unless_it_will_be_prepared(tmp_path: Path) -> None:
-    check_data(compose("shapes-finetune", "local", cwd=tmp_path))
-    composed = compose("shapes-finetune", "local", cwd=tmp_path, sets=["train.data.prepare=null"])
-    with pytest.raises(ConfigError, match="does not exist") as caught:
-        check_data(composed)
-    assert caught.value.key == "train.data.path" and str(caught.value.where).endswith("base/shapes.yaml:19")
-    (tmp_path / "data/shapes").mkdir(parents=True)
-    with pytest.raises(ConfigError, match="holds no parquet files"):
-        check_data(composed)

@@ -39,7 +39,19 @@ def batching(config: TrainConfig, world_size: int) -> Batching:
 
 def check(config: TrainConfig, world_size: int) -> list[Problem]:
     """Every contradiction in a train block at a world size; empty when it can start."""
-    return [*_roles(config), *_sizes(config), *_world(config, world_size)]
+    return [*_roles(config), *_sizes(config), *_world(config, world_size), *_own(config)]
+
+
+def _own(config: TrainConfig) -> list[Problem]:
+    """What the method and the models know of themselves; a model's section may do without `problems`."""
+    found = config.method.problems(config)
+    for role, model in config.models.items():
+        found += getattr(model, "problems", _none)(role, config)
+    return found
+
+
+def _none(_role: str, _config: TrainConfig) -> list[Problem]:
+    return []
 
 
 def _divisors(number: int) -> list[int]:
@@ -109,12 +121,33 @@ def _sizes(config: TrainConfig) -> list[Problem]:
                 problems.append(Problem(("data", name), f"has {len(values)} values, but models.{role} has {channels} channels"))
     if (data.latents_mean is None) != (data.latents_std is None):
         problems.append(Problem(("data",), "latents_mean and latents_std go together"))
+    if data.latents_mean and data.latents_std and len(data.latents_mean) != len(data.latents_std):
+        problems.append(
+            Problem(("data", "latents_std"), f"has {len(data.latents_std)} values, but latents_mean has {len(data.latents_mean)}")
+        )
+    if data.prepare is not None and not isinstance(data.path, str):
+        problems.append(Problem(("data", "path"), "data.prepare makes one folder", "name that folder, or set prepare: null"))
     return problems
+
+
+def _heads(config: TrainConfig) -> list[Problem]:
+    """Sequence-parallel ranks share out the heads; of a model that is loaded, only the rank knows how many there are."""
+    counts = {role: getattr(getattr(model, "architecture", None), "num_attention_heads", None) for role, model in config.models.items()}
+    return [
+        Problem(
+            ("parallel", "sequence"),
+            f"{config.parallel.sequence} does not divide the {heads} attention heads of models.{role}",
+            f"use one of {_divisors(heads)}",
+        )
+        for role, heads in counts.items()
+        if heads is not None and heads % config.parallel.sequence
+    ]
 
 
 def _world(config: TrainConfig, world_size: int) -> list[Problem]:
     if config.parallel.sequence > 1:
-        return [Problem(("parallel", "sequence"), "sequence parallelism is not available yet", "use sequence: 1 and shard over more ranks")]
+        hint = "use sequence: 1 and shard over more ranks"
+        return [Problem(("parallel", "sequence"), "sequence parallelism is not available yet", hint), *_heads(config)]
     try:
         config.parallel.mesh(world_size)
     except ValueError as error:

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag
 
 from .section import Section
+
+Needs = Literal["latents", "text", "trajectory"]
+"""What a method reads of a sample, always with its prompt: clips, prompts alone, or a teacher's sampling trajectories."""
+
+
+def _is_mapping(value: Any) -> str:
+    return "folders" if isinstance(value, dict) else "folder"
+
+
+Folders = Annotated[
+    Annotated[str, Tag("folder")] | Annotated[dict[str, PositiveInt], Field(min_length=1), Tag("folders")], Discriminator(_is_mapping)
+]
 
 
 class ShapesConfig(Section):
@@ -20,8 +32,8 @@ class ShapesConfig(Section):
 
 
 class DataConfig(Section):
-    path: str
-    """Folder of parquet files (ALGORITHMS.md section 2's t2v schema), searched recursively."""
+    path: Folders
+    """Folder of parquet files (ALGORITHMS.md section 2's schemas), searched recursively; or each folder: how often it is read an epoch."""
     prepare: ShapesConfig | None = None
     """Make the data at `path` when it is not there yet."""
     num_frames: PositiveInt = 77
@@ -41,6 +53,17 @@ class DataConfig(Section):
     """Samples of one forward pass on one rank; null: global_batch_size / data-parallel ranks, fixed at submission."""
     workers: int = Field(1, ge=0)
     """Loader processes a rank; 0 loads in the rank itself."""
+    cache_gb: float = Field(1.0, gt=0)
+    """Decoded rows that one loader process keeps. Bigger data with many rows a row group is shuffled by row groups."""
+    max_bad_share: float = Field(0.05, ge=0, le=1)
+    """A row that cannot be used is replaced by another one and told. More than this share of those read end the run; 0: the first does."""
+    check_statistics: bool = True
+    """Refuse to start where the normalised latents of a few samples are far from mean 0 and deviation 1."""
+
+    @property
+    def folders(self) -> dict[str, int]:
+        """Folder -> how often it is read an epoch."""
+        return {self.path: 1} if isinstance(self.path, str) else dict(self.path)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from .section import Section
+from .validation import ValidationConfig
 
 
 class ParallelConfig(Section):
@@ -48,3 +49,4 @@ class GradClipConfig(Section):
 class CallbacksConfig(Section):
     ema: EMAConfig | None = None
     grad_clip: GradClipConfig | None = GradClipConfig()
+    validation: ValidationConfig | None = None

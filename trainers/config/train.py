@@ -12,13 +12,10 @@ from .methods.base import MethodConfig
 from .optimizers import OptimizerConfig
 from .runtime import CallbacksConfig, CheckpointConfig, ParallelConfig
 from .section import Section
+from .tracking import TrackingConfig
 
 Method = Annotated[SerializeAsAny[MethodConfig], BeforeValidator(chooser("trainers.config.methods", "kind"))]
 Model = Annotated[SerializeAsAny[Section], BeforeValidator(chooser("trainers.config.families", "family", "wan"))]
-
-
-class TrackingConfig(Section):
-    tensorboard: bool = True
 
 
 class TrainConfig(Section):

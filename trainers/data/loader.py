@@ -1,29 +1,34 @@
-"""Owns the loader processes: how they start, which signals they ignore, how their errors come back. Must not know what they load.
+"""Owns the loader processes: how they start, which signals they ignore, how items and errors come back. Must not know what they load.
 
 They are spawned, not forked: a rank has threads and sockets by the time it loads data, and a forked copy of the sockets would keep
-the connections to other ranks open after the rank has died.
+the connections to other ranks open after the rank has died. They import no torch (unless what they load does), so they start in a
+fraction of a second and take little memory. Arrays come back through a pipe: shared memory is what containers keep small.
 """
 
 from __future__ import annotations
 
 import atexit
 import ctypes
+import itertools
 import multiprocessing
 import os
+import pickle
+import queue
 import signal
+import threading
+import traceback
 import weakref
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from typing import Any, TypeVar
-
-import torch
-from torch.utils.data import DataLoader, Dataset
+from typing import Any, Generic, Protocol, TypeVar
 
 from ..errors import UserError
 
-Batch = TypeVar("Batch")
+Item = TypeVar("Item")
+Loaded = TypeVar("Loaded", covariant=True)
 
 _PREFETCH = 4
 """Items that each process has ready."""
@@ -31,88 +36,167 @@ _FOR_THE_RANK = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 """A notice that is sent to the whole process group is for the rank, which still needs its loader to finish the step."""
 
 
-def load(dataset: Dataset[Batch], keys: Iterable[Any], *, workers: int) -> Iterator[Batch]:
-    """dataset[key] for each key, in order. Processes start now; dropping the iterator ends them.
+class Source(Protocol[Loaded]):
+    """Anything with items; picklable where processes load it."""
+
+    def __getitem__(self, key: Any, /) -> Loaded: ...
+
+
+def load(source: Source[Item], keys: Iterable[Any], *, workers: int) -> Iterator[Item]:
+    """source[key] for each key, in order. Processes start now; dropping the iterator ends them.
 
     To be called in the main thread: the processes die with the thread that started them.
     """
-    options: dict[str, Any] = {}
-    if workers:
-        options = {
-            "num_workers": workers,
-            "multiprocessing_context": "spawn",
-            "prefetch_factor": _PREFETCH,
-            "worker_init_fn": _Started(os.getpid()),
-        }
-    # its own generator: the loader draws a seed, and taking it from the global one would change the run's numbers
-    generator = torch.Generator().manual_seed(0)
-    loader = DataLoader(_Caught(dataset), batch_size=None, sampler=keys, collate_fn=_as_is, generator=generator, **options)
-    return _Loading(loader)
+    return _Loading(source, iter(keys), workers) if workers else (source[key] for key in keys)
 
 
-class _Loading(Iterator[Any]):
-    """A DataLoader's iterator whose processes are surely gone when the rank exits.
+class _Loading(Iterator[Item], Generic[Item]):
+    """Key number k goes to process k modulo their number; each has `_PREFETCH` keys ahead."""
 
-    multiprocessing ends its daemons at exit by SIGTERM and then waits for them, which would be for ever: they ignore it.
-    """
-
-    def __init__(self, loader: DataLoader[Any]) -> None:
-        others = set(multiprocessing.active_children())
+    def __init__(self, source: Source[Item], keys: Iterator[Any], workers: int) -> None:
         resource_tracker.ensure_running()  # it would unblock SIGTERM when it starts
         with _blocked(_FOR_THE_RANK):
-            self._iterator: Iterator[Any] = iter(loader)
-        _processes.update(set(multiprocessing.active_children()) - others)
+            self._workers = [_Worker(source) for _ in range(workers)]
+        self._keys = keys
+        self._turns = itertools.cycle(self._workers)
+        for worker in self._workers * _PREFETCH:
+            worker.ask(self._keys)
 
-    def __next__(self) -> Any:
-        item = next(self._iterator)
-        if isinstance(item, UserError):
-            self._iterator = iter(())  # ends the processes
-            raise item
+    def __next__(self) -> Item:
+        worker = next(self._turns)
+        if not worker.asked:
+            self.close()
+            raise StopIteration
+        try:
+            item: Item = worker.answer()
+        except BaseException:
+            self.close()
+            raise
+        worker.ask(self._keys)
         return item
 
+    def close(self) -> None:
+        """Ends the processes at once: they only read, so nothing is lost."""
+        self._keys = iter(())
+        for worker in self._workers:
+            worker.end()
+
+    def __del__(self) -> None:
+        for worker in getattr(self, "_workers", ()):
+            worker.end()
+
+
+class _Worker:
+    """The rank's side of one process."""
+
+    def __init__(self, source: Source[Any]) -> None:
+        context = multiprocessing.get_context("spawn")
+        (theirs, self._keys), (self._items, out) = context.Pipe(duplex=False), context.Pipe(duplex=False)
+        self._process = context.Process(target=_serve, args=(source, theirs, out, os.getpid()), daemon=True)
+        self._process.start()
+        _processes.add(self._process)
+        theirs.close()  # so that the death of the process is the end of its pipe
+        out.close()
+        self.asked = 0
+
+    def ask(self, keys: Iterator[Any]) -> None:
+        """For the next key, if there is one."""
+        for key in itertools.islice(keys, 1):
+            with suppress(BrokenPipeError):  # it has died: told when its answer is due
+                self._keys.send(key)
+            self.asked += 1
+
+    def answer(self) -> Any:
+        """To the oldest key; a UserError as it was raised there."""
+        self.asked -= 1
+        try:
+            item, error = receive(self._items)
+        except (EOFError, OSError):
+            self._process.join()
+            raise RuntimeError(f"a loader process died (exit code {self._process.exitcode})") from None
+        if isinstance(error, UserError):
+            raise error
+        if error is not None:
+            raise RuntimeError(f"in a loader process:\n{error}")
+        return item
+
+    def end(self) -> None:
+        self._process.kill()
+        self._process.join()
+        for pipe in (self._keys, self._items):
+            pipe.close()
+
+
+def send(pipe: Connection[Any, Any], item: Any) -> None:
+    """The item's arrays after it, each as it lies in memory."""
+    buffers: list[pickle.PickleBuffer] = []
+    head = pickle.dumps(item, protocol=5, buffer_callback=buffers.append)
+    raw = [buffer.raw() for buffer in buffers]
+    pipe.send((head, [view.nbytes for view in raw]))
+    for view in raw:
+        if view.nbytes:
+            pipe.send_bytes(view)
+
+
+def receive(pipe: Connection[Any, Any]) -> Any:
+    head, sizes = pipe.recv()
+    buffers = [bytearray(size) for size in sizes]
+    for buffer in buffers:
+        if buffer:
+            pipe.recv_bytes_into(buffer)
+    return pickle.loads(head, buffers=buffers)
+
+
+# --- the process's side
+
+
+def _serve(source: Source[Any], keys: Connection[Any, Any], items: Connection[Any, Any], parent: int) -> None:
+    """Was started with the rank's signals blocked."""
+    for number in _FOR_THE_RANK:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _FOR_THE_RANK)
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: never outlive the rank
+    if os.getppid() != parent:
+        os._exit(1)
+    ready: queue.SimpleQueue[Any] = queue.SimpleQueue()  # of no more items than were asked for
+    threading.Thread(target=_send_all, args=(ready, items), daemon=True).start()
+    while True:
+        try:
+            key = keys.recv()
+        except EOFError:
+            return
+        ready.put(_outcome(source, key))
+
+
+def _outcome(source: Source[Any], key: Any) -> tuple[Any, UserError | str | None]:
+    try:
+        return source[key], None
+    except UserError as error:
+        return None, error.with_traceback(None)
+    except Exception:
+        return None, traceback.format_exc()
+
+
+def _send_all(ready: queue.SimpleQueue[Any], items: Connection[Any, Any]) -> None:
+    """A pipe holds little: the next item is loaded while this one waits to be taken."""
+    while True:
+        try:
+            send(items, ready.get())
+        except OSError:  # the rank takes no more
+            return
+
+
+# --- ends
 
 _processes: weakref.WeakSet[BaseProcess] = weakref.WeakSet()
 
 
-@atexit.register  # runs before multiprocessing's own, which was registered when torch was imported above
+@atexit.register  # runs before multiprocessing's own, which was registered when it was imported above
 def _end_all() -> None:
-    alive = [process for process in _processes if process.is_alive()]
-    if alive:
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would call it a failure
-    for process in alive:  # they only read: nothing is lost, and asking them to end takes seconds
-        process.kill()
-
-
-def _as_is(item: Any) -> Any:
-    return item
-
-
-class _Caught(Dataset[Any]):
-    """Hands back a UserError as if it were an item: raised in a process of its own it would come back as a page of traceback."""
-
-    def __init__(self, dataset: Dataset[Any]) -> None:
-        self._dataset = dataset
-
-    def __getitem__(self, key: Any) -> Any:
-        try:
-            return self._dataset[key]
-        except UserError as error:
-            return error.with_traceback(None)
-
-
-class _Started:
-    """Runs first in each loader process, which was started with the rank's signals blocked."""
-
-    def __init__(self, parent: int) -> None:
-        self._parent = parent
-
-    def __call__(self, _worker: int) -> None:
-        for number in _FOR_THE_RANK:
-            signal.signal(number, signal.SIG_IGN)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _FOR_THE_RANK)
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: never outlive the rank
-        if os.getppid() != self._parent:
-            os._exit(1)
+    """multiprocessing ends its daemons at exit by SIGTERM and then waits for them, which would be for ever: they ignore it."""
+    for process in _processes:
+        if process.is_alive():
+            process.kill()
 
 
 @contextmanager

@@ -15,8 +15,9 @@ from typing import Any
 
 from ..config.data import DataConfig, ShapesConfig
 from ..errors import UserError
+from ..preprocessing.clips import Settings
+from ..preprocessing.videos import preprocess
 from . import shapes
-from .preprocess import Settings, preprocess
 from .schema import sync
 
 MARKER = "prepared.json"
@@ -29,6 +30,8 @@ def ensure(config: DataConfig, *, report: Callable[[str, int], None]) -> None:
     """Makes the data at `config.path` if `config.prepare` is set and it is not there yet. `report` gets (what is done, count)."""
     if config.prepare is None:
         return
+    if not isinstance(config.path, str):
+        raise UserError("data.prepare makes one folder, but data.path names several", "prepare: null, or one path")
     target, wanted = Path(config.path).resolve(), {"version": _VERSION, **config.prepare.model_dump(mode="json")}
     if _is_there(target, wanted):
         return
@@ -91,7 +94,7 @@ def _make(prepare: ShapesConfig, folder: Path, report: Callable[[str, int], None
     summary = preprocess(folder, folder, shapes.ShapesCodec(), settings, report=lambda count: report("encoding clips", count))
     if summary["written"] != clips:
         first = summary["problems"][0]
-        raise UserError(f"{clips - summary['written']} of {clips} clips just written cannot be read: {first['path']}: {first['text']}")
+        raise UserError(f"{clips - summary['written']} of {clips} clips just written cannot be read: {first['name']}: {first['text']}")
 
 
 def _publish(temporary: Path, target: Path, wanted: dict[str, Any]) -> None:

@@ -1,15 +1,18 @@
-"""Owns the t2v parquet format: column names and types, arrays <-> bytes, writing files. Must not know what encodes or trains.
+"""Owns the parquet formats: column names and types, arrays <-> bytes, writing files. Must not know what encodes or trains.
 
-An array is three columns: `<name>_bytes` (C order, little-endian), `<name>_shape`, `<name>_dtype`. Readers honour the dtype;
-float32 is written. One sample is one row group: parquet reads nothing smaller, so a bigger group is read whole for each sample.
+Three schemas (ALGORITHMS.md section 2): `t2v` (latents and text), `text_only`, and `ode_trajectory_text_only` (a teacher's
+trajectories). An array is three columns: `<name>_bytes` (C order, little-endian), `<name>_shape`, `<name>_dtype`. Readers honour the
+dtype; float32 is written. One sample is one row group: parquet reads nothing smaller, so a bigger group is read whole for each sample.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,31 +23,33 @@ Floats = npt.NDArray[np.float32]
 
 FOLDER = "combined_parquet_dataset"
 PROMPTS = "prompts.safetensors"
-"""Embeddings that no sample holds, beside FOLDER: `empty` (classifier-free guidance) and `negative`."""
+"""Embeddings that no sample holds, beside FOLDER: `empty` (classifier-free guidance), `negative`, `validation.000`, …"""
 
 
 def _array(name: str) -> list[tuple[str, pa.DataType]]:
     return [(f"{name}_bytes", pa.binary()), (f"{name}_shape", pa.list_(pa.int64())), (f"{name}_dtype", pa.string())]
 
 
-T2V = pa.schema(
-    [
-        ("id", pa.string()),
-        *_array("vae_latent"),
-        *_array("text_embedding"),
-        ("file_name", pa.string()),
-        ("caption", pa.string()),
-        ("media_type", pa.string()),
-        ("width", pa.int64()),
-        ("height", pa.int64()),
-        ("num_frames", pa.int64()),
-        ("duration_sec", pa.float64()),
-        ("fps", pa.float64()),
-    ]
+_FILE = [("file_name", pa.string()), ("caption", pa.string()), ("media_type", pa.string())]
+_VIDEO = [("width", pa.int64()), ("height", pa.int64()), ("num_frames", pa.int64()), ("duration_sec", pa.float64()), ("fps", pa.float64())]
+
+T2V = pa.schema([("id", pa.string()), *_array("vae_latent"), *_array("text_embedding"), *_FILE, *_VIDEO])
+TEXT_ONLY = pa.schema([("id", pa.string()), *_array("text_embedding"), ("caption", pa.string())])
+TRAJECTORY = pa.schema(
+    [("id", pa.string()), *_array("text_embedding"), *_array("trajectory_latents"), *_array("trajectory_timesteps"), *_FILE]
 )
 TRAINING_COLUMNS = [name for name in T2V.names if name.startswith(("vae_latent", "text_embedding"))] + ["caption"]
 
-_DTYPES = {"float32": "<f4", "float16": "<f2", "float64": "<f8", "bfloat16": "<u2"}
+_DTYPES = {"float32": "<f4", "float16": "<f2", "float64": "<f8", "bfloat16": "<u2", "int64": "<i8", "int32": "<i4"}
+
+
+class Storable(Protocol):
+    """What a file can hold: a row of one of the schemas."""
+
+    @property
+    def schema(self) -> pa.Schema: ...
+
+    def row(self) -> Mapping[str, object]: ...
 
 
 @dataclass(frozen=True)
@@ -61,11 +66,13 @@ class Sample:
     duration_s: float
     fps: float
 
+    schema: ClassVar[pa.Schema] = T2V
+
     def row(self) -> dict[str, object]:
         return {
             "id": self.id,
-            **_array_columns("vae_latent", self.latents),
-            **_array_columns("text_embedding", self.text),
+            **array_columns("vae_latent", self.latents),
+            **array_columns("text_embedding", self.text),
             "file_name": self.file_name,
             "caption": self.caption,
             "media_type": "video",
@@ -77,12 +84,50 @@ class Sample:
         }
 
 
-def _array_columns(name: str, array: Floats) -> dict[str, object]:
+@dataclass(frozen=True)
+class TextSample:
+    """One prompt: `text` [L, D] without padding."""
+
+    id: str
+    text: Floats
+    caption: str
+
+    schema: ClassVar[pa.Schema] = TEXT_ONLY
+
+    def row(self) -> dict[str, object]:
+        return {"id": self.id, **array_columns("text_embedding", self.text), "caption": self.caption}
+
+
+@dataclass(frozen=True)
+class TrajectorySample:
+    """A teacher's way from noise to a clip: `latents` [S, T, C, H, W], the state before each step; `timesteps` [S]; `text` [L, D]."""
+
+    id: str
+    latents: Floats
+    timesteps: Floats
+    text: Floats
+    caption: str
+
+    schema: ClassVar[pa.Schema] = TRAJECTORY
+
+    def row(self) -> dict[str, object]:
+        return {
+            "id": self.id,
+            **array_columns("text_embedding", self.text),
+            **array_columns("trajectory_latents", self.latents),
+            **array_columns("trajectory_timesteps", self.timesteps),
+            "file_name": self.id,
+            "caption": self.caption,
+            "media_type": "text",
+        }
+
+
+def array_columns(name: str, array: Floats) -> dict[str, object]:
     return {f"{name}_bytes": array.astype("<f4").tobytes(), f"{name}_shape": list(array.shape), f"{name}_dtype": "float32"}
 
 
 def decode_array(data: bytes | memoryview | pa.Buffer, shape: list[int], dtype: str) -> Floats:
-    """The stored array as float32, its own memory; ValueError says what is wrong with it."""
+    """The stored array as float32, not to be changed: it may be `data` itself. ValueError says what is wrong with it."""
     if dtype not in _DTYPES:
         raise ValueError(f"has the unknown dtype {dtype!r}; known: {', '.join(_DTYPES)}")
     if any(size <= 0 for size in shape):
@@ -94,11 +139,39 @@ def decode_array(data: bytes | memoryview | pa.Buffer, shape: list[int], dtype: 
     flat = np.frombuffer(data, stored)
     if dtype == "bfloat16":  # numpy has none: it is the upper half of a float32
         flat = (flat.astype("<u4") << 16).view("<f4")
-    with np.errstate(over="ignore"):  # a float64 too big for float32 becomes inf, and is refused as such
-        values: Floats = flat.astype(np.float32, copy=True).reshape(shape)
-    if not np.isfinite(values).all():
+    with np.errstate(over="ignore", invalid="ignore"):  # a float64 too big for float32 becomes inf, and is refused as such
+        values: Floats = flat.astype(np.float32, copy=False).reshape(shape)
+        finite = np.isfinite(values.sum()) or np.isfinite(values).all()  # the sum takes a tenth of the time, but may overflow
+    if not finite:
         raise ValueError("holds values that are not finite")
     return values
+
+
+class PartFile:
+    """One parquet file in the making, a row group a row. It has its name only once it is whole and on the disk."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self.path, self.rows, self._schema = path, 0, schema
+        self._temporary = path.with_name(f".{path.name}.tmp")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # random floats do not compress into dictionaries, and statistics of them serve nobody
+        self._writer = pq.ParquetWriter(self._temporary, schema, compression="zstd", use_dictionary=False, write_statistics=False)
+
+    def write(self, row: Mapping[str, object]) -> None:
+        self._writer.write_table(pa.Table.from_pylist([row], self._schema))
+        self.rows += 1
+
+    def publish(self) -> int:
+        """The file's size in bytes."""
+        self._writer.close()
+        sync(self._temporary)
+        self._temporary.rename(self.path)
+        sync(self.path.parent)
+        return self.path.stat().st_size
+
+    def abandon(self) -> None:
+        self._writer.close()
+        self._temporary.unlink(missing_ok=True)
 
 
 class PartWriter:
@@ -106,8 +179,8 @@ class PartWriter:
 
     def __init__(self, folder: Path, rows_per_file: int) -> None:
         self._folder, self._rows_per_file = folder, rows_per_file
-        self._parts = self._rows = 0
-        self._writer: pq.ParquetWriter | None = None
+        self._parts = 0
+        self._open: PartFile | None = None
         folder.mkdir(parents=True, exist_ok=True)
 
     def __enter__(self) -> PartWriter:
@@ -116,32 +189,20 @@ class PartWriter:
     def __exit__(self, kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None) -> None:
         if kind is None:
             self._publish()
-        elif self._writer is not None:
-            self._writer.close()
-            self._temporary.unlink()
+        elif self._open is not None:
+            self._open.abandon()
 
-    def write(self, sample: Sample) -> None:
-        if self._writer is None:
-            # random floats do not compress into dictionaries, and statistics of them serve nobody
-            options = {"compression": "zstd", "use_dictionary": False, "write_statistics": False}
-            self._writer = pq.ParquetWriter(self._temporary, T2V, **options)
-        self._writer.write_table(pa.Table.from_pylist([sample.row()], T2V))
-        self._rows += 1
-        if self._rows == self._rows_per_file:
+    def write(self, sample: Storable) -> None:
+        if self._open is None:
+            self._open = PartFile(self._folder / f"part-{self._parts:05d}.parquet", sample.schema)
+        self._open.write(sample.row())
+        if self._open.rows == self._rows_per_file:
             self._publish()
 
-    @property
-    def _temporary(self) -> Path:
-        return self._folder / f".part-{self._parts:05d}.parquet.tmp"
-
     def _publish(self) -> None:
-        if self._writer is None:
-            return
-        self._writer.close()
-        sync(self._temporary)
-        self._temporary.rename(self._folder / f"part-{self._parts:05d}.parquet")
-        sync(self._folder)
-        self._writer, self._rows, self._parts = None, 0, self._parts + 1
+        if self._open is not None:
+            self._open.publish()
+            self._open, self._parts = None, self._parts + 1
 
 
 def sync(path: Path) -> None:

@@ -26,28 +26,33 @@ class FineTuneMethod(TrainingMethod):
     def single_train_step(self, batch: Batch, iteration: int) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any]]:
         clean, noise, timesteps = self.prepare_batch(batch)
         noisy = self.schedule.add_noise(clean, noise, timesteps)
-        velocity = self.student.predict_velocity(noisy, timesteps, batch["prompt"])
+        velocity = self.predict(noisy, timesteps, batch["prompt"], clean)
         return {"total_loss": self.loss(velocity, clean, noise, noisy, timesteps)}, {}, {}
 
     def prepare_batch(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """(clean, noise [B, T, C, H, W], timesteps [B]). Draws the noise as [B, C, T, H, W], then u [B]: a reference's order."""
+        """(clean, noise [B, T, C, H, W], timesteps). Draws the noise as [B, C, T, H, W], then `draw_timesteps`: a reference's order."""
         clean = batch["latents"]
         b, t, c, h, w = clean.shape
         noise = torch.randn(b, c, t, h, w, generator=self.cuda_generator, device=self.device, dtype=clean.dtype)
-        return clean, noise.transpose(1, 2), self.draw_timesteps(b)
+        return clean, noise.transpose(1, 2), self.draw_timesteps(b, t)
 
-    def draw_timesteps(self, count: int) -> Tensor:
-        """u picks an entry of the descending grid: u = 0 is pure noise."""
+    def draw_timesteps(self, count: int, num_frames: int) -> Tensor:
+        """[B]: u picks an entry of the descending grid; u = 0 is pure noise."""
         index = (self._draw_u(count) * NUM_TIMESTEPS).long().clamp(max=NUM_TIMESTEPS - 1)
         return self.schedule.timesteps[index]
 
     def _draw_u(self, count: int) -> Tensor:
+        """[B] in [0, 1]."""
         config: Any = self.cfg.method
         if config.weighting_scheme == "logit_normal":
             normal = torch.randn(count, generator=self.cuda_generator, device=self.device)
             return (config.logit_mean + config.logit_std * normal).sigmoid()
         u = torch.rand(count, generator=self.cuda_generator, device=self.device)
         return mode_sampled(u, config.mode_scale) if config.weighting_scheme == "mode" else u
+
+    def predict(self, noisy: Tensor, timesteps: Tensor, prompt: Tensor, clean: Tensor) -> Tensor:
+        """The student's velocity [B, T, C, H, W]. `clean` is for methods that show it to the student as context."""
+        return self.student.predict_velocity(noisy, timesteps, prompt)
 
     def loss(self, velocity: Tensor, clean: Tensor, noise: Tensor, noisy: Tensor, timesteps: Tensor) -> Tensor:
         config: Any = self.cfg.method
@@ -66,5 +71,5 @@ class FineTuneMethod(TrainingMethod):
 
 
 def mode_sampled(u: Tensor, scale: float) -> Tensor:
-    """1 - u - m (cos^2(pi u / 2) - 1 + u)."""
-    return (1 - u - scale * ((math.pi * u / 2).cos().square() - 1 + u)).clamp(min=0.0)
+    """1 - u - m (cos^2(pi u / 2) - 1 + u), as in SD3 (arXiv 2403.03206): m > 0 favours the middle, m < 0 the ends."""
+    return (1 - u - scale * ((math.pi * u / 2).cos().square() - 1 + u)).clamp(0.0, 1.0)

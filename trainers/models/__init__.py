@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .base import ModelBase
+if TYPE_CHECKING:
+    from .base import ModelBase
 
 
 def model_class(family: str) -> type[ModelBase]:
     """The ModelBase that the module of that name itself defines."""
+    from .base import ModelBase
+
     module = importlib.import_module(f"{__name__}.{family.replace('-', '_')}")
     return only_subclass(module, ModelBase)
 

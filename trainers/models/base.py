@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from .. import lora, recompute
 from .. import parallel as parallel_
 from ..parallel import Parallel
 from ..randomness import derived_seed
@@ -21,28 +22,49 @@ COMPUTE_TYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 class ModelBase(ABC):
-    """A role's network: `transformer`, float32 masters, sharded."""
+    """A role's network: `transformer`, sharded. Float32 masters of what is trained; the rest is kept in the type it computes in."""
+
+    float32_parts: ClassVar[tuple[str, ...]] = ()
+    """Parts of parameter names: what is not trained but for these is kept in the run's precision."""
 
     def __init__(
         self, config: Any, role: str, *, trainable: bool, precision: str, seed: int, parallel: Parallel, load_weights: bool
     ) -> None:
-        """load_weights False: whatever is in the weights will be replaced from a checkpoint."""
+        """load_weights False: whatever is trained will be replaced from a checkpoint."""
         self.config, self.role, self.trainable = config, role, trainable
         self.device, self.compute_type = parallel.device, COMPUTE_TYPES[precision]
-        random = config.init_from is None and load_weights
+        adapted = trainable and config.lora is not None
+        load = load_weights or adapted  # a checkpoint holds the adapters only
+        random = config.init_from is None and load
         self.transformer: nn.Module = self._random(derived_seed("weights", seed, role)) if random else self._empty()
         self.transformer.requires_grad_(trainable)
+        if adapted:
+            lora.inject(self.transformer, config.lora)
         self.transformer.train(trainable)
-        if config.activation_checkpointing == "full":
-            parallel_.recompute_activations(self.blocks())
-        parallel_.shard(
-            self.transformer, self.blocks(), parallel, compute=self.compute_type, keep_float32=self.keep_float32() if self._casts else ()
-        )
+        self._shard(parallel)
         if not random:
             self.transformer.to_empty(device=self.device)
             self.restore_buffers()
-            if load_weights:
+            if load:
                 self.load_weights()
+        if adapted:
+            lora.initialise(self.transformer, derived_seed("adapters", seed, role))
+
+    def _shard(self, parallel: Parallel) -> None:
+        """Whole or without storage -> sharded. Activation checkpointing, compiling, sharding: torch's order."""
+        if self.config.activation_checkpointing != "none":
+            recompute.checkpoint_blocks(self.blocks(), self.config.activation_checkpointing)
+        if self.config.compile:
+            recompute.compile_blocks(self.blocks())
+        if self._casts:
+            self._lower_frozen()
+        compute, keep_float32 = (self.compute_type, self.keep_float32()) if self.trainable and self._casts else (None, ())
+        parallel_.shard(self.transformer, self.blocks(), parallel, compute=compute, keep_float32=keep_float32)
+
+    def _lower_frozen(self) -> None:
+        for name, parameter in self.transformer.named_parameters():
+            if not parameter.requires_grad and not set(name.split(".")) & set(self.float32_parts):
+                parameter.data = parameter.data.to(self.compute_type)
 
     @property
     def _casts(self) -> bool:
@@ -66,7 +88,7 @@ class ModelBase(ABC):
         """Parts to shard and to recompute one by one."""
 
     def keep_float32(self) -> Iterable[nn.Module]:
-        """Parts that compute in float32 even in bf16 runs."""
+        """Parts of a trained network that compute in float32 even in bf16 runs."""
         return ()
 
     @abstractmethod

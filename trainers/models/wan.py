@@ -1,30 +1,41 @@
-"""Owns Wan as a role: diffusers' WanTransformer3DModel, its layout and types, and reading a diffusers folder into shards."""
+"""Owns Wan as a role: diffusers' WanTransformer3DModel, its layout and types, and where its weights come from."""
 
 from __future__ import annotations
 
-import json
+import inspect
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from types import MethodType
+from typing import Any, ClassVar
 
-import torch
-import torch.distributed.checkpoint as dcp
-from diffusers import WanTransformer3DModel
+from diffusers.utils import import_utils
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import get_model_state_dict
 
-from ..errors import UserError
+from .. import lora
+from . import source, weights
 from .base import ModelBase
 
-_SHOWN = 10
+# diffusers imports peft for a hook that is not used here: half a second and 260 files a rank, wanted only by one with adapters.
+_there = getattr(import_utils, "_peft_available", False)
+import_utils._peft_available = False
+try:
+    from diffusers import WanTransformer3DModel
+finally:
+    import_utils._peft_available = _there
 
 
 class Wan(ModelBase):
+    float32_parts: ClassVar = ("time_embedder", "scale_shift_table", "norm1", "norm2", "norm3")
+
     def build(self) -> nn.Module:
         if self.config.init_from is None:
             network = WanTransformer3DModel(**self.config.architecture.model_dump())
         else:
-            network = WanTransformer3DModel.from_config(read_config(self._folder))
+            network = WanTransformer3DModel.from_config(weights.read_config(self._folder, "WanTransformer3DModel"))
+        # without diffusers' wrapper, which imports peft at each call, to scale adapters by 1
+        network.forward = MethodType(inspect.unwrap(type(network).forward), network)
         network.register_forward_hook(_copy_output)
         return network
 
@@ -42,10 +53,9 @@ class Wan(ModelBase):
 
     def load_weights(self) -> None:
         """Each rank reads only its own rows of each tensor."""
-        reader = dcp.HuggingFaceStorageReader(str(self._folder))
         state = get_model_state_dict(self.transformer)
-        check_same_tensors(state, reader.read_metadata().state_dict_metadata, self._folder)
-        dcp.load(state, storage_reader=reader)
+        adapters = lora.adapters_of(self.transformer)
+        weights.load({lora.base_name(name): tensor for name, tensor in state.items() if name not in adapters}, self._folder)
 
     def predict_velocity(self, noisy: Tensor, timesteps: Tensor, prompt: Tensor) -> Tensor:
         """The zeros that pad a prompt are attended to, as when Wan was trained: there is no text mask."""
@@ -60,38 +70,11 @@ class Wan(ModelBase):
         assert frames == 1, "a patch over several frames has no noise level of its own"
         return int((hidden.shape[-2] // height) * (hidden.shape[-1] // width))
 
-    @property
+    @cached_property
     def _folder(self) -> Path:
-        folder = Path(self.config.init_from)
-        return folder / "transformer" if (folder / "transformer").is_dir() else folder
+        return weights.subfolder(source.resolve(self.config.init_from, self.config.revision), "transformer")
 
 
 def _copy_output(_module: nn.Module, _inputs: Any, output: Any) -> Any:
     """fully_shard warns of an output that is a view: an operation in place on it would lose gradients."""
     return tuple(tensor.clone() for tensor in output) if isinstance(output, tuple) else output
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """A diffusers folder's config.json."""
-    try:
-        found: dict[str, Any] = json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"init_from: {folder} is no diffusers folder of a Wan transformer ({type(error).__name__}: config.json)",
-            "download the model first; init_from is the local folder that holds transformer/config.json",
-        ) from None
-    if found.get("_class_name") != "WanTransformer3DModel":
-        raise UserError(f"init_from: {folder} holds a {found.get('_class_name')}, not a WanTransformer3DModel")
-    return {key: value for key, value in found.items() if not key.startswith("_")}
-
-
-def check_same_tensors(wanted: dict[str, Tensor], found: dict[str, Any], folder: Path) -> None:
-    """UserError that names what is missing, too much, or of another shape."""
-    lines = [f"missing: {name}" for name in sorted(wanted.keys() - found.keys())]
-    lines += [f"unexpected: {name}" for name in sorted(found.keys() - wanted.keys())]
-    for name in sorted(wanted.keys() & found.keys()):
-        if torch.Size(found[name].size) != wanted[name].shape:
-            lines.append(f"{name} is {list(found[name].size)}, not {list(wanted[name].shape)}")
-    if lines:
-        more = f"; and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
-        raise UserError(f"init_from: the weights in {folder} do not fit their config.json: {'; '.join(lines[:_SHOWN])}{more}")

@@ -1,12 +1,15 @@
-"""Owns how a Wan transformer is described: where its weights come from, or its architecture. Must not import torch."""
+"""Owns how a Wan transformer is described: where its weights come from, or its architecture, and its adapters. Must not import torch."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 
-from ..section import Section
+from ..section import Problem, Section
+
+if TYPE_CHECKING:
+    from ..train import TrainConfig
 
 
 class WanArchitecture(Section):
@@ -27,11 +30,44 @@ class WanArchitecture(Section):
     rope_max_seq_len: PositiveInt = 1024
 
 
+class LoraConfig(Section):
+    """Train low-rank adapters instead of the weights: W x + (alpha / rank) B A x, after arXiv 2106.09685."""
+
+    rank: PositiveInt
+    alpha: PositiveFloat | None = None
+    """null: as rank."""
+    target_modules: Annotated[list[str], Field(min_length=1)] = ["to_q", "to_k", "to_v", "to_out.0"]
+    """Linear layers that get an adapter: their names, or the ends of their names. Each must match something."""
+    exclude_modules: list[str] = []
+    """Among those, layers that get none, written alike."""
+
+    @property
+    def scaled_alpha(self) -> float:
+        return float(self.rank if self.alpha is None else self.alpha)
+
+
 class Config(Section):
     family: Literal["wan"] = "wan"
     init_from: str | None = None
-    """A diffusers folder with a `transformer` subfolder; null: random weights of `architecture` from the run's seed."""
+    """A Hugging Face id in the local cache, a diffusers folder (a whole pipeline or its transformer), or tiny-wan.
+
+    null: random weights of `architecture` from the run's seed."""
+    revision: str | None = None
+    """Commit, branch or tag of the Hugging Face id; null: its default branch as last downloaded."""
     architecture: WanArchitecture | None = None
     """Only without init_from."""
-    activation_checkpointing: Literal["none", "full"] = "none"
-    """full: each block's activations are recomputed in the backward pass."""
+    lora: LoraConfig | None = None
+    """Only of a trained role: its weights stay as they are, and checkpoints hold the adapters only."""
+    activation_checkpointing: Literal["none", "full", "selective"] = "none"
+    """full: each block is computed again in the backward pass; selective: all of it but matrix products and attention."""
+    compile: bool = False
+    """torch.compile each block: faster steps after a slow first one."""
+
+    def problems(self, role: str, train: TrainConfig) -> list[Problem]:
+        """What is wrong between this role and the rest of the train block; paths are keys below `train`."""
+        found = []
+        if self.lora is not None and role not in train.optimizers:
+            found.append(Problem(("models", role, "lora"), f"{role!r} is not trained, so it can have no adapter", "remove lora"))
+        if self.revision is not None and self.init_from is None:
+            found.append(Problem(("models", role, "revision"), "is of init_from, which is missing", "remove it, or set init_from"))
+        return found

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from ..section import Section
+from ..data import Needs
+from ..section import Problem, Section
+
+if TYPE_CHECKING:
+    from ..train import TrainConfig
 
 
 class MethodConfig(Section):
@@ -15,3 +19,12 @@ class MethodConfig(Section):
     """Roles with an optimizer."""
     frozen_roles: ClassVar[tuple[str, ...]] = ()
     """Roles that are only evaluated."""
+
+    @property
+    def needs(self) -> Needs:
+        """What it reads of a sample."""
+        return "latents"
+
+    def problems(self, train: TrainConfig) -> list[Problem]:
+        """What is wrong between this method and the rest of the train block; their paths are keys below `train`."""
+        return []

@@ -1,0 +1,114 @@
+"""Owns looking, before a job is submitted, whether what it reads is there: training data, clips, models. Must not use the network.
+
+Everything is looked for where this machine has it: login and compute nodes share it. Inside a container paths may differ, so nothing is
+looked for there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from trainers.config import hub
+
+from .config.compose import Composed
+from .config.values import dotted
+from .config.yaml import KeyPath
+from .errors import ConfigError, Problem
+
+BUILT_IN = ("tiny-wan", "tiny-wan-a14b", "shapes")
+"""Models that need no download: they are made on first use."""
+_MAX_FILES = 5000
+
+
+def check_inputs(composed: Composed) -> None:
+    """ConfigError with all that is missing or damaged; reads 8 bytes of each parquet file."""
+    if any("container" in argument for argument in composed.cluster.srun_args):
+        return
+    problems = [*_train(composed), *_preprocess(composed)]
+    if problems:
+        raise ConfigError(problems[:20])
+
+
+def _train(composed: Composed) -> Iterator[Problem]:
+    train = composed.recipe.train
+    if train is None:
+        return
+    for folder in train.data.folders:
+        yield from _data(composed, folder, made_on_first_use=train.data.prepare is not None)
+    for role, model in train.models.items():
+        yield from _model(composed, ("train", "models", role, "init_from"), model)
+
+
+def _preprocess(composed: Composed) -> Iterator[Problem]:
+    block: Any = composed.recipe.preprocess
+    if block is None:
+        return
+    source = Path(block.source)
+    if not source.exists() and not _downloaded("dataset", composed, block.source, block.source_revision):
+        hint = "give a folder or file, or the id of a Hugging Face dataset that was downloaded (fvlaunch submit download)"
+        yield _problem(composed, ("preprocess", "source"), f"{block.source} does not exist", hint)
+    if block.model is not None:
+        yield from _model(composed, ("preprocess", "model"), block, "model")
+
+
+def _data(composed: Composed, folder: str, *, made_on_first_use: bool) -> Iterator[Problem]:
+    path: KeyPath = ("train", "data", "path")
+    files = sorted(Path(folder).rglob("*.parquet"))[:_MAX_FILES] if Path(folder).is_dir() else []
+    for file in files:
+        if wrong := _not_parquet(file):
+            yield _problem(composed, path, f"{file} {wrong}", "remove it or make it again")
+    if not files and not made_on_first_use:
+        what = "holds no parquet files" if Path(folder).is_dir() else "does not exist"
+        yield _problem(composed, path, f"{folder} {what}", "preprocess the data, or point --set train.data.path=... at it")
+
+
+def _model(composed: Composed, path: KeyPath, section: Any, key: str = "init_from") -> Iterator[Problem]:
+    reference, revision = getattr(section, key, None), getattr(section, "revision", None)
+    if reference is None or reference in BUILT_IN or Path(reference).is_dir():
+        return
+    if not hub.is_id(reference):
+        yield _problem(composed, path, f"{reference} does not exist", "a diffusers folder, or a Hugging Face id")
+    elif not _downloaded("model", composed, reference, revision):
+        wanted = f"{{id: {reference}}}" if revision is None else f"{{id: {reference}, revision: {revision}}}"
+        hint = f"where there is internet: fvlaunch submit download --set 'download.models=[{wanted}]'; or give a folder"
+        yield _problem(composed, path, f"the model {reference} is not in the Hugging Face cache, or only in part", hint)
+
+
+def _downloaded(kind: hub.Kind, composed: Composed, reference: str, revision: str | None) -> bool:
+    if not hub.is_id(reference):
+        return False
+    _look_where_the_job_looks(composed.cluster.env)
+    try:
+        hub.snapshot(kind, reference, revision)
+    except hub.NotHere:
+        return False
+    return True
+
+
+def _look_where_the_job_looks(environment: Mapping[str, str]) -> None:
+    """huggingface_hub reads these once, when it is imported."""
+    os.environ.update({key: environment[key] for key in ("HF_HOME", "HF_HUB_CACHE") if key in environment})
+
+
+def _problem(composed: Composed, path: KeyPath, message: str, hint: str) -> Problem:
+    return Problem(message, composed.place(path), dotted(path), hint)
+
+
+def _not_parquet(file: Path) -> str:
+    """What is wrong with a file by its size and its first and last four bytes; empty when nothing is."""
+    try:
+        size = file.stat().st_size
+        if size < 12:
+            return "is empty" if size == 0 else f"has only {size} bytes"
+        with file.open("rb") as opened:
+            head = opened.read(4)
+            opened.seek(-4, 2)
+            tail = opened.read(4)
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    if head != b"PAR1":
+        return "is not a parquet file"
+    return "" if tail == b"PAR1" else "is cut off: its end is missing"

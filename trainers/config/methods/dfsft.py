@@ -1,0 +1,50 @@
+"""Owns the knobs of diffusion forcing and teacher forcing (ALGORITHMS.md section 9). Must not import torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field, PositiveInt, model_validator
+
+from ..section import Problem
+from .base import MethodConfig
+
+if TYPE_CHECKING:
+    from ..train import TrainConfig
+
+_GRID = 1000
+_Entry = Annotated[int, Field(ge=0, le=_GRID)]
+
+
+class Config(MethodConfig):
+    kind: Literal["dfsft"] = "dfsft"
+    chunk_size: PositiveInt | None = None
+    """Latent frames that share a noise level; null: the student's num_frames_per_block, which it must equal."""
+    index_range: tuple[_Entry, _Entry] = (0, _GRID)
+    """[low, high) of the entries of the descending grid that noise levels are drawn from: 0 is pure noise, 999 almost none."""
+    weighting: Literal["middle", "none"] = "middle"
+    """middle: a bell over the grid's entries (mean 1, largest 1.58, none at pure noise) multiplies each frame's loss."""
+    teacher_forcing: bool = False
+    """Show each block the clean frames of earlier blocks instead of their noisy ones. Twice the tokens."""
+
+    @model_validator(mode="after")
+    def _range_holds_something(self) -> Config:
+        low, high = self.index_range
+        if low >= high:
+            raise ValueError(f"index_range [{low}, {high}) holds no entry of the grid")
+        return self
+
+    def problems(self, train: TrainConfig) -> list[Problem]:
+        """What does not fit the rest of the train block."""
+        student = train.models.get("student")
+        if student is None:
+            return []
+        per_block = getattr(student, "num_frames_per_block", None)
+        if per_block is None:
+            family = getattr(student, "family", None)
+            message = f"method dfsft needs a block-causal student, not the family {family!r}"
+            return [Problem(("models", "student", "family"), message, "use family: causal-wan; it loads the same weights")]
+        if self.chunk_size is not None and self.chunk_size != per_block:
+            message = f"chunk_size {self.chunk_size} is not the student's num_frames_per_block {per_block}"
+            return [Problem(("method", "chunk_size"), message, "leave chunk_size out, or make them equal")]
+        return []

@@ -1,0 +1,223 @@
+"""Owns `python -m trainers.export RUN --to DIR`: a run's weights as a folder that stock diffusers loads. Must not change the run.
+
+The folder appears whole or not at all, and only after every file of weights has been read back. It holds README.md, training.json
+(what the weights were trained as) and one of:
+  a whole pipeline  where the role started from one: WanPipeline.from_pretrained(DIR)
+  transformer/      elsewhere: WanTransformer3DModel.from_pretrained(DIR, subfolder="transformer")
+  an adapter        of a LoRA run, unless merged: pipe.load_lora_weights(DIR)
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import secrets
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from . import trained
+from .config.validation import ValidationConfig
+from .errors import UserError
+from .export_weights import COMPONENT, LORA_FILE, Request, write_adapter, write_transformer
+from .manifest import fsync_path
+from .model_card import Card, without_paths
+from .sampling import solver
+from .trained import Checkpoint
+
+log = logging.getLogger(__name__)
+
+TRAINING = "training.json"
+_LINK_BYTES = 1 << 20
+"""Smaller files are copied: a link shares later edits with the base model."""
+_OWN = {COMPONENT, "scheduler", "README.md", TRAINING, LORA_FILE}
+_DEFAULT_PROMPT = "a cat walks on the grass"
+
+
+def export(asked: Request) -> Path:
+    """Make `asked.to`; UserError where it exists already or something is missing."""
+    if asked.to.exists() or asked.to.is_symlink():
+        raise UserError(f"{asked.to} exists already", "nothing is ever overwritten: give another folder, or remove it")
+    asked.checkpoint.names(asked.role, asked.weights)  # fails early
+    if asked.merge and asked.model.lora is None:
+        raise UserError(f"{asked.role!r} was trained without LoRA: there is nothing to merge", "leave out --merge")
+    target = asked.to.absolute()
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    try:
+        temporary.mkdir(parents=True)
+        _fill(temporary, asked)
+        for path in [*temporary.rglob("*"), temporary]:
+            fsync_path(path)
+        os.rename(temporary, target)  # noqa: PTH104  refuses a folder that is not empty
+        fsync_path(target.parent)
+    except OSError as error:
+        raise UserError(f"cannot write {target}: {error.strerror or error}", "--to needs a folder on a disk with room") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return asked.to
+
+
+def _fill(folder: Path, asked: Request) -> None:
+    if asked.adapter_only:
+        write_adapter(folder, asked)
+    else:
+        write_transformer(folder / COMPONENT, asked)
+        _scheduler(asked).save_pretrained(folder / "scheduler")
+        if asked.kind == "pipeline":
+            assert asked.base is not None
+            _take_rest(asked.base, folder)
+    _write_texts(folder, asked)
+
+
+# --- the rest
+
+
+def _validation(asked: Request) -> ValidationConfig:
+    return asked.checkpoint.config.callbacks.validation or ValidationConfig()
+
+
+def _scheduler(asked: Request) -> Any:
+    """What makes a stock pipeline sample as the run's validation does."""
+    found = _validation(asked)
+    return solver(found.solver, found.flow_shift or asked.checkpoint.config.flow_shift)
+
+
+def _take_rest(base: Path, folder: Path) -> None:
+    """Everything of the base pipeline that is not replaced."""
+    for path in sorted(base.rglob("*")):
+        relative = path.relative_to(base)
+        if path.is_dir() or relative.parts[0] in _OWN or any(part.startswith(".") for part in relative.parts):
+            continue
+        (folder / relative).parent.mkdir(parents=True, exist_ok=True)
+        _link_or_copy(path.resolve(), folder / relative)
+    index = json.loads((folder / "model_index.json").read_text())
+    scheduler = json.loads((folder / "scheduler/scheduler_config.json").read_text())
+    index["scheduler"] = ["diffusers", scheduler["_class_name"]]
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+def _link_or_copy(path: Path, to: Path) -> None:
+    if path.stat().st_size >= _LINK_BYTES:
+        with suppress(OSError):  # another file system, or not ours to link
+            os.link(path, to)
+            return
+    shutil.copyfile(path, to)
+
+
+def _write_texts(folder: Path, asked: Request) -> None:
+    train = without_paths(asked.checkpoint.config.resolved())
+    facts = {
+        "format": 1,
+        "step": asked.checkpoint.step,
+        "role": asked.role,
+        "weights": asked.weights,
+        "versions": _versions(),
+        "train": train,
+    }
+    (folder / TRAINING).write_text(json.dumps(facts, indent=1) + "\n")
+    (folder / "README.md").write_text(_card(folder, asked, train).text())
+
+
+def _card(folder: Path, asked: Request, train: dict[str, Any]) -> Card:
+    validation = _validation(asked)
+    base = asked.model.init_from
+    return Card(
+        name=asked.to.name, kind=asked.kind, folder=asked.hub_id or str(asked.to), base=base, step=asked.checkpoint.step,
+        weights=asked.weights, role=asked.role, train=train, versions=_versions(), prompt=(validation.prompts or [_DEFAULT_PROMPT])[0],
+        num_steps=validation.num_steps, guidance_scale=validation.guidance_scale, fps=validation.fps,
+        sample=_sample(folder, asked.checkpoint),
+    )  # fmt: skip
+
+
+def _sample(folder: Path, checkpoint: Checkpoint) -> str | None:
+    """The run's newest validation video up to this step, beside the card."""
+    found = sorted(checkpoint.run.glob("samples/step-*/*.mp4"))
+    fitting = [path for path in found if int(path.parent.name.removeprefix("step-")) <= checkpoint.step]
+    newest = [path for path in fitting if path.parent == fitting[-1].parent]
+    if not newest:
+        return None
+    shutil.copyfile(newest[0], folder / "sample.mp4")
+    return "sample.mp4"
+
+
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in ("torch", "diffusers", "safetensors")}
+
+
+def push(folder: Path, hub_id: str) -> str:
+    """Upload to the Hugging Face hub; a repository that has to be made is private. Its address."""
+    from huggingface_hub import HfApi
+
+    try:
+        api = HfApi()
+        address = api.create_repo(hub_id, private=True, exist_ok=True)
+        api.upload_folder(repo_id=hub_id, folder_path=folder, commit_message=f"Upload {folder.name}")
+    except Exception as error:  # whatever the network or the hub says; the folder is here
+        line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{folder} is exported, but the upload to {hub_id} failed: {line}", f"hf upload {hub_id} {folder}") from None
+    return str(address)
+
+
+# --- the command
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return told(lambda: _main(_parser().parse_args(arguments)))
+
+
+def told(run: Callable[[], None]) -> int:
+    """An exit code: 0; 1 for what a person can mend, told in a line; 2 for a crash."""
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="warning: %(message)s", force=True)
+    try:
+        run()
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return 130
+    except Exception:
+        log.exception("this should not have happened")
+        return 2
+    return 0
+
+
+def _main(options: argparse.Namespace) -> None:
+    checkpoint = trained.open_checkpoint(options.run, options.step)
+    asked = Request(
+        checkpoint, options.to, options.role, options.weights, options.merge, options.dtype, options.max_shard_gb, options.lora_keys,
+        options.push_to_hub,
+    )  # fmt: skip
+    made = export(asked)
+    sys.stderr.write(f"step {checkpoint.step}, {options.weights} weights of {options.role}: {asked.kind} in {made}\n")
+    if options.push_to_hub:
+        sys.stderr.write(f"uploaded to {push(made, options.push_to_hub)}\n")
+    sys.stdout.write(f"{made}\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m trainers.export", description="A run's weights as a folder that stock diffusers loads."
+    )
+    add = parser.add_argument
+    add("run", type=Path, help="the run's directory")
+    add("--to", type=Path, required=True, metavar="DIR", help="folder to make")
+    add("--step", type=int, help="checkpoint; default: the newest that verifies")
+    add("--weights", choices=["live", "ema"], default="live", help="trained weights or their moving average")
+    add("--role", default="student")
+    add("--merge", action="store_true", help="LoRA: write whole weights with the adapter in them")
+    add("--lora-keys", choices=["diffusers", "original"], default="diffusers", help="names in an adapter's file")
+    add("--dtype", choices=["fp32", "bf16"], default="fp32", help="fp32 is bit by bit what was trained")
+    add("--max-shard-gb", type=float, default=10.0, help="larger weights are written in several files")
+    add("--push-to-hub", metavar="ORG/NAME", help="then upload it to the Hugging Face hub (private)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

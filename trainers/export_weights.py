@@ -1,0 +1,167 @@
+"""Owns what an export is of, and its weights: a whole transformer, or an adapter by either of its names. Must not know commands.
+
+Files are written where the caller says; publishing them is the caller's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from . import lora, weight_files
+from .errors import UserError
+from .models import source
+from .models import weights as model_weights
+from .trained import Checkpoint, Weights
+
+COMPONENT = "transformer"
+LORA_FILE = "pytorch_lora_weights.safetensors"
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be exported, and how. `lora_keys`: diffusers' names, or the original ones behind `diffusion_model.`."""
+
+    checkpoint: Checkpoint
+    to: Path
+    role: str = "student"
+    weights: Weights = "live"
+    merge: bool = False
+    dtype: Literal["fp32", "bf16"] = "fp32"
+    max_shard_gb: float = 10.0
+    lora_keys: Literal["diffusers", "original"] = "diffusers"
+    hub_id: str | None = None
+
+    @cached_property
+    def model(self) -> Any:
+        """The role's section of the configuration."""
+        return self.checkpoint.config.models[self.role]
+
+    @cached_property
+    def base(self) -> Path | None:
+        """The folder that the role started from."""
+        return None if self.model.init_from is None else source.resolve(self.model.init_from, self.model.revision)
+
+    @property
+    def adapter_only(self) -> bool:
+        return self.model.lora is not None and not self.merge
+
+    @property
+    def kind(self) -> Literal["pipeline", "transformer", "lora"]:
+        if self.adapter_only:
+            return "lora"
+        return "pipeline" if self.base is not None and (self.base / "model_index.json").is_file() else "transformer"
+
+
+def write_transformer(folder: Path, asked: Request) -> None:
+    network = _network(asked)
+    network.save_config(folder)
+    wanted = {name: parameter.shape for name, parameter in network.named_parameters()}
+    read, shapes = _merged(asked) if asked.model.lora is not None else _saved(asked)
+    if {name: tuple(shape) for name, shape in shapes.items()} != {name: tuple(shape) for name, shape in wanted.items()}:
+        different = sorted(name for name in {*wanted, *shapes} if tuple(wanted.get(name, ())) != tuple(shapes.get(name, ())))
+        raise UserError(f"the checkpoint does not hold the whole network of {asked.role!r}: {', '.join(different[:5])}")
+    types = {name: _stored_type(name, network, asked.dtype) for name in shapes}
+    sizes = {name: shape.numel() * types[name].itemsize for name, shape in shapes.items()}
+    weight_files.write(
+        folder,
+        sizes,
+        lambda names: {name: tensor.to(types[name]) for name, tensor in read(names).items()},
+        max_bytes=int(asked.max_shard_gb * 10**9),
+    )
+
+
+def _network(asked: Request) -> Any:
+    """The role's transformer without weights."""
+    from diffusers import WanTransformer3DModel
+
+    with torch.device("meta"):
+        if asked.base is None:
+            return WanTransformer3DModel(**asked.model.architecture.model_dump())
+        folder = model_weights.subfolder(asked.base, COMPONENT)
+        return WanTransformer3DModel.from_config(model_weights.read_config(folder, "WanTransformer3DModel"))
+
+
+def _stored_type(name: str, network: Any, dtype: str) -> torch.dtype:
+    """As diffusers loads it: some parts of a bfloat16 network stay float32."""
+    kept = any(part in name.split(".") for part in network._keep_in_fp32_modules or ())
+    return torch.float32 if kept else _DTYPES[dtype]
+
+
+def _saved(asked: Request) -> tuple[weight_files.Read, dict[str, torch.Size]]:
+    names = asked.checkpoint.names(asked.role, asked.weights)
+
+    def read(wanted: Sequence[str]) -> dict[str, Tensor]:
+        found = asked.checkpoint.read(names[name][0] for name in wanted)
+        return {name: found[names[name][0]] for name in wanted}
+
+    return read, {name: shape for name, (_, shape, _) in names.items()}
+
+
+def _merged(asked: Request) -> tuple[weight_files.Read, dict[str, torch.Size]]:
+    network = with_adapter(asked)
+    lora.merge(network)
+    state = {name: parameter.detach() for name, parameter in network.named_parameters()}
+    return lambda names: {name: state[name] for name in names}, {name: tensor.shape for name, tensor in state.items()}
+
+
+def with_adapter(asked: Request) -> Any:
+    """The base network in float32 with the trained adapter in it, on the CPU."""
+    from diffusers import WanTransformer3DModel
+
+    if asked.base is None:
+        raise UserError(f"{asked.role!r} has an adapter on random weights: there is no base model to merge it into", "leave out --merge")
+    network = WanTransformer3DModel.from_pretrained(model_weights.subfolder(asked.base, COMPONENT), dtype=torch.float32)
+    lora.inject(network, asked.model.lora)
+    adapters = lora.adapters_of(network)
+    with torch.no_grad():
+        for name, tensor in asked.checkpoint.weights(asked.role, asked.weights).items():
+            adapters[name].copy_(tensor)
+    return network
+
+
+def write_adapter(folder: Path, asked: Request) -> None:
+    """LORA_FILE: with peft's description in its metadata, or, in the original names, with an alpha beside each layer."""
+    from safetensors.torch import save_file
+
+    network = _network(asked)
+    lora.inject(network, asked.model.lora)
+    state = asked.checkpoint.weights(asked.role, asked.weights)
+    if asked.lora_keys == "original":
+        renamed = original_names(state, asked.model.lora.scaled_alpha)
+        save_file(renamed, folder / LORA_FILE, metadata={"format": "pt"})
+        weight_files.check_same(folder / LORA_FILE, renamed)
+        return
+    plain = {f"{COMPONENT}.{name.replace('.default.', '.')}": tensor for name, tensor in state.items()}
+    description = {f"{COMPONENT}.{key}": value for key, value in lora.adapter_config(network).items()}
+    save_file(plain, folder / LORA_FILE, metadata={"format": "pt", "lora_adapter_metadata": json.dumps(description, sort_keys=True)})
+    weight_files.check_same(folder / LORA_FILE, plain)
+
+
+_ORIGINAL = {
+    "attn1.to_q": "self_attn.q", "attn1.to_k": "self_attn.k", "attn1.to_v": "self_attn.v", "attn1.to_out.0": "self_attn.o",
+    "attn2.to_q": "cross_attn.q", "attn2.to_k": "cross_attn.k", "attn2.to_v": "cross_attn.v", "attn2.to_out.0": "cross_attn.o",
+    "ffn.net.0.proj": "ffn.0", "ffn.net.2": "ffn.2",
+}  # fmt: skip
+
+
+def original_names(state: dict[str, Tensor], alpha: float) -> dict[str, Tensor]:
+    """As other programs expect adapters: diffusion_model.blocks.0.self_attn.q.lora_A.weight, with ….alpha."""
+    renamed: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        layer, _, part = name.replace(".default.", ".").partition(".lora_")
+        blocks, number, inside = (*layer.split(".", 2), "", "")[:3]
+        if blocks != "blocks" or inside not in _ORIGINAL:
+            raise UserError(f"the original names have none for an adapter of {layer}", "--lora-keys diffusers")
+        original = f"diffusion_model.blocks.{number}.{_ORIGINAL[inside]}"
+        renamed[f"{original}.lora_{part}"] = tensor
+        renamed[f"{original}.alpha"] = torch.tensor(alpha)
+    return renamed

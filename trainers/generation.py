@@ -1,0 +1,154 @@
+"""Owns prompts -> videos with a role's network: embeddings, fixed noise, a sampler, decoding. Must not know runs, files or ranks.
+
+What a run shows while it trains and what is sampled from it afterwards are made here, alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .codecs import Codec, WanCodec
+from .config import TrainConfig
+from .config.validation import ValidationConfig
+from .data import dataset
+from .data.prompts import prompts as stored_prompts
+from .data.shapes import MODES, ShapesCodec
+from .errors import UserError
+from .models import source
+from .models.base import COMPUTE_TYPES, ModelBase
+from .sampling import Solver, fixed_noise, guided, solve, solver
+
+SHAPES = "shapes"
+"""Stands for the moving-shapes task's codec where a model folder could."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a video is made of noise. `shape` is the latents' [C, T, H, W]."""
+
+    shape: tuple[int, int, int, int]
+    num_steps: int
+    guidance_scale: float
+    solver: Solver
+    flow_shift: float
+
+
+def sampling_of(train: TrainConfig, validation: ValidationConfig, channels: int) -> Sampling:
+    """As the run's validation samples: sizes are the data's where `validation` gives none."""
+    asked = {name: value for name in ("num_frames", "height", "width") if (value := getattr(validation, name)) is not None}
+    data = train.data.model_copy(update=asked)
+    time_stride, *space = data.vae_stride
+    wrong = [
+        f"{name} {size}"
+        for name, size, stride in zip(("height", "width"), (data.height, data.width), space, strict=True)
+        if size % (2 * stride)
+    ]
+    wrong += [f"num_frames {data.num_frames}"] if (data.num_frames - 1) % time_stride else []
+    if wrong:
+        raise UserError(
+            f"callbacks.validation: {', '.join(wrong)} cannot be sampled with vae_stride {list(data.vae_stride)}",
+            f"frames: 1 + a multiple of {time_stride}; height and width: multiples of {2 * space[0]} and {2 * space[1]}",
+        )
+    t, h, w = data.latent_shape
+    shift = validation.flow_shift or train.flow_shift
+    return Sampling((channels, t, h, w), validation.num_steps, validation.guidance_scale, validation.solver, shift)
+
+
+def latents(
+    model: ModelBase, prompt: Tensor, negative: Tensor | None, seed: int, sampling: Sampling, tick: Callable[[], None] = lambda: None
+) -> Tensor:
+    """One video's normalised latents [C, T, H, W] float32. prompt and negative [L, D], padded; `tick` is called after each step.
+
+    Noise is the seed's alone, the same on any device. Collective where the network is sharded.
+    """
+    noise = fixed_noise(sampling.shape, seed).to(model.device)[None].transpose(1, 2)
+    predict = guided(_conditioned(model, prompt), _conditioned(model, negative), sampling.guidance_scale)
+    with torch.no_grad():
+        made = solve(predict, solver(sampling.solver, sampling.flow_shift), noise, sampling.num_steps, tick=tick)
+    return made.transpose(1, 2)[0]
+
+
+def _conditioned(model: ModelBase, prompt: Tensor | None) -> Callable[[Tensor, Tensor], Tensor]:
+    def predict(noisy: Tensor, timesteps: Tensor) -> Tensor:
+        assert prompt is not None, "guidance without a negative prompt"
+        return model.predict_velocity(noisy, timesteps, prompt.to(model.device)[None])
+
+    return predict
+
+
+def decode(codec: Codec, normalised: Tensor, train: TrainConfig) -> Tensor:
+    """Normalised latents [C, T, H, W] -> video [3, T, H, W] in [-1, 1] on the CPU."""
+    mean, std = (values.reshape(-1, 1, 1, 1) for values in dataset.statistics(train.data))
+    return codec.decode_video(normalised.float().cpu() * std + mean)
+
+
+# --- prompts and codecs
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A prompt's text and its embedding [text_len, D]."""
+
+    text: str
+    embedding: Tensor
+
+
+def model_reference(train: TrainConfig, asked: str | None, role: str = "student") -> tuple[str, str | None] | None:
+    """(codec, revision): SHAPES, or the model whose VAE and text encoder belong to the data; None where nothing tells."""
+    if asked is not None:
+        return asked, None
+    if train.data.prepare is not None:
+        return SHAPES, None
+    student: Any = train.models[role]
+    return None if student.init_from is None else (student.init_from, student.revision)
+
+
+def make_codec(reference: tuple[str, str | None] | None, train: TrainConfig, device: torch.device, *, text: bool, video: bool) -> Codec:
+    if reference is None:
+        raise UserError(
+            "nothing tells whose VAE and text encoder belong to this data: the network did not start from a model",
+            "callbacks.validation.model names a diffusers folder, a hub id, or shapes",
+        )
+    if reference[0] == SHAPES:
+        return ShapesCodec()
+    folder = source.resolve(*reference)
+    return WanCodec(folder, device, COMPUTE_TYPES[train.precision] if device.type == "cuda" else torch.float32, text=text, video=video)
+
+
+def embed(texts: Sequence[str], train: TrainConfig, codec: Callable[[], Codec]) -> list[Embedded]:
+    """As the data's prompts are: taken from beside the data where they stand there; else `codec` is asked for, once."""
+    stored = stored_prompts(train.data)
+    known = {} if stored is None else {stored.texts[name]: value for name, value in stored.embeddings.items() if name in stored.texts}
+    made: Codec | None = None
+    found = []
+    for text in texts:
+        if text not in known:
+            made = made or codec()
+            known[text] = made.encode_text(text)
+        found.append(Embedded(text, dataset.pad(known[text], train.data.text_len)[0]))
+    return found
+
+
+def validation_texts(train: TrainConfig, validation: ValidationConfig) -> list[str]:
+    """The prompts asked for, else those that the data was preprocessed with; the shapes task has four."""
+    if validation.prompts is not None:
+        return list(validation.prompts)
+    stored = stored_prompts(train.data)
+    found = [] if stored is None else [stored.texts[name] for name in stored.validation if name in stored.texts]
+    shapes = (model_reference(train, validation.model) or ("",))[0] == SHAPES
+    return list(dict.fromkeys(mode.caption for mode in MODES)) if shapes and not found else found
+
+
+def negative_embedding(train: TrainConfig, asked: str | None, codec: Callable[[], Codec]) -> Embedded:
+    """Of the unconditional branch: the text asked for, else the data's own, else the codec's."""
+    stored = stored_prompts(train.data)
+    if asked is None and stored is not None and "negative" in stored.embeddings:
+        text = stored.texts.get("negative", "")
+        return Embedded(text, dataset.pad(stored.negative, train.data.text_len)[0])
+    made = codec()
+    return embed([made.negative_prompt if asked is None else asked], train, lambda: made)[0]

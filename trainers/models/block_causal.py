@@ -1,0 +1,145 @@
+"""Owns block-causal self-attention for diffusers' Wan: its processor, its masks and the positions of its frames. Must not know roles.
+
+diffusers passes a block's self-attention nothing but the hidden states and the rotary angles, so what else it needs travels with
+the angles, as an `Attending`: an argument, not a state that somebody sets, because activation checkpointing calls the block a second
+time in the backward pass, when another forward pass may have been made since. A cache of keys and values has its place there too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
+
+from .. import blocks
+
+TILE = 128
+"""Tokens of a side of the squares that flex_attention computes, masks or leaves out whole."""
+_SMALLEST_FLEX_HEAD = 16
+
+
+@dataclass(frozen=True)
+class Attending:
+    """What each block's self-attention is told, for S = frames x height x width tokens (after patching) in that order."""
+
+    cos: Tensor
+    """[1, S, 1, head dim], each angle twice in a row, as diffusers has it."""
+    sin: Tensor
+    mask: Tensor | BlockMask
+    """[S, S] bool, row attends to column; or the same for flex_attention."""
+
+
+class BlockCausalProcessor:
+    """Self-attention of a WanTransformerBlock, which gets an Attending in place of rotary angles."""
+
+    def __call__(
+        self, attn: Any, hidden: Tensor, encoder_hidden: Tensor | None = None, attention_mask: Tensor | None = None, rotary_emb: Any = None
+    ) -> Tensor:
+        """[B, S, D] -> [B, S, D]."""
+        assert encoder_hidden is None and attention_mask is None and isinstance(rotary_emb, Attending)
+        query, key, value = attn.norm_q(attn.to_q(hidden)), attn.norm_k(attn.to_k(hidden)), attn.to_v(hidden)
+        query, key, value = (part.unflatten(2, (attn.heads, -1)) for part in (query, key, value))
+        query, key = (rotated(part, rotary_emb.cos, rotary_emb.sin) for part in (query, key))
+        seen = attend(query, key, value, rotary_emb.mask).flatten(2, 3)
+        project, dropout = attn.to_out
+        return dropout(project(seen.type_as(hidden)))
+
+
+def rotated(part: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """[B, S, heads, head dim] with each pair of neighbours turned by its angle; in the type of `part`."""
+    first, second = part.unflatten(-1, (-1, 2)).unbind(-1)
+    cos, sin = cos[..., 0::2], sin[..., 0::2]
+    return torch.stack([first * cos - second * sin, first * sin + second * cos], -1).flatten(-2).type_as(part)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | BlockMask) -> Tensor:
+    """[B, S, heads, head dim] each."""
+    query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
+    if isinstance(mask, Tensor):
+        seen = scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    else:
+        seen = _flex(query.device.type)(query, key, value, block_mask=mask)
+    return seen.transpose(1, 2)
+
+
+@cache
+def _flex(device_type: str) -> Callable[..., Tensor]:
+    """Not compiled it makes the whole matrix of scores, which is good only for comparing on a CPU (and has no backward there)."""
+    found: Any = flex_attention if device_type == "cpu" else torch.compile(flex_attention, dynamic=False)
+    return found
+
+
+def angles(rope: Any, positions: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """(cos, sin), each [1, frames x height x width, 1, head dim], for frames at `positions` [frames] of a video.
+
+    `rope` is diffusers' WanRotaryPosEmbed, which by itself knows only frames 0, 1, 2...
+    """
+
+    def grid(table: Tensor) -> Tensor:
+        in_time, down, across = table.split([rope.t_dim, rope.h_dim, rope.w_dim], 1)
+        shape = (len(positions), height, width, -1)
+        parts = [
+            in_time[positions][:, None, None].expand(*shape),
+            down[:height][None, :, None].expand(*shape),
+            across[:width][None, None].expand(*shape),
+        ]
+        return torch.cat(parts, -1).flatten(0, 2)[None, :, None]
+
+    return grid(rope.freqs_cos), grid(rope.freqs_sin)
+
+
+Backend = Literal["dense", "flex"]
+
+
+def backend(wanted: str, device: torch.device, head_dim: int) -> Backend:
+    """For "auto": flex_attention leaves out what is masked, but trains only on CUDA and has no kernel for tiny heads."""
+    if wanted == "auto":
+        return "flex" if device.type == "cuda" and head_dim >= _SMALLEST_FLEX_HEAD else "dense"
+    return "dense" if wanted == "dense" else "flex"
+
+
+@lru_cache(maxsize=4)
+def mask(
+    kind: Backend, num_frames: int, per_block: int, tokens: int, device: torch.device, *, teacher_forcing: bool = False
+) -> Tensor | BlockMask:
+    """The mask for `tokens` a frame; with teacher_forcing for twice the frames: [clean | noisy]."""
+    with torch.inference_mode(False):  # it is kept: one made while sampling must still do for training
+        between = (blocks.teacher_forcing if teacher_forcing else blocks.causal)(num_frames, per_block)
+        if kind == "flex":
+            return tile_mask(between, tokens, device)
+        return between.repeat_interleave(tokens, 0).repeat_interleave(tokens, 1).to(device)
+
+
+def tile_mask(between: Tensor, tokens: int, device: torch.device | str) -> BlockMask:
+    """The BlockMask of a mask between frames, [F, F] bool, at `tokens` a frame.
+
+    Counted tile by tile: torch's create_block_mask goes over all pairs of tokens, which at 58k tokens takes tens of gigabytes.
+    """
+    size = len(between) * tokens
+    starts = torch.arange(0, size, TILE)
+    ends = (starts + TILE).clamp(max=size)
+    first, after = starts // tokens, (ends - 1) // tokens + 1  # the frames that a tile touches
+    sums = pad(between.long().cumsum(0).cumsum(1), (1, 0, 1, 0))
+    allowed = sums[after][:, after] - sums[first][:, after] - sums[after][:, first] + sums[first][:, first]
+    touched, whole = after - first, ends - starts == TILE
+    full = (allowed == touched[:, None] * touched) & whole[:, None] & whole
+    partial = (allowed > 0) & ~full
+    frames = between.to(device)
+
+    def may_attend(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return frames[query // tokens, key // tokens]
+
+    lists = [part.to(device) for tiles in (partial, full) for part in _listed(tiles)]
+    return BlockMask.from_kv_blocks(*lists, BLOCK_SIZE=TILE, mask_mod=may_attend, seq_lengths=(size, size))
+
+
+def _listed(tiles: Tensor) -> tuple[Tensor, Tensor]:
+    """[rows, columns] bool -> how many are set in each row, and their columns first: [1, 1, rows] and [1, 1, rows, columns] int32."""
+    order = tiles.int().argsort(dim=1, descending=True, stable=True)
+    return tiles.sum(1, dtype=torch.int32)[None, None], order.to(torch.int32)[None, None]

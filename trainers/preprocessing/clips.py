@@ -1,0 +1,157 @@
+"""Owns one video file -> the frames that are trained on: which frames, which pixels. Must not know captions, codecs or parquet.
+
+What cannot be used is a Rejected with a reason that is counted; no other error comes of a bad file.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+_LARGEST_PICTURE = 8192 * 8192
+"""Pixels of a frame: a file that claims more is damaged or hostile."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The clip that is wanted: `num_frames` of `height` x `width` at `train_fps`."""
+
+    num_frames: int
+    height: int
+    width: int
+    train_fps: float
+    duration_tolerance: float = 5.0
+    """Clips longer than this many training clips are left out: their caption tells of more than what is cut from them."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """`frames` [3, T, H, W] in [-1, 1], and the file's own size, length and rate; `kept` is the share of its picture that is left."""
+
+    frames: Tensor
+    width: int
+    height: int
+    duration_s: float
+    fps: float
+    kept: float = 1.0
+
+
+class Rejected(Exception):
+    """An entry that cannot be used: `reason` is what is counted, the text is for a person."""
+
+    def __init__(self, reason: str, text: str) -> None:
+        super().__init__(reason, text)
+        self.reason, self.text = reason, text
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def read_clip(video: Path | bytes, settings: Settings, start: float = 0.0) -> Clip:
+    """The training frames, resampled to the training rate, cut and scaled to the training size.
+
+    `start` in [0, 1) says which: 0 the clip's first, else as far into those that there are. Rejected where it cannot be read.
+    """
+    try:
+        with av.open(str(video) if isinstance(video, Path) else io.BytesIO(video)) as container:
+            return _read(container, settings, start)
+    except (OSError, av.FFmpegError, ValueError, MemoryError) as error:  # ValueError: FFmpeg's "invalid data" is one, too
+        raise Rejected("unreadable", (str(error).strip() or type(error).__name__).splitlines()[0]) from error
+
+
+def _read(container: Any, settings: Settings, start: float) -> Clip:
+    if not container.streams.video:
+        raise Rejected("unreadable", "it has no video stream")
+    stream = container.streams.video[0]
+    if stream.codec_context is None:
+        raise Rejected("unreadable", "its codec is unknown")
+    stream.thread_type = "AUTO"
+    size, fps, listed = stream.codec_context, float(stream.average_rate or 0), int(stream.frames)
+    if fps <= 0:
+        raise Rejected("no_rate", "its frame rate is unknown")
+    if not 0 < size.width * size.height <= _LARGEST_PICTURE:
+        raise Rejected("unreadable", f"its frames are {size.width}x{size.height}")
+    duration = listed / fps if listed else float((stream.duration or 0) * (stream.time_base or 0))
+    _check_duration(duration, settings)
+    wanted = _wanted(container, stream, settings, start, fps, listed)
+    if listed and listed <= wanted[-1]:
+        raise Rejected("too_short", f"{listed} frames at {fps:g} fps, {wanted[-1] + 1} are needed")
+    frames = dict(_frames(container, stream, wanted, settings))
+    if wanted[-1] not in frames:
+        if listed:
+            raise Rejected("unreadable", f"says {listed} frames, but frame {wanted[-1]} cannot be decoded")
+        raise Rejected("too_short", f"it ends before frame {wanted[-1]}")
+    kept = kept_share(size.height, size.width, settings.height, settings.width)
+    return Clip(torch.stack([frames[i] for i in wanted], 1), size.width, size.height, duration or (wanted[-1] + 1) / fps, fps, kept)
+
+
+def _check_duration(duration: float, settings: Settings) -> None:
+    longest = settings.duration_tolerance * settings.num_frames / settings.train_fps
+    if duration > longest:
+        raise Rejected("too_long", f"{duration:.2f} s, at most {longest:.2f} s are used")
+
+
+def frame_indices(num_frames: int, fps: float, train_fps: float, first: int = 0) -> list[int]:
+    """`num_frames` of arange(0, n, fps / train_fps) from the `first` on, rounded down: a slower file's frames repeat."""
+    return [int(k * (fps / train_fps)) for k in range(first, first + num_frames)]
+
+
+def _wanted(container: Any, stream: Any, settings: Settings, start: float, fps: float, listed: int) -> list[int]:
+    if not start:
+        return frame_indices(settings.num_frames, fps, settings.train_fps)
+    there = listed or _count(container, stream)
+    taken = math.ceil(there * settings.train_fps / fps - 1e-9)  # of the file, at the training rate
+    spare = max(0, taken - settings.num_frames)
+    return frame_indices(settings.num_frames, fps, settings.train_fps, int(start * (spare + 1)))
+
+
+def _count(container: Any, stream: Any) -> int:
+    """Of a container that does not say how many frames it has. Leaves it at its beginning."""
+    number = sum(1 for packet in container.demux(stream) if packet.size)
+    container.seek(0)
+    return number
+
+
+def _frames(container: Any, stream: Any, wanted: list[int], settings: Settings) -> Iterator[tuple[int, Tensor]]:
+    """(index, [3, H, W]) of the frames wanted, each scaled as soon as it is decoded: a whole clip at full size is gigabytes."""
+    keep, last = set(wanted), wanted[-1]
+    for index, frame in enumerate(container.decode(stream)):
+        if index in keep:
+            yield index, fit(torch.from_numpy(frame.to_ndarray(format="rgb24")), settings.height, settings.width)
+        if index >= last:
+            return
+
+
+def fit(image: Tensor, height: int, width: int) -> Tensor:
+    """uint8 [h, w, 3] -> [3, height, width] in [-1, 1]: the centre cut to the wanted aspect ratio, then scaled.
+
+    Whole-number reductions average exactly (so a clip drawn in blocks gives its pixels back); others are antialiased bilinear.
+    """
+    h, w = image.shape[:2]
+    cut_h, cut_w = _cut(h, w, height, width)
+    top, left = (h - cut_h) // 2, (w - cut_w) // 2
+    cut = image[top : top + cut_h, left : left + cut_w].permute(2, 0, 1)[None].float() / 127.5 - 1
+    if (cut_h, cut_w) == (height, width):
+        return cut[0]
+    if cut_h % height == 0 and cut_w % width == 0:
+        return interpolate(cut, (height, width), mode="area")[0]
+    return interpolate(cut, (height, width), mode="bilinear", antialias=True, align_corners=False)[0]
+
+
+def kept_share(h: int, w: int, height: int, width: int) -> float:
+    """Of an h x w picture, the share of its area that `fit` keeps."""
+    cut_h, cut_w = _cut(h, w, height, width)
+    return cut_h * cut_w / (h * w)
+
+
+def _cut(h: int, w: int, height: int, width: int) -> tuple[int, int]:
+    return min(h, max(1, round(w * height / width))), min(w, max(1, round(h * width / height)))

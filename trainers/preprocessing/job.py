@@ -1,0 +1,238 @@
+"""Owns a preprocessing job: which rank does which entries, what is there already, the notice, the report. Must not encode or decode.
+
+The ranks share nothing but the output folder. Rank 0 says at the start what is left to do and at the end what came of it.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import parallel
+from ..codecs import Codec, WanCodec, text_encoder_digest
+from ..config.preprocess import Config, RewriteConfig, TextConfig, VideosConfig
+from ..config.runtime import ParallelConfig
+from ..control import EXIT_FINISHED, EXIT_SAVED, Control
+from ..data.schema import PROMPTS
+from ..data.shapes import ShapesCodec
+from ..errors import UserError
+from ..models import source as models
+from ..peers import Peers
+from . import prompts, shards, sources
+from .clips import Settings
+from .decoders import Decoders
+from .rewrite import Rewrite
+from .shards import Shards
+from .sources import Columns, Entry
+from .task import Task, work
+from .text import Prompts
+from .videos import Videos, refuse_too_many
+
+SHAPES = "shapes"
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+_NOT_CONTENT = {
+    *("output", "source", "rows_per_file", "max_rejected", "decoders", "decode_limit_s", "warn_crop"),
+    *("negative_prompt", "validation_prompts"),
+}
+"""Settings that may change between a job and its continuation: they do not change what a sample holds."""
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+
+
+def run(config: Config, run_dir: Path, control: Control) -> int:
+    """One rank's whole life. `run_dir` holds nothing of it: the output does, so that another run can go on there."""
+    place = parallel.start(ParallelConfig())
+    control.progress("loading", 0)
+    with _room(Path(config.output)):
+        code = _Job(config, control, place).run()
+    parallel.stop()
+    return code
+
+
+class _Job:
+    def __init__(self, config: Config, control: Control, place: parallel.Parallel) -> None:
+        self._config, self._control, self._place = config, control, place
+        self._peers = Peers(control)
+        self._output = Path(config.output).expanduser()
+        self._done = 0
+
+    def run(self) -> int:
+        source = sources.locate(self._config.source, self._config.source_revision)
+        listing = _Listing(self._config, source)
+        self._same_on_all_ranks(listing.digest)
+        settled = self._settled(listing)
+        left = shards.remaining(len(listing.names), settled)
+        mine = shards.share(left, self._place.rank, self._place.world_size)
+        with ExitStack() as opened:
+            task = self._task(listing, source, mine, opened)
+            finished = self._work(task, mine, (len(listing.names) - len(left)) // self._place.world_size)
+        self._place.on_first(lambda: None, lambda seconds: self._control.progress("finishing", seconds))
+        if self._place.any_rank(not finished)[0]:
+            return EXIT_SAVED
+        self._report(len(listing.names), settled)
+        return EXIT_FINISHED
+
+    def _same_on_all_ranks(self, digest: str) -> None:
+        if len(set(self._peers.gather(digest))) > 1:
+            raise UserError(f"the ranks do not see the same entries in {self._config.source}", "is it on a disk that all nodes share?")
+
+    def _settled(self, listing: _Listing) -> list[shards.Record]:
+        """What earlier attempts did; rank 0 looks, so that all know the same."""
+        found: list[shards.Record] = []
+        settings = {**self._config.model_dump(mode="json", exclude=_NOT_CONTENT), "entries": len(listing.names), "listing": listing.digest}
+
+        def look() -> None:
+            shards.claim(self._output, settings)
+            found.extend(shards.settled(self._output, self._warn))
+
+        self._place.on_first(look, self._waiting)
+        return self._peers.from_rank_0(lambda: found)
+
+    def _task(self, listing: _Listing, source: Path, mine: list[int], opened: ExitStack) -> Task:
+        """The task with its codec loaded, and the prompts written."""
+        config, task, codec = self._config, listing.task, None
+        decoders = None
+        if isinstance(config, VideosConfig) and config.decoders and mine:
+            decoders = Decoders(min(config.decoders, len(mine)), _clip(config), config.decode_limit_s)
+            opened.callback(decoders.close)
+        if config.model is not None:
+            codec = _codec(config.model, config.revision, config, self._place.device)
+        self._place.on_first(lambda: self._prompts(codec, source), self._waiting)
+        if task is not None:
+            return task
+        assert codec is not None
+        if isinstance(config, VideosConfig):
+            _check_sizes(config, codec)
+            chosen = {"seed": config.seed, "random_start": config.random_start, "holdout": config.holdout}
+            return Videos(listing.entries, codec, _clip(config), decoders=decoders, **chosen)  # type: ignore[arg-type]
+        return Prompts(listing.entries, codec)
+
+    def _prompts(self, codec: Codec | None, source: Path) -> None:
+        """Of rank 0."""
+        config = self._config
+        if isinstance(config, RewriteConfig):
+            there = next((path for path in (source / PROMPTS, source.parent / PROMPTS) if path.is_file()), None)
+            if there is not None:
+                prompts.copy(there, self._output)
+                return
+            if codec is None:
+                self._warn(f"{source} has no {PROMPTS}, and no model was named to write one: guidance and text dropout need it")
+                return
+        assert codec is not None and config.model is not None
+        wanted = prompts.texts(codec, config.negative_prompt, config.validation_prompts)
+        if not prompts.holds(self._output / PROMPTS, wanted):
+            prompts.write(self._output, codec, wanted, self._encoder(config.model))
+
+    def _encoder(self, model: str) -> str:
+        if model == SHAPES:
+            return ShapesCodec.__name__
+        read = 0
+
+        def tick(count: int) -> None:
+            nonlocal read
+            read += count
+            self._control.progress("loading", read)
+
+        return text_encoder_digest(models.resolve(model, self._config.revision), tick)
+
+    def _work(self, task: Task, mine: Sequence[int], before: int) -> bool:
+        total = before + len(mine)
+
+        def done(number: int) -> None:
+            self._control.progress("preprocessing", before + number, max_steps=total)
+
+        out = Shards(self._output, self._place.rank, self._config.rows_per_file, self._peers.end_if_superseded)
+        self._records = out.records
+        self._control.progress("preprocessing", before, max_steps=total)
+        warn_crop = self._config.warn_crop if isinstance(self._config, VideosConfig) else 1.0
+        return work(task, out, mine, done=done, stop=lambda: self._control.stop_requested, warn_crop=warn_crop)
+
+    def _report(self, total: int, settled: list[shards.Record]) -> None:
+        """report.json, and what of it is worth a warning; too many entries that cannot be used end the job on all ranks."""
+        told = shards.summary(total, [*settled, *(record for rank in self._peers.gather(self._records) for record in rank)])
+
+        def publish() -> None:
+            shards.publish_json(self._output / shards.REPORT, told)
+            if told["problems"]:
+                reasons = ", ".join(f"{count} {reason}" for reason, count in told["rejected"].items())
+                self._warn(f"{len(told['problems'])} of {total} entries could not be used ({reasons}): see {shards.REPORT} in the output")
+            if told["heavy_crops"]:
+                worst = min(told["heavy_crops"], key=lambda crop: crop["kept"])
+                self._warn(
+                    f"{len(told['heavy_crops'])} clips lose most of their picture to the wanted aspect ratio; "
+                    f"the worst, {worst['name']}, keeps {worst['kept']:.0%}"
+                )
+            refuse_too_many(told, self._config.max_rejected)
+
+        self._place.on_first(publish, self._waiting)
+
+    def _waiting(self, seconds: int) -> None:
+        self._control.progress("loading", seconds)
+
+    def _warn(self, text: str) -> None:
+        self._peers.warn(text)
+
+
+class _Listing:
+    """The entries of a source, and a digest of them: a continuation must not take others for the same."""
+
+    def __init__(self, config: Config, source: Path) -> None:
+        self.entries: list[Entry] = []
+        self.task: Task | None = None
+        if isinstance(config, RewriteConfig):
+            self.task = Rewrite(source)
+            self.names: Sequence[str] = self.task.names
+            told: Any = self.names
+        else:
+            self.entries = sources.entries(source, _columns(config))
+            self.names = [entry.name for entry in self.entries]
+            told = ([entry.id, entry.caption] for entry in self.entries)
+        hasher = hashlib.sha256()
+        for entry in told:
+            hasher.update(repr(entry).encode())
+        self.digest = hasher.hexdigest()
+
+
+def _columns(config: VideosConfig | TextConfig) -> Columns:
+    if isinstance(config, VideosConfig):
+        return Columns(config.video_column, config.caption_column, config.split)
+    return Columns(None, config.column, config.split, needs_video=False)
+
+
+def _clip(config: VideosConfig) -> Settings:
+    return Settings(config.num_frames, config.height, config.width, config.fps, config.duration_tolerance)
+
+
+def _codec(model: str, revision: str | None, config: Config, device: torch.device) -> Codec:
+    if model == SHAPES:
+        return ShapesCodec()
+    return WanCodec(models.resolve(model, revision), device, _DTYPES[config.dtype], video=isinstance(config, VideosConfig))
+
+
+def _check_sizes(config: VideosConfig, codec: Codec) -> None:
+    """Before any clip is decoded: the sizes that the VAE and the transformer's 2x2 patches can take."""
+    if not isinstance(codec, WanCodec):
+        return
+    time, space, _ = codec.strides
+    if (config.num_frames - 1) % time:
+        near = (config.num_frames - 1) // time * time + 1
+        raise UserError(f"num_frames {config.num_frames} is not 1 + a multiple of {time}", f"use {near} or {near + time}")
+    for name, size in (("height", config.height), ("width", config.width)):
+        if size % (2 * space):
+            near = max(1, size // (2 * space)) * 2 * space
+            raise UserError(f"{name} {size} is not a multiple of {2 * space}", f"use {near} or {near + 2 * space}")
+
+
+@contextmanager
+def _room(output: Path) -> Generator[None, None, None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            raise UserError(f"cannot write to {output}: {error.strerror}", "output must be on a disk with room") from error
+        raise

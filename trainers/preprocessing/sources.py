@@ -1,0 +1,238 @@
+"""Owns finding what there is to encode: (name, caption, video) of every entry of a folder or file. Must not decode or encode.
+
+Known layouts: videos/ + videos2caption.json, x.mp4 + x.txt, metadata.jsonl or .csv, tables (parquet, arrow) with a video column.
+An entry that lacks something stays in the list with what is wrong, so that it is counted; only a list that cannot be read is an error.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ..config import hub
+from ..errors import UserError
+from .clips import Rejected
+from .shards import HIDDEN
+
+VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".mpg", ".mpeg", ".ts")
+TABLE_SUFFIXES = (".parquet", ".arrow")
+VIDEO_COLUMNS = ("video", "file_name", "video_path", "path")
+CAPTION_COLUMNS = ("caption", "cap", "text", "prompt")
+_MERGED = "videos2caption.json"
+_LAYOUTS = (
+    f"known: videos/ with {_MERGED}; x.mp4 with x.txt; metadata.jsonl or metadata.csv with file_name and caption; "
+    "parquet or arrow files with video and caption columns"
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """`video` is a file, or a function that reads its bytes; `problem` says why the entry cannot be used."""
+
+    id: str
+    name: str
+    caption: str
+    video: Path | Callable[[], bytes | Path] | None = None
+    problem: Rejected | None = None
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns of a list or table are meant; null: the first known name that it has."""
+
+    video: str | None = None
+    caption: str | None = None
+    split: str | None = None
+    needs_video: bool = True
+
+
+def locate(source: str, revision: str | None = None) -> Path:
+    """The folder or file here; a Hugging Face id is looked up among the downloaded data sets, never on the network."""
+    path = Path(source).expanduser()
+    if path.exists():
+        return path
+    if not hub.is_id(source):
+        raise UserError(f"the source {source} does not exist", "give a folder, a file, or the id of a Hugging Face dataset")
+    try:
+        return hub.snapshot("dataset", source, revision)
+    except hub.NotHere as error:
+        hint = "download it first, where there is internet, into that cache (HF_HOME moves it), or give a folder"
+        raise UserError(f"the source {source} is no file or folder here, and {error}", hint) from None
+
+
+def entries(path: Path, columns: Columns) -> list[Entry]:
+    """All of them, in an order that does not change, with ids of their own. An entry without a caption has a problem."""
+    found = list(_read(path, columns))
+    if not found:
+        raise UserError(f"{path} lists no clips" if columns.needs_video else f"{path} has no prompts", _LAYOUTS)
+    return list(_numbered(_checked(entry) for entry in found))
+
+
+def _checked(entry: Entry) -> Entry:
+    try:
+        f"{entry.name}{entry.caption}".encode()
+    except UnicodeEncodeError:
+        name = entry.name.encode(errors="replace").decode()
+        return Entry(name, name, "", problem=Rejected("bad_entry", "its name or caption is not Unicode text"))
+    if entry.problem is None and not entry.caption.strip():
+        return replace(entry, problem=Rejected("no_caption", "the caption is missing or empty"))
+    return entry
+
+
+def _numbered(found: Iterable[Entry]) -> Iterator[Entry]:
+    """The second entry of an id gets `-2`, and so on."""
+    seen: set[str] = set()
+    for entry in found:
+        name, number = entry.id, 1
+        while name in seen:
+            number += 1
+            name = f"{entry.id}-{number}"
+        seen.add(name)
+        yield replace(entry, id=name)
+
+
+def _read(path: Path, columns: Columns) -> Iterator[Entry]:
+    if path.is_file():
+        return _read_file(path, columns)
+    for name in (_MERGED, "metadata.jsonl", "metadata.csv"):
+        if (path / name).is_file():
+            return _read_file(path / name, columns)
+    files = _files(path)
+    tables = [p for p in files if p.suffix in TABLE_SUFFIXES and _of_split(p.relative_to(path), columns.split)]
+    if tables:
+        from . import tables as reader
+
+        return reader.entries(path, tables, columns)
+    return _pairs(path, files)
+
+
+def _files(folder: Path) -> list[Path]:
+    """But for hidden ones, and for what a preprocessing wrote into its own source."""
+    ours = [marker.parent for marker in folder.rglob(HIDDEN)]
+    found = (p for p in folder.rglob("*") if not any(part.startswith(".") for part in p.relative_to(folder).parts))
+    return sorted(p for p in found if p.is_file() and not any(p.is_relative_to(output) for output in ours))
+
+
+def _of_split(path: Path, split: str | None) -> bool:
+    return split is None or split in path.parts[:-1] or re.split(r"[-.]", path.name)[0] == split
+
+
+def _read_file(path: Path, columns: Columns) -> Iterator[Entry]:
+    if path.suffix in TABLE_SUFFIXES:
+        from . import tables as reader
+
+        return reader.entries(path.parent, [path], columns)
+    readers = {".json": _json_rows, ".jsonl": _json_lines, ".csv": _csv_rows, ".txt": _text_lines}
+    if path.suffix not in readers:
+        raise UserError(f"{path} is not a list of clips or prompts", f"known: {', '.join([*readers, *TABLE_SUFFIXES])}")
+    return _listed(path, readers[path.suffix](path), columns)
+
+
+def _listed(path: Path, rows: Iterable[Any], columns: Columns) -> Iterator[Entry]:
+    """Of rows that are mappings, or plain captions; `None` is a row that could not be read."""
+    videos = path.parent / "videos" if path.name == _MERGED else path.parent
+    listed: set[Path] = set()
+    for number, row in enumerate(rows):
+        entry = _entry(f"{path.name}: entry {number}", row, videos, columns)
+        if isinstance(entry.video, Path):
+            listed.add(entry.video)
+        yield entry
+    if path.name == _MERGED and columns.needs_video and videos.is_dir():
+        for video in sorted(p for p in videos.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES and p not in listed):
+            name = video.relative_to(videos).as_posix()
+            yield Entry(stem(name), name, "", video, Rejected("no_caption", f"{_MERGED} does not list it"))
+
+
+def _entry(place: str, row: Any, videos: Path, columns: Columns) -> Entry:
+    if isinstance(row, str) and not columns.needs_video:
+        return Entry(place, place, row)
+    if not isinstance(row, dict):
+        return Entry(place, place, "", problem=Rejected("bad_entry", "it cannot be read as an entry"))
+    caption = text(value(row, columns.caption, CAPTION_COLUMNS))
+    if not columns.needs_video:
+        return Entry(place, place, caption)
+    name = value(row, columns.video, VIDEO_COLUMNS)
+    if not isinstance(name, str) or not name:
+        return Entry(place, place, caption, problem=Rejected("bad_entry", "it names no video"))
+    return Entry(stem(name), name, caption, *inside(videos, name))
+
+
+def inside(folder: Path, name: str) -> tuple[Path | None, Rejected | None]:
+    """The file that a list names, which must be below its folder."""
+    relative = PurePosixPath(name)
+    if relative.is_absolute() or ".." in relative.parts or "\0" in name:
+        return None, Rejected("bad_entry", "its path leaves the folder of the videos")
+    return folder / relative, None
+
+
+def value(row: dict[str, Any], wanted: str | None, known: tuple[str, ...]) -> Any:
+    return row.get(wanted) if wanted else next((row[name] for name in known if row.get(name) is not None), None)
+
+
+def text(caption: Any) -> str:
+    """A list of captions gives its first."""
+    if isinstance(caption, list) and caption:
+        caption = caption[0]
+    return caption if isinstance(caption, str) else ""
+
+
+def stem(name: str) -> str:
+    """A video's id: its path without the suffix."""
+    return PurePosixPath(name).with_suffix("").as_posix()
+
+
+def _pairs(folder: Path, files: list[Path]) -> Iterator[Entry]:
+    captions = {p.with_suffix("") for p in files if p.suffix == ".txt"}
+    videos = [p for p in files if p.suffix.lower() in VIDEO_SUFFIXES]
+    for video in videos:
+        name = video.relative_to(folder).as_posix()
+        caption = _read_text(video.with_suffix(".txt")).strip() if video.with_suffix("") in captions else ""
+        yield Entry(stem(name), name, caption, video)
+    for lonely in sorted(captions - {p.with_suffix("") for p in videos}) if videos else ():
+        name = f"{lonely.relative_to(folder).as_posix()}.txt"
+        yield Entry(name, name, "", problem=Rejected("missing", "there is no video of this name"))
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text: {error}") from error
+
+
+def _json_rows(path: Path) -> list[Any]:
+    try:
+        found = json.loads(_read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not JSON: {error}") from error
+    if not isinstance(found, list):
+        raise UserError(f"{path} is not a list", 'it is a list of {"path": "clip.mp4", "cap": "what it shows"}')
+    return found
+
+
+def _json_lines(path: Path) -> Iterator[Any]:
+    for line in _read_text(path).splitlines():
+        if line.strip():
+            try:
+                yield json.loads(line)
+            except (ValueError, RecursionError):
+                yield None
+
+
+def _csv_rows(path: Path) -> Iterator[Any]:
+    try:
+        yield from csv.DictReader(io.StringIO(_read_text(path)))
+    except csv.Error as error:
+        raise UserError(f"{path} is not a CSV table: {error}") from error
+
+
+def _text_lines(path: Path) -> list[str]:
+    return [line.strip() for line in _read_text(path).rstrip().splitlines()]

@@ -1,0 +1,92 @@
+"""Owns samplers: pure functions from noise and a velocity to a clean sample. Must not know networks, prompts, roles or files.
+
+Latents have the batch first and any layout after it; a velocity is predicted as predict(x [B, ...], timesteps [B]) -> [B, ...].
+Gradients flow where the caller lets them: wrap a call in torch.no_grad() to sample only. ALGORITHMS.md sections 0, 1, 5 and 7.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
+from torch import Tensor
+
+from .flow import NUM_TIMESTEPS, FlowSchedule
+
+Predict = Callable[[Tensor, Tensor], Tensor]
+Solver = Literal["unipc", "euler"]
+
+
+def guided(conditional: Predict, unconditional: Predict, scale: float) -> Predict:
+    """Classifier-free guidance u + scale (c - u): 1 is the conditional alone, and then `unconditional` is never called."""
+    if scale == 1:
+        return conditional
+
+    def predict(noisy: Tensor, timesteps: Tensor) -> Tensor:
+        u = unconditional(noisy, timesteps)
+        return u + scale * (conditional(noisy, timesteps) - u)
+
+    return predict
+
+
+def sample(
+    predict: Predict,
+    schedule: FlowSchedule,
+    noise: Tensor,
+    timesteps: Sequence[float] | Tensor,
+    *,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Denoise over `timesteps` (descending, on or near the grid): at each x0 is predicted and noised again to the next; the last x0.
+
+    With a `generator` (on the latents' device) each noise is fresh, drawn in the shape of `noise`: the stochastic sampler of few-step
+    students. Without one it is the noise that the prediction implies, eps = x0 + v: then this is Euler's method.
+    """
+    noisy, batch = noise, len(noise)
+    at = torch.as_tensor(timesteps, dtype=torch.float32, device=noise.device)
+    clean = noise
+    for number, now in enumerate(at):
+        here = now.expand(batch)
+        velocity = predict(noisy, here)
+        clean = schedule.to_clean(noisy, velocity, here)
+        if number + 1 < len(at):
+            eps = implied_noise(schedule, noisy, velocity, here) if generator is None else fresh_noise(noise, generator)
+            noisy = schedule.add_noise(clean, eps, at[number + 1].expand(batch))
+    return clean
+
+
+def fresh_noise(like: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randn(like.shape, generator=generator, device=like.device, dtype=like.dtype)
+
+
+def implied_noise(schedule: FlowSchedule, noisy: Tensor, velocity: Tensor, timesteps: Tensor) -> Tensor:
+    """eps = x_t + (1 - sigma) v, float64, so that it can be added to x0 without a second rounding."""
+    sigma = schedule.sigma(timesteps).reshape(-1, *[1] * (noisy.ndim - 1))
+    return noisy.double() + (1 - sigma) * velocity.double()
+
+
+def solver(kind: Solver, flow_shift: float) -> Any:
+    """The diffusers scheduler that `solve` steps with; saved beside exported weights, it makes stock pipelines sample the same."""
+    if kind == "euler":
+        return FlowMatchEulerDiscreteScheduler(num_train_timesteps=NUM_TIMESTEPS, shift=flow_shift)
+    return UniPCMultistepScheduler(
+        num_train_timesteps=NUM_TIMESTEPS, prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=flow_shift
+    )
+
+
+def solve(predict: Predict, scheduler: Any, noise: Tensor, num_steps: int, *, tick: Callable[[], None] = lambda: None) -> Tensor:
+    """The many-step ODE sampler, as stock pipelines run it: `scheduler` from `solver`, latents float32; `tick` after each step."""
+    scheduler.set_timesteps(num_steps, device=noise.device)
+    latents = noise.float()
+    for now in scheduler.timesteps:
+        velocity = predict(latents, now.expand(len(latents)))
+        latents = scheduler.step(velocity, now, latents, return_dict=False)[0]
+        tick()
+    return latents
+
+
+def fixed_noise(shape: Sequence[int], seed: int) -> Tensor:
+    """[C, T, H, W] on the CPU: what stock pipelines draw for a single video from torch.Generator().manual_seed(seed)."""
+    return torch.randn(1, *shape, generator=torch.Generator().manual_seed(seed))[0]
