@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.local import OWN_METHODS
 from tests.slurm.cluster import SlurmCluster
 from tests.slurm.runs import causes, finished_as, job_of
-from tests.support.launcher import Workspace, agent_pids, metrics, rank_pids
+from tests.support.launcher import RECIPE, Workspace, agent_pids, metrics, rank_pids
 
 ONE_JOB_GOES_ON = True
 NAME = "lives"
@@ -24,7 +25,10 @@ EVERY = 20
 
 @pytest.fixture(scope="module")
 def run(workspace: Workspace, slurm: SlurmCluster) -> Path:
-    workspace.submit(NAME, "--set", f"train.checkpoint.every_steps={EVERY}", cluster="real")
+    workspace.write("own.py", OWN_METHODS)
+    paced = {"kind": "./own.py:Paced", "pace_s": 0.2}  # else it would end while a command line is still being read
+    workspace.write("templates/recipes/paced.yaml", {**RECIPE, "train": {**RECIPE["train"], "method": paced}})
+    workspace.submit(NAME, "--set", f"train.checkpoint.every_steps={EVERY}", recipe="paced", cluster="real")
     return workspace.runs / NAME
 
 
