@@ -247,6 +247,8 @@ def sample(
     to: Annotated[Path | None, typer.Option("--to", metavar="FILE.mp4|DIR", help="Default: sample.mp4, or samples/ for several.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of the first video; the next has seed + 1.")] = 0,
     steps: Annotated[int | None, typer.Option("--steps", help="Default, here and below: as the run's validation.")] = None,
+    timesteps: Annotated[str | None, typer.Option("--timesteps", metavar="T,T,...", help="Of a few-step student; else its own.")] = None,
+    solver: Annotated[str | None, typer.Option("--solver", metavar="unipc|euler|sde|ode", help="The first two: many steps.")] = None,
     guidance: Annotated[float | None, typer.Option("--guidance", help="s of u + s (c - u); 1: none.")] = None,
     negative: Annotated[str | None, typer.Option("--negative", metavar="TEXT", help="Prompt to stay away from.")] = None,
     num_frames: Annotated[int | None, typer.Option("--num-frames", help="Frames of a video.")] = None,
@@ -263,8 +265,8 @@ def sample(
     from . import results
 
     options: dict[str, results.Value] = {
-        "prompt": prompt, "prompts": prompts, "to": to, "seed": seed, "steps": steps, "guidance": guidance, "negative": negative,
-        "num_frames": num_frames, "height": height, "width": width, "fps": fps, "model": model,
+        "prompt": prompt, "prompts": prompts, "to": to, "seed": seed, "steps": steps, "timesteps": timesteps, "solver": solver,
+        "guidance": guidance, "negative": negative, "num_frames": num_frames, "height": height, "width": width, "fps": fps, "model": model,
         "step": step, "weights": weights, "role": role,
     }  # fmt: skip
     raise typer.Exit(results.sample(run, options, runs_dir))

@@ -27,7 +27,7 @@ def check_inputs(composed: Composed) -> None:
     """ConfigError with all that is missing or damaged; reads 8 bytes of each parquet file."""
     if any("container" in argument for argument in composed.cluster.srun_args):
         return
-    problems = [*_train(composed), *_preprocess(composed)]
+    problems = [*_train(composed), *_preprocess(composed), *_evaluate(composed)]
     if problems:
         raise ConfigError(problems[:20])
 
@@ -36,10 +36,12 @@ def _train(composed: Composed) -> Iterator[Problem]:
     train = composed.recipe.train
     if train is None:
         return
-    for folder in train.data.folders:
+    for folder in train.method.read_folders(train):
         yield from _data(composed, folder, made_on_first_use=train.data.prepare is not None)
     for role, model in train.models.items():
         yield from _model(composed, ("train", "models", role, "init_from"), model)
+    for found in train.method.missing_inputs(train):
+        yield _problem(composed, ("train", *found.path), found.message, found.hint)
 
 
 def _preprocess(composed: Composed) -> Iterator[Problem]:
@@ -52,6 +54,14 @@ def _preprocess(composed: Composed) -> Iterator[Problem]:
         yield _problem(composed, ("preprocess", "source"), f"{block.source} does not exist", hint)
     if block.model is not None:
         yield from _model(composed, ("preprocess", "model"), block, "model")
+
+
+def _evaluate(composed: Composed) -> Iterator[Problem]:
+    block = composed.recipe.evaluate
+    for name, row in block.rows.items() if block is not None else ():
+        if not Path(row.source).is_dir():
+            hint = "a run's directory, or a folder that `fvlaunch export` made"
+            yield _problem(composed, ("evaluate", "rows", name, "source"), f"{row.source} does not exist", hint)
 
 
 def _data(composed: Composed, folder: str, *, made_on_first_use: bool) -> Iterator[Problem]:

@@ -39,7 +39,13 @@ def batching(config: TrainConfig, world_size: int) -> Batching:
 
 def check(config: TrainConfig, world_size: int) -> list[Problem]:
     """Every contradiction in a train block at a world size; empty when it can start."""
-    return [*_roles(config), *_sizes(config), *_world(config, world_size), *_own(config)]
+    return [*_roles(config), *_sizes(config), *_world(config, world_size), *_sampler(config), *_own(config)]
+
+
+def _sampler(config: TrainConfig) -> list[Problem]:
+    asked = config.callbacks.validation
+    wrong = asked and asked.sampler_problem(config.method.few_steps(config.flow_shift), config.flow_shift)
+    return [Problem(("callbacks", "validation", wrong[0]), f"{wrong[0]}: {wrong[1]}", wrong[2])] if wrong else []
 
 
 def _own(config: TrainConfig) -> list[Problem]:
@@ -65,7 +71,7 @@ def _roles(config: TrainConfig) -> list[Problem]:
     wanted = {*method.trainable_roles, *method.frozen_roles}
     problems = [
         Problem(("models",), f"method {method.kind} needs the role {role!r}", f"add models.{role}")
-        for role in sorted(wanted - config.models.keys())
+        for role in sorted(wanted - config.models.keys() - set(method.optional_roles))
     ]
     problems += [
         Problem(("models", role), f"method {method.kind} has no role {role!r}", f"its roles: {', '.join(sorted(wanted))}")
