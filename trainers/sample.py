@@ -152,7 +152,11 @@ def _training(folder: Path) -> tuple[TrainConfig, str] | None:
 
 def _pipeline(folder: Path, told_of: tuple[TrainConfig, str] | None, settings: ValidationConfig) -> Any:
     from diffusers import WanPipeline
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
 
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
     adapter = folder / LORA_FILE
     base = folder
     if adapter.is_file():
