@@ -14,8 +14,9 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from . import index, jobs, slurm, snapshot
 from .config.compose import compose
@@ -29,6 +30,7 @@ _ANY_RECIPE = "shapes-finetune"
 """A profile is only ever resolved together with a recipe; which one does not matter here."""
 _OF_THE_RUN = ("exclusive", "nodes", "ntasks", "ntasks-per-node", "dependency", "begin", "array", "hold", "requeue", "comment")
 """sbatch options of a profile that a job of one process does not take over."""
+_POLL_S = 0.5
 
 
 def export(word: str, options: Mapping[str, Value], cluster: str | None, runs_dir: Path | None) -> int:
@@ -117,19 +119,46 @@ def _job(name: str, cluster: Cluster, program: str, argv: Sequence[str]) -> int:
         job_id = _submitted(started, batch_script(cluster, program, argv, log))
         sys.stderr.write(f"job {job_id} on {name}; waiting for it\n")
         try:
-            code = started.wait()
+            return _followed(started, {log: sys.stdout, _errors(log): sys.stderr}, _said(log))
         except KeyboardInterrupt:
             started.kill()  # it only waits; the job goes on
             raise Interrupted(f"job {job_id} goes on", hint=f"it prints to {log}; scancel {job_id} ends it") from None
-    for path, stream in ((log, sys.stdout), (_errors(log), sys.stderr)):
-        if path.is_file():
-            stream.write(path.read_text(errors="replace"))
-            path.unlink()
-    return code
+
+
+def _followed(started: subprocess.Popen[str], streams: Mapping[Path, TextIO], said: Path) -> int:
+    """Show what the job prints as it comes; its exit code."""
+    shown = dict.fromkeys(streams, 0)
+    over: int | None = None
+    while over is None:
+        over = _over(started, said)
+        for path, stream in streams.items():
+            text = path.read_bytes()[shown[path] :] if path.is_file() else b""
+            shown[path] += len(text)
+            stream.write(text.decode(errors="replace"))
+            stream.flush()
+    for path in (*streams, said):
+        path.unlink(missing_ok=True)
+    return over
+
+
+def _over(started: subprocess.Popen[str], said: Path) -> int | None:
+    """The job's exit code: what it has said itself; else sbatch's, which asks seldom, but also of a job that was cancelled."""
+    with suppress(subprocess.TimeoutExpired):
+        return started.wait(_POLL_S)
+    with suppress(OSError, ValueError):
+        code = int(said.read_text())
+        started.kill()
+        return code
+    return None
 
 
 def _errors(log: Path) -> Path:
     return log.with_suffix(".err")
+
+
+def _said(log: Path) -> Path:
+    """Where the job leaves its exit code."""
+    return log.with_suffix(".code")
 
 
 def _submitted(started: subprocess.Popen[str], script: str) -> str:
@@ -152,8 +181,10 @@ def batch_script(cluster: Cluster, program: str, argv: Sequence[str], log: Path)
     options |= {"output": str(log), "error": str(_errors(log)), "chdir": str(Path.cwd())}
     exports = {"PYTHONPATH": _python_path(), **cluster.env}
     lines = [f"export {name}={shlex.quote(value)}" for name, value in exports.items()]
-    command = shlex.join(["exec", "srun", "--ntasks=1", *cluster.srun_args, *argv])
-    return "\n".join(["#!/bin/bash", *_sbatch_lines(options), *lines, cluster.setup.strip(), command, ""])
+    command = shlex.join(["srun", "--ntasks=1", *cluster.srun_args, *argv])
+    said = shlex.quote(str(_said(log)))
+    ending = ["code=$?", f"echo $code >{said}.tmp && mv {said}.tmp {said}", "exit $code"]
+    return "\n".join(["#!/bin/bash", *_sbatch_lines(options), *lines, cluster.setup.strip(), command, *ending, ""])
 
 
 def _one_gpu(name: str, value: Any) -> Any:

@@ -13,6 +13,7 @@ and what is outside of the blocks: 2 N D x (in + out channels x patch), the prom
 A step counts forward + backward + what activation checkpointing computes again. The backward pass of everything trained is twice its
 forward pass (a product for the input's gradient, one for the weight's; attention likewise, without what its kernel computes again).
 Of a frozen weight there is only the input's gradient, once; outside of the blocks then none. Recomputed are the blocks, once.
+Left out as too small: that the first layers need no gradient of their inputs (below 0.5% of a step of Wan 1.3B).
 """
 
 from __future__ import annotations
