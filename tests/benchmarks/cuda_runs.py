@@ -9,6 +9,8 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,8 +25,11 @@ STEPS, SMALL_STEPS = 8, 3
 EVERY, STOPPED_AT, KILLED_AT = 3, 4, 7
 """Of the runs that are cut off; where they are killed, the checkpoint of step 3 at least is published."""
 _FIRST_WATCHED, _LAST_WATCHED = 4, 6
-_LOSS_LIMIT = 1e-4
-_PATIENCE_S = 240
+_LOSS_LIMIT = 5e-4
+"""AdamW makes tiny gradients, which differ most, as large as others."""
+_PATIENCE_S = 150
+"""Of a wave."""
+_FEW_COMPILERS = {"TORCHINDUCTOR_COMPILE_THREADS": "2"}
 _WAITED = "called a synchronizing CUDA operation"
 
 
@@ -51,13 +56,13 @@ def rows(folder: Path, *, small: bool) -> list[Check]:
     methods = ("finetune", "dfsft")
     compared = {method: _compared(folder, data, method, small) for method in methods[1 if small else 0 :]}
     cut = {method: _cut(folder, data, method, small) for method in methods[: 1 if small else 2]}
-    first = [life for lives in (*compared.values(), *cut.values()) for life in lives]
+    watched = {method: [] if small else [_watched(folder, data, method)] for method in methods}
+    first = [life for lives in (*compared.values(), *cut.values(), *watched.values()) for life in lives]
     codes = _lived(first, 1 if small else len(first), small)
     again = [replace(life, attempt=2, interruption=None) for life in first if life.interruption]
     codes |= _lived(again, 1 if small else len(again), small)
     found = [_same_losses(method, *lives, codes) for method, lives in compared.items()]
-    if not small:
-        found += [_never_waits(method, lives[0], codes) for method, lives in compared.items()]
+    found += [_never_waits(method, life, codes) for method, lives in watched.items() for life in lives]
     for method, (whole, *others) in cut.items():
         found += [_bitwise(method, whole, life, codes) for life in others]
     return found
@@ -70,7 +75,7 @@ def _compared(folder: Path, data: Path, method: str, small: bool) -> tuple[Life,
     """(on this device, on the CPU), with the same noise, in float32 without TF32."""
     train = _train(data, method, small, drawn=True)
     return (
-        Life(folder / f"{method}-here", train, {"NVIDIA_TF32_OVERRIDE": "0"}, watched=True),
+        Life(folder / f"{method}-here", train, {"NVIDIA_TF32_OVERRIDE": "0"}),
         Life(folder / f"{method}-cpu", train, {"CUDA_VISIBLE_DEVICES": ""}),
     )
 
@@ -86,6 +91,10 @@ def _cut(folder: Path, data: Path, method: str, small: bool) -> list[Life]:
         Life(folder / f"{method}-stopped", train, interruption=(signal.SIGTERM, STOPPED_AT)),
     ]
     return lives[: 2 if small else 3]
+
+
+def _watched(folder: Path, data: Path, method: str) -> Life:
+    return Life(folder / f"{method}-watched", {**_train(data, method, small=False), "precision": "bf16"}, watched=True)
 
 
 def _train(data: Path, method: str, small: bool, drawn: bool = False, **changes: Any) -> dict[str, Any]:
@@ -196,12 +205,13 @@ def _lived(lives: Sequence[Life], at_once: int, forked: bool) -> dict[Path, int]
             life.folder.mkdir(exist_ok=True)
             started.append(context.Process(target=_live, args=(life,)))
             started[-1].start()
-        codes |= {life.log: _joined(process) for life, process in zip(together, started, strict=True)}
+        deadline = time.monotonic() + _PATIENCE_S
+        codes |= {life.log: _joined(process, deadline) for life, process in zip(together, started, strict=True)}
     return codes
 
 
-def _joined(process: Any) -> int:
-    process.join(_PATIENCE_S)
+def _joined(process: Any, deadline: float) -> int:
+    process.join(max(0.0, deadline - time.monotonic()))
     if process.is_alive():
         process.kill()
         process.join()
@@ -213,7 +223,7 @@ def _live(life: Life) -> None:
     log = os.open(life.log, os.O_CREAT | os.O_WRONLY)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    os.environ.update(life.environment)
+    os.environ.update({**_FEW_COMPILERS, **life.environment})
     code = 1
     try:
         code = _attempt(life)
@@ -248,13 +258,7 @@ def _attempt(life: Life) -> int:
                 os.kill(os.getpid(), life.interruption[0])
 
     torch.set_num_threads(1)
-    _show_every_warning()
+    warnings.simplefilter("always")
     config = TypeAdapter(TrainConfig).validate_python(life.train)
     control = Eventful({**os.environ, "TRAINER_ATTEMPT": str(life.attempt)}).start()
     return trainer.run(config, life.folder, control)
-
-
-def _show_every_warning() -> None:
-    import warnings
-
-    warnings.simplefilter("always")

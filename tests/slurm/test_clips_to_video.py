@@ -62,7 +62,9 @@ def test_stock_diffusers_makes_a_video_of_the_finetuned_model_in_a_job(trained: 
     done = trained.call("sample", "exported", "--prompt", "a 'red' $car", "--steps", "2", *SIZE, "--to", "car.mp4", "--cluster", "real")
     assert "car.mp4: a 'red' $car" in done.stderr
     with av.open(str(trained.folder / "car.mp4")) as container:
-        assert [frame.to_ndarray(format="rgb24").shape for frame in container.decode(video=0)] == [(64, 64, 3)] * 9  # small ones are enlarged for the eye
+        assert [frame.to_ndarray(format="rgb24").shape for frame in container.decode(video=0)] == [
+            (64, 64, 3)
+        ] * 9  # small ones are enlarged for the eye
     assert not list(trained.folder.glob(".fvlaunch-*"))
     assert slurm.jobs() == []
 
