@@ -15,6 +15,7 @@ from one_rank import one_rank
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from tests.benchmarks import cuda_checks
 from tests.benchmarks.__main__ import rounds, scripts
 from tests.benchmarks.cuda_figures import Bench, Case, train_block
 from tests.benchmarks.cuda_flops import Sizes
@@ -67,6 +68,16 @@ def test_a_figure_is_counted_from_its_seconds() -> None:
 def place() -> Iterator[Parallel]:
     with one_rank() as found:
         yield found
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_a_network_that_computes_otherwise_is_told(place: Parallel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """bfloat16's own errors, held to float32's limits."""
+    monkeypatch.setitem(cuda_checks.LIMITS, "bf16", cuda_checks.LIMITS["fp32"])
+    monkeypatch.setattr(cuda_checks, "VARIANTS", (cuda_checks.Variant("bf16", "causal-wan", "bf16", cheap=True),))
+    network, attention = cuda_checks.rows(place, small=True)
+    assert not network.kept and "e-03, gradients" in network.found
+    assert attention.kept
 
 
 CHECKPOINTED = {"activation_checkpointing": "full"}
