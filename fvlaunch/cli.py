@@ -219,6 +219,7 @@ def show(
 Step = Annotated[int | None, typer.Option("--step", help="Checkpoint; default: the newest that verifies.")]
 Weights = Annotated[str, typer.Option("--weights", metavar="live|ema", help="Trained weights or their moving average.")]
 Role = Annotated[str, typer.Option("--role", help="Whose weights.")]
+There = Annotated[str | None, typer.Option("--cluster", metavar="NAME", help="Do it there, on Slurm as a job; default: here.")]
 
 
 @app.command()
@@ -229,14 +230,23 @@ def export(
     weights: Weights = "live",
     role: Role = "student",
     merge: Annotated[bool, typer.Option("--merge", help="LoRA: whole weights with the adapter in them.")] = False,
+    lora_keys: Annotated[
+        str, typer.Option("--lora-keys", metavar="diffusers|original", help="Names in an adapter's file; original: diffusion_model.*")
+    ] = "diffusers",
     dtype: Annotated[str, typer.Option("--dtype", metavar="fp32|bf16", help="fp32 is bit by bit what was trained.")] = "fp32",
+    max_shard_gb: Annotated[float, typer.Option("--max-shard-gb", help="Larger weights are written in several files.")] = 10,
+    push_to_hub: Annotated[str | None, typer.Option("--push-to-hub", metavar="ORG/NAME", help="Then upload it, private.")] = None,
+    cluster: There = None,
     runs_dir: RunsDir = None,
 ) -> None:
     """Write a run's weights as a folder that stock diffusers loads."""
     from . import results
 
-    options: dict[str, results.Value] = {"to": to, "step": step, "weights": weights, "role": role, "merge": merge, "dtype": dtype}
-    raise typer.Exit(results.export(run, options, runs_dir))
+    options: dict[str, results.Value] = {
+        "to": to, "step": step, "weights": weights, "role": role, "merge": merge, "lora_keys": lora_keys, "dtype": dtype,
+        "max_shard_gb": max_shard_gb, "push_to_hub": push_to_hub,
+    }  # fmt: skip
+    raise typer.Exit(results.export(run, options, cluster, runs_dir))
 
 
 @app.command()
@@ -245,6 +255,7 @@ def sample(
     prompt: Annotated[list[str] | None, typer.Option("--prompt", metavar="TEXT", help="May be given several times.")] = None,
     prompts: Annotated[Path | None, typer.Option("--prompts", metavar="FILE", help="A prompt a line.")] = None,
     to: Annotated[Path | None, typer.Option("--to", metavar="FILE.mp4|DIR", help="Default: sample.mp4, or samples/ for several.")] = None,
+    num_videos: Annotated[int, typer.Option("--num-videos", help="Of each prompt.")] = 1,
     seed: Annotated[int, typer.Option("--seed", help="Of the first video; the next has seed + 1.")] = 0,
     steps: Annotated[int | None, typer.Option("--steps", help="Default, here and below: as the run's validation.")] = None,
     timesteps: Annotated[str | None, typer.Option("--timesteps", metavar="T,T,...", help="Of a few-step student; else its own.")] = None,
@@ -259,17 +270,19 @@ def sample(
     step: Step = None,
     weights: Weights = "live",
     role: Role = "student",
+    cluster: There = None,
     runs_dir: RunsDir = None,
 ) -> None:
     """Make videos with what a run trained."""
     from . import results
 
     options: dict[str, results.Value] = {
-        "prompt": prompt, "prompts": prompts, "to": to, "seed": seed, "steps": steps, "timesteps": timesteps, "solver": solver,
-        "guidance": guidance, "negative": negative, "num_frames": num_frames, "height": height, "width": width, "fps": fps, "model": model,
+        "prompt": prompt, "prompts": prompts, "to": to, "num_videos": num_videos, "seed": seed, "steps": steps, "timesteps": timesteps,
+        "solver": solver, "guidance": guidance, "negative": negative, "num_frames": num_frames, "height": height, "width": width,
+        "fps": fps, "model": model,
         "step": step, "weights": weights, "role": role,
     }  # fmt: skip
-    raise typer.Exit(results.sample(run, options, runs_dir))
+    raise typer.Exit(results.sample(run, options, cluster, runs_dir))
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -40,7 +40,7 @@ class Dashboard:
 
     def write(self, values: dict[str, Any]) -> None:
         shown = {f"train/{name}": value for name, value in values.items() if name not in _NOT_SHOWN and value is not None}
-        self._log({"step": values["step"], **shown}, values["step"])
+        self._log(shown, values["step"])
 
     def show(self, step: int, sheet: Path | None, videos: Sequence[tuple[str, Path]]) -> None:
         """A validation's contact sheet, and its videos as (prompt, file)."""
@@ -49,14 +49,16 @@ class Dashboard:
         for number, (prompt, path) in enumerate(videos):
             shown[f"samples/{number:03d}"] = self._module.Video(str(path), caption=prompt, **options)
         if shown:
-            self._log({"step": step, **shown}, step)
+            self._log(shown, step)
 
     def close(self) -> None:
         self._attempt(lambda: self._run.finish())
 
     def _log(self, values: dict[str, Any], step: int) -> None:
-        options = {} if self._name == "wandb" else {"step": step}  # wandb takes no step twice
-        self._attempt(lambda: self._run.log(values, **options))
+        if self._name == "wandb":  # which drops a step that it has seen: it gets it as a value
+            self._attempt(lambda: self._run.log({"step": step, **values}))
+        else:
+            self._attempt(lambda: self._run.log(values, step=step))
 
     def _attempt(self, action: Callable[[], Any]) -> Any:
         if self._run is None:

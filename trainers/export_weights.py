@@ -157,7 +157,7 @@ def write_adapter(folder: Path, asked: Request) -> None:
         save_file(renamed, folder / LORA_FILE, metadata={"format": "pt"})
         weight_files.check_same(folder / LORA_FILE, renamed)
         return
-    plain = {f"{COMPONENT}.{name.replace('.default.', '.')}": tensor for name, tensor in state.items()}
+    plain = {lora.exported_name(name): tensor for name, tensor in state.items()}
     description = {f"{COMPONENT}.{key}": value for key, value in lora.adapter_config(network).items()}
     save_file(plain, folder / LORA_FILE, metadata={"format": "pt", "lora_adapter_metadata": json.dumps(description, sort_keys=True)})
     weight_files.check_same(folder / LORA_FILE, plain)

@@ -17,7 +17,7 @@ from .config import TrainConfig
 from .config.validation import ValidationConfig
 from .data import dataset
 from .data.prompts import prompts as stored_prompts
-from .data.shapes import MODES, ShapesCodec
+from .data.shapes import ShapesCodec
 from .errors import UserError
 from .flow import FlowSchedule
 from .models import source
@@ -44,20 +44,9 @@ class Sampling:
 def sampling_of(train: TrainConfig, validation: ValidationConfig, channels: int) -> Sampling:
     """As the run's validation samples: sizes are the data's where `validation` gives none, steps the student's."""
     validation = train.sampling(validation)
-    asked = {name: value for name in ("num_frames", "height", "width") if (value := getattr(validation, name)) is not None}
-    data = train.data.model_copy(update=asked)
-    time_stride, *space = data.vae_stride
-    wrong = [
-        f"{name} {size}"
-        for name, size, stride in zip(("height", "width"), (data.height, data.width), space, strict=True)
-        if size % (2 * stride)
-    ]
-    wrong += [f"num_frames {data.num_frames}"] if (data.num_frames - 1) % time_stride else []
-    if wrong:
-        raise UserError(
-            f"callbacks.validation: {', '.join(wrong)} cannot be sampled with vae_stride {list(data.vae_stride)}",
-            f"frames: 1 + a multiple of {time_stride}; height and width: multiples of {2 * space[0]} and {2 * space[1]}",
-        )
+    data = validation.sizes(train.data)
+    for wrong in data.misfits():
+        raise UserError(f"{wrong.path[-1]}: {wrong.message}", wrong.hint)
     t, h, w = data.latent_shape
     shift = validation.flow_shift or train.flow_shift
     assert validation.num_steps is not None and validation.guidance_scale is not None and validation.solver is not None
@@ -161,13 +150,18 @@ def embed(texts: Sequence[str], train: TrainConfig, codec: Callable[[], Codec]) 
 
 
 def validation_texts(train: TrainConfig, validation: ValidationConfig) -> list[str]:
-    """The prompts asked for, else those that the data was preprocessed with; the shapes task has four."""
+    """The prompts asked for, else those that the data was preprocessed with."""
     if validation.prompts is not None:
         return list(validation.prompts)
     stored = stored_prompts(train.data)
-    found = [] if stored is None else [stored.texts[name] for name in stored.validation if name in stored.texts]
-    shapes = (model_reference(train, validation.model) or ("",))[0] == SHAPES
-    return list(dict.fromkeys(mode.caption for mode in MODES)) if shapes and not found else found
+    return [] if stored is None else [stored.texts[name] for name in stored.validation if name in stored.texts]
+
+
+def of_samples(train: TrainConfig, count: int = 2) -> list[Embedded]:
+    """The prompts of the first samples, for data that was preprocessed without validation prompts, as others' data sets are."""
+    samples = dataset.ParquetDataset(train.data.model_copy(update={"text_dropout": 0.0}), train.seed, "text")
+    rows = [samples[(0, index)] for index in range(min(count, len(samples)))]
+    return [Embedded(row["caption"] or f"sample {index}", row["prompt"]) for index, row in enumerate(rows)]
 
 
 def negative_embedding(train: TrainConfig, asked: str | None, codec: Callable[[], Codec]) -> Embedded:

@@ -129,7 +129,11 @@ def _sparse_again(network: Any, folder: Path, told_of: tuple[TrainConfig, str, i
 
 def _pipeline(folder: Path, told_of: tuple[TrainConfig, str, int] | None, settings: ValidationConfig) -> Any:
     from diffusers import WanPipeline
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
 
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
     adapter = folder / LORA_FILE
     base = folder
     if adapter.is_file():

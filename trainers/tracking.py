@@ -130,9 +130,10 @@ class Tracker:
     """All that rank 0 writes; on other ranks nothing. `told`: the configuration, for dashboards."""
 
     def __init__(self, run_dir: Path, last_step: int, config: TrackingConfig, told: dict[str, Any], *, enabled: bool) -> None:
+        self._shown: list[Any] = [*dashboards(run_dir, config, told)] if enabled else []  # first: a package may be missing
+        if enabled and config.tensorboard:
+            self._shown.append(TensorBoard(run_dir / "tensorboard", last_step))
         self._metrics = MetricsFile(run_dir / "metrics.jsonl", last_step) if enabled else None
-        self._shown: list[Any] = [TensorBoard(run_dir / "tensorboard", last_step)] if enabled and config.tensorboard else []
-        self._shown += dashboards(run_dir, config, told) if enabled else []
 
     def write(self, record: Record) -> None:
         for sink in [*self._files(), *self._shown]:

@@ -141,11 +141,6 @@ class Validation:
 
         def make() -> tuple[list[Embedded], Embedded | None]:
             texts = generation.validation_texts(self._train, self.config)
-            if not texts:
-                raise UserError(
-                    "callbacks.validation has no prompts, and the data was preprocessed without any",
-                    "callbacks.validation.prompts lists them; videos: false does without",
-                )
             generation.make_codec(self._reference, self._train, self._place.device, text=False, video=False)  # fails early
 
             def codec() -> Any:
@@ -153,7 +148,8 @@ class Validation:
 
             unguided = self.config.guidance_scale == 1
             negative = None if unguided else generation.negative_embedding(self._train, self.config.negative_prompt, codec)
-            return generation.embed(texts, self._train, codec), negative
+            embedded = generation.embed(texts, self._train, codec) if texts else generation.of_samples(self._train)
+            return embedded, negative
 
         return self._peers.from_rank_0(make)
 
@@ -252,8 +248,6 @@ def _use_averages(train: TrainConfig) -> bool:
     asked = train.callbacks.validation
     if _ROLE not in train.models:
         raise UserError(f"callbacks.validation samples from the role {_ROLE!r}, which this method lacks", "remove callbacks.validation")
-    if asked is not None and asked.weights == "ema" and train.callbacks.ema is None:
-        raise UserError("callbacks.validation.weights is ema, but there are no averages", "add callbacks.ema, or weights: live")
     return train.callbacks.ema is not None and (asked is None or asked.weights != "live")
 
 

@@ -97,15 +97,18 @@ class Substitution:
         self.problems: list[Problem] = []
 
     def apply(self, node: Node, path: KeyPath = ()) -> Node:
-        """The tree with every string substituted."""
+        """The tree with every string substituted, keys too: folders are keys of `data.path`."""
         if isinstance(node.value, dict):
-            return replace(node, value={key: self.apply(item, (*path, key)) for key, item in node.value.items()})
+            return replace(node, value={self._text(key, item, path): self.apply(item, (*path, key)) for key, item in node.value.items()})
         if isinstance(node.value, list):
             return replace(node, value=[self.apply(item, (*path, i)) for i, item in enumerate(node.value)])
-        if not isinstance(node.value, str) or "${" not in node.value:
-            return node
+        return replace(node, value=self._text(node.value, node, path)) if isinstance(node.value, str) else node
+
+    def _text(self, text: str, node: Node, path: KeyPath) -> str:
+        if "${" not in text:
+            return text
         shell = self.environment is not None and path == ("setup",)
-        return replace(node, value=_VARIABLE.sub(lambda match: self._one(match, node, path, shell), node.value))
+        return _VARIABLE.sub(lambda match: self._one(match, node, path, shell), text)
 
     def _one(self, match: re.Match[str], node: Node, path: KeyPath, shell: bool) -> str:
         """What one `${...}` stands for. In `setup`, a shell script, only paths are ours; the shell has the rest."""

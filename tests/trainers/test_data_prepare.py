@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from trainers.config.data import DataConfig, ShapesConfig
 from trainers.data import prepare, shapes
 from trainers.data.dataset import ParquetDataset
+from trainers.data.prompts import prompts as stored_prompts
 from trainers.errors import UserError
 
 
@@ -54,6 +56,14 @@ def test_the_clips_stay_for_a_person_to_look_at(made: tuple[DataConfig, Any]) ->
     folder = Path(made[0].path)
     assert len(list((folder / "videos").glob("*.mp4"))) == len(json.loads((folder / "videos2caption.json").read_text())) == 60
     assert [p.name for p in folder.parent.iterdir()] == ["shapes"]  # nothing temporary is left
+
+
+def test_prompts_stand_beside_the_samples(made: tuple[DataConfig, Any]) -> None:
+    found = stored_prompts(made[0])
+    assert found is not None and found.encoder == "ShapesCodec"
+    assert len(found.validation) == len({mode.caption for mode in shapes.MODES}) == 4
+    assert torch.equal(found.embeddings["validation.000"], shapes.ShapesCodec().encode_text(found.texts["validation.000"]))
+    assert found.texts["negative"] == ""
 
 
 def test_progress_is_told_clip_by_clip(made: tuple[DataConfig, list[tuple[str, int]]]) -> None:

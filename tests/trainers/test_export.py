@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -259,11 +260,10 @@ def test_what_is_no_run_is_refused(capsys: pytest.CaptureFixture[str], tmp_path:
 
 
 def test_a_damaged_newest_checkpoint_is_passed_over_unless_it_was_asked_for(
-    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, runs: Any, data: Path, tmp_path: Path
+    capsys: pytest.CaptureFixture[str], small: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    run.mkdir()
-    finished(runs, run, tiny(data, checkpoint__every_steps=2))
+    shutil.copytree(small, run)
     shard = run / "checkpoints/step-00000004/__0_0.distcp"
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 1
@@ -273,3 +273,13 @@ def test_a_damaged_newest_checkpoint_is_passed_over_unless_it_was_asked_for(
     assert run_export(capsys, run, "--to", tmp_path / "made")[0] == 0
     assert json.loads((tmp_path / "made/training.json").read_text())["step"] == 2
     assert (run / "checkpoints/step-00000004").is_dir()
+
+
+def test_an_upload_that_fails_leaves_the_export_and_tells_how_to_go_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, small: Path, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    code, _, err = run_export(capsys, small, "--to", tmp_path / "made", "--push-to-hub", "me/model")
+    assert code == 1 and "is exported, but the upload to me/model failed" in err and "hint: hf upload me/model" in err
+    assert (tmp_path / "made/transformer").is_dir()
+    assert 'from_pretrained("me/model"' in (tmp_path / "made/README.md").read_text()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
 from clip_files import write_clip, write_sound
 
+from trainers.preprocessing import decoding
 from trainers.preprocessing.clips import Rejected, Settings, fit, frame_indices, read_clip
 from trainers.preprocessing.decoders import Decoders
 
@@ -83,6 +86,46 @@ def test_a_stretch_at_random_lies_inside_the_clip(tmp_path: Path) -> None:
 def test_a_file_is_read_from_memory_too(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "a.mp4")
     assert torch.equal(read_clip(path.read_bytes(), SETTINGS).frames, read_clip(path, SETTINGS).frames)
+
+
+def _turned(path: Path) -> Path:
+    """A clip 32 wide and 16 high, whose container says that it is to be shown a quarter turned to the right, as a phone's."""
+    write_corners(path)
+    content, upright = path.read_bytes(), struct.pack(">9i", 65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30)
+    at = content.index(upright, content.index(b"tkhd"))
+    quarter = struct.pack(">9i", 0, 65536, 0, -65536, 0, 0, 16 * 65536, 0, 1 << 30)
+    path.write_bytes(content[:at] + quarter + content[at + len(upright) :])
+    return path
+
+
+def write_corners(path: Path) -> Path:
+    """The upper left quarter is white, the rest black."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=8, options={"crf": "1"})
+        stream.height, stream.width, stream.pix_fmt = 16, 32, "yuv420p"
+        image = np.zeros((16, 32, 3), np.uint8)
+        image[:8, :16] = 255
+        for _ in range(5):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def test_a_phones_clip_is_turned_upright(tmp_path: Path) -> None:
+    clip = read_clip(_turned(tmp_path / "turned.mp4"), Settings(5, 32, 16, 8))
+    assert (clip.height, clip.width, clip.kept) == (32, 16, 1.0)
+    assert clip.frames[:, :, 4, 12].min() > 0.9  # the upper right quarter now
+    assert max(clip.frames[:, :, 28, 12].max(), clip.frames[:, :, 4, 4].max(), clip.frames[:, :, 28, 4].max()) < -0.9
+
+
+def test_torchcodec_where_it_is_installed_gives_the_same_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if decoding._decoder_class() is None:
+        pytest.skip("torchcodec is not installed, or cannot be loaded")
+    paths = [write_clip(tmp_path / "plain.mp4", frames=12), _turned(tmp_path / "turned.mp4")]
+    theirs = [read_clip(path, Settings(5, 16, 16, 8)).frames for path in paths]
+    monkeypatch.setattr(decoding, "_decoder_class", lambda: None)
+    for path, frames in zip(paths, theirs, strict=True):
+        assert torch.equal(read_clip(path, Settings(5, 16, 16, 8)).frames, frames)
 
 
 def test_files_that_hold_no_clip_are_rejected_with_the_reason(tmp_path: Path) -> None:

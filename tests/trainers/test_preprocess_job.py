@@ -95,6 +95,7 @@ def test_a_killed_job_goes_on_where_it_was_and_repeats_nothing(clips: Path, whol
             os.kill(rank.pid or 0, signal.SIGKILL)
         job.join()
         before = {path: path.stat().st_mtime_ns for path in output.rglob("part-*.parquet")}
+        (output / ".preprocess/records/.00000000-00000001.json.1.tmp").write_text('{"written": 2}')  # as a kill just before a rename
     told = finish(clips, output)
     assert told["written"] == 12
     assert rows(output) == rows(whole)

@@ -9,6 +9,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from test_validation import VALIDATION, config, shapes  # noqa: F401  a fixture
 
@@ -90,7 +91,7 @@ def test_a_pipelines_folder_goes_through_stock_diffusers(capsys: pytest.CaptureF
         (["--prompts", "nowhere.txt"], "cannot read nowhere.txt"),
         (["--prompt", "a", "--step", "9"], "no checkpoint of step 9"),
         (["--prompt", "a", "--guidance", "-1"], "guidance_scale"),
-        (["--prompt", "a", "--width", "9"], "width 9 cannot be sampled"),
+        (["--prompt", "a", "--width", "9"], "width: 9 is not a multiple of"),
     ],
 )
 def test_what_cannot_be_sampled_is_told(
@@ -108,3 +109,20 @@ def test_a_folder_that_is_neither_is_refused_and_nothing_overwritten(capsys: pyt
     (tmp_path / "there.mp4").write_text("")
     code, _, err = call(capsys, run, "--prompt", "a", "--to", tmp_path / "there.mp4")
     assert code == 1 and "exists already" in err
+
+
+def test_an_adapters_folder_is_sampled_on_its_base(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, made = build(tmp_path / "wan"), tmp_path / "adapter"
+    made.mkdir()
+    layer = "transformer.blocks.0.attn1.to_q"
+    random = torch.Generator().manual_seed(0)
+    tensors = {f"{layer}.lora_{side}.weight": torch.randn(shape, generator=random) for side, shape in (("A", (2, 24)), ("B", (24, 2)))}
+    safetensors.torch.save_file(tensors, made / "pytorch_lora_weights.safetensors")
+    words = ["--prompt", "a cat", "--steps", 2, "--num-frames", 5, "--height", 32, "--width", 32]
+    code, _, err = call(capsys, made, *words, "--to", tmp_path / "x.mp4")
+    assert code == 1 and "--model names its base" in err
+    for name, source in (("with", made), ("without", base)):
+        assert call(capsys, source, *words, "--model", base, "--to", tmp_path / f"{name}.mp4")[0] == 0
+    assert (tmp_path / "with.mp4").read_bytes() != (tmp_path / "without.mp4").read_bytes()

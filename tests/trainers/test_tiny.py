@@ -113,7 +113,7 @@ def test_a_folder_wins_and_a_name_must_be_one(tmp_path: Path) -> None:
 
 def test_a_hub_id_is_looked_up_in_the_cache_at_its_revision(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("went to the network"))
-    with pytest.raises(UserError, match="org/name is neither") as caught:
+    with pytest.raises(UserError, match="model org/name is not in") as caught:
         source.resolve("org/name")
     assert "download it first" in caught.value.hint
     cached = hub / "hub" / "models--org--name"
@@ -122,7 +122,7 @@ def test_a_hub_id_is_looked_up_in_the_cache_at_its_revision(hub: Path, monkeypat
     (cached / "refs").mkdir()
     (cached / "refs" / "main").write_text("a" * 40)
     assert source.resolve("org/name") == source.resolve("org/name", "a" * 40) == snapshot
-    with pytest.raises(UserError, match="at revision v2 is neither"):
+    with pytest.raises(UserError, match="at revision v2 is not in"):
         source.resolve("org/name", "v2")
 
 

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from trainer_ranks import ARCHITECTURE, losses, metrics, read, tiny
 
+from trainers.config import TrainConfig, check
 from trainers.data.schema import PartWriter, Sample
 from trainers.data.shapes import MODES, TRAINING, ShapesCodec
 from trainers.flow import FlowSchedule
@@ -66,7 +67,7 @@ def plain(runs: Any, shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="module")
 def validated(runs: Any, shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run: Path = runs.finish(config(shapes, VALIDATION, tracking={"tensorboard": True}), tmp_path_factory.mktemp("validated"))
+    run: Path = runs.finish(config(shapes, VALIDATION), tmp_path_factory.mktemp("validated"))
     return run
 
 
@@ -178,9 +179,6 @@ def test_a_disk_that_takes_no_samples_does_not_end_the_run(runs: Any, shapes: Pa
     [
         ({"prompts": ["a circle"]}, "no word 'circle'"),
         ({"model": None}, "nothing tells whose VAE"),
-        ({"width": 10}, "width 10 cannot be sampled"),
-        ({"prompts": []}, "has no prompts"),
-        ({"weights": "ema"}, "there are no averages"),
     ],
 )
 def test_what_cannot_be_validated_is_told_before_the_first_step(
@@ -189,3 +187,25 @@ def test_what_cannot_be_validated_is_told_before_the_first_step(
     attempt = runs.start(config(shapes, {**VALIDATION, **change}, callbacks={"validation": {**VALIDATION, **change}}), tmp_path)
     assert attempt.join() == [76]
     assert said in attempt.log() and "Traceback" not in attempt.log()
+
+
+@pytest.mark.parametrize(
+    ("change", "where", "said"),
+    [
+        ({"width": 10}, ("width",), "10 is not a multiple of"),
+        ({"weights": "ema"}, ("weights",), "there are no averages"),
+    ],
+)
+def test_what_can_be_known_of_a_validation_is_told_at_submit(
+    shapes: Path, change: dict[str, Any], where: tuple[str, ...], said: str
+) -> None:
+    asked = TrainConfig.model_validate(config(shapes, callbacks={"validation": {**VALIDATION, **change}}))
+    [problem] = check(asked, 1)
+    assert problem.path == ("callbacks", "validation", *where) and said in problem.message and problem.hint
+
+
+def test_without_prompts_anywhere_the_first_two_samples_are_shown(runs: Any, shapes: Path, tmp_path: Path) -> None:
+    shutil.copytree(shapes, tmp_path / "others")
+    run = runs.finish(config(tmp_path / "others", {**VALIDATION, "guidance_scale": 1.0, "loss": None}), tmp_path / "run")
+    assert list(told(run, 4)["videos"].values()) == [MODES[number].caption for number in TRAINING[:2]]
+    assert (samples(run, 4) / "001.mp4").is_file()

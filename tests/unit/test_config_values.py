@@ -59,6 +59,11 @@ def test_paths_and_variables_are_put_in_once() -> None:
     )
 
 
+def test_folders_that_are_keys_may_be_written_with_paths_too() -> None:
+    assert _substitute("path: {'${paths.data}/a': 2, b: 1}") == ({"path": {"/d/a": 2, "b": 1}}, [])
+    assert _substitute("path: {'${paths.dat}/a': 2}")[1] == ["unknown name ${paths.dat}"]
+
+
 def test_a_recipe_reads_no_environment() -> None:
     assert _substitute("{a: '${USER}'}", cluster=False)[1] == ["unknown name ${USER}"]
 

@@ -5,7 +5,7 @@ The launcher runs them before anything is submitted and each rank runs them agai
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .methods import custom
 from .section import Problem
@@ -39,13 +39,7 @@ def batching(config: TrainConfig, world_size: int) -> Batching:
 
 def check(config: TrainConfig, world_size: int) -> list[Problem]:
     """Every contradiction in a train block at a world size; empty when it can start."""
-    return [*_roles(config), *_sizes(config), *_world(config, world_size), *_sampler(config), *_own(config)]
-
-
-def _sampler(config: TrainConfig) -> list[Problem]:
-    asked = config.callbacks.validation
-    wrong = asked and asked.sampler_problem(config.method.few_steps(config.flow_shift), config.flow_shift)
-    return [Problem(("callbacks", "validation", wrong[0]), f"{wrong[0]}: {wrong[1]}", wrong[2])] if wrong else []
+    return [*_roles(config), *_sizes(config), *_validation(config), *_world(config, world_size), *_own(config)]
 
 
 def _own(config: TrainConfig) -> list[Problem]:
@@ -100,26 +94,8 @@ def _roles(config: TrainConfig) -> list[Problem]:
 
 
 def _sizes(config: TrainConfig) -> list[Problem]:
-    data, problems = config.data, []
-    time_stride, *space = data.vae_stride
-    if (data.num_frames - 1) % time_stride:
-        near = (data.num_frames - 1) // time_stride * time_stride + 1
-        problems.append(
-            Problem(
-                ("data", "num_frames"),
-                f"{data.num_frames} frames are not 1 + a multiple of the VAE's time stride {time_stride}",
-                f"use {near} or {near + time_stride}",
-            )
-        )
-    for name, size, stride in zip(("height", "width"), (data.height, data.width), space, strict=True):
-        if size % (stride * 2):
-            problems.append(
-                Problem(
-                    ("data", name),
-                    f"{size} is not a multiple of {stride * 2} (VAE stride {stride} x patch 2)",
-                    f"use {max(1, size // (stride * 2)) * stride * 2}",
-                )
-            )
+    data = config.data
+    problems = [replace(problem, path=("data", *problem.path)) for problem in data.misfits()]
     for name, values in (("latents_mean", data.latents_mean), ("latents_std", data.latents_std)):
         for role, model in config.models.items():
             channels = getattr(getattr(model, "architecture", None), "in_channels", None)
@@ -133,6 +109,18 @@ def _sizes(config: TrainConfig) -> list[Problem]:
         )
     if data.prepare is not None and not isinstance(data.path, str):
         problems.append(Problem(("data", "path"), "data.prepare makes one folder", "name that folder, or set prepare: null"))
+    return problems
+
+
+def _validation(config: TrainConfig) -> list[Problem]:
+    asked, path = config.callbacks.validation, ("callbacks", "validation")
+    if asked is None:
+        return []
+    problems = [replace(problem, path=(*path, *problem.path)) for problem in asked.sizes(config.data).misfits()]
+    if asked.weights == "ema" and config.callbacks.ema is None:
+        problems.append(Problem((*path, "weights"), "is ema, but there are no averages", "add callbacks.ema, or weights: live"))
+    if wrong := asked.sampler_problem(config.method.few_steps(config.flow_shift), config.flow_shift):
+        problems.append(Problem((*path, wrong[0]), f"{wrong[0]}: {wrong[1]}", wrong[2]))
     return problems
 
 

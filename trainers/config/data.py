@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag
 
-from .section import Section
+from .section import Problem, Section
 
 Needs = Literal["latents", "text", "trajectory"]
 """What a method reads of a sample, always with its prompt: clips, prompts alone, or a teacher's sampling trajectories."""
@@ -70,3 +70,16 @@ class DataConfig(Section):
         """(T, H, W) of one sample's latents."""
         t, h, w = self.vae_stride
         return (self.num_frames - 1) // t + 1, self.height // h, self.width // w
+
+    def misfits(self) -> list[Problem]:
+        """Sizes that the VAE's strides and the network's patches of 2x2 latents do not take; paths are below `data`."""
+        found, (time_stride, *space) = [], self.vae_stride
+        if (self.num_frames - 1) % time_stride:
+            near = (self.num_frames - 1) // time_stride * time_stride + 1
+            message = f"{self.num_frames} frames are not 1 + a multiple of the VAE's time stride {time_stride}"
+            found.append(Problem(("num_frames",), message, f"use {near} or {near + time_stride}"))
+        for name, size, stride in zip(("height", "width"), (self.height, self.width), space, strict=True):
+            if size % (stride * 2):
+                message = f"{size} is not a multiple of {stride * 2} (VAE stride {stride} x patch 2)"
+                found.append(Problem((name,), message, f"use {max(1, size // (stride * 2)) * stride * 2}"))
+        return found

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from . import steps
+from .data import DataConfig
 from .section import Section
 
 FEW_STEP_SOLVERS = ("sde", "ode")
@@ -25,8 +26,8 @@ class ValidationLossConfig(Section):
 class ValidationConfig(Section):
     every_steps: PositiveInt = 100
     """And at the last step."""
-    prompts: list[str] | None = None
-    """null: the validation prompts that the data was preprocessed with. Others are encoded when the run starts."""
+    prompts: Annotated[list[str], Field(min_length=1)] | None = None
+    """null: those that the data was preprocessed with, or else the first two samples'. Others are encoded when the run starts."""
     seed: NonNegativeInt = 0
     """Prompt n is sampled from the noise of seed + n, at every validation."""
     solver: Literal["unipc", "euler", "sde", "ode"] | None = None
@@ -79,3 +80,8 @@ class ValidationConfig(Section):
         if wrong := steps.wrong(found.timesteps, flow_shift, warped=False, from_noise=True):
             return "timesteps", *wrong
         return None
+
+    def sizes(self, data: DataConfig) -> DataConfig:
+        """The data's settings with the sizes of the samples."""
+        asked = {name: value for name in ("num_frames", "height", "width") if (value := getattr(self, name)) is not None}
+        return data.model_copy(update=asked)

@@ -91,7 +91,14 @@ def _make(prepare: ShapesConfig, folder: Path, report: Callable[[str, int], None
         folder, repeats=prepare.repeats, upscale=prepare.upscale, report=lambda count: report("writing clips", count)
     )
     settings = Settings(shapes.NUM_FRAMES, shapes.SIZE, shapes.SIZE, shapes.FPS)
-    summary = preprocess(folder, folder, shapes.ShapesCodec(), settings, report=lambda count: report("encoding clips", count))
+    summary = preprocess(
+        folder,
+        folder,
+        shapes.ShapesCodec(),
+        settings,
+        report=lambda count: report("encoding clips", count),
+        validation_prompts=list(dict.fromkeys(mode.caption for mode in shapes.MODES)),
+    )
     if summary["written"] != clips:
         first = summary["problems"][0]
         raise UserError(f"{clips - summary['written']} of {clips} clips just written cannot be read: {first['name']}: {first['text']}")

@@ -31,8 +31,8 @@ class Quality:
 def quality(samples: Tensor, captions: Sequence[str], mean: Tensor, std: Tensor) -> Quality:
     """samples [N, 4, 5, 4, 4]: normalised latents, of a caption each; mean and std [4] are what normalises them.
 
-    rmse: root mean square difference in pixels of [-1, 1] to the nearest of the 64 videos, the mean over the samples. Valid: that video is of the caption,
-    and nearer than VALID_RMSE. Coverage: the share of the 64 that a valid sample is nearest to.
+    rmse: root mean square difference in pixels of [-1, 1] to the nearest of the 64 videos, the mean over samples. Valid: that video is
+    of the caption, and nearer than VALID_RMSE. Coverage: the share of the 64 that a valid sample is nearest to.
     """
     shape = (-1, 1, 1, 1)
     videos = templates().double().flatten(1)  # latents are pixels in another order

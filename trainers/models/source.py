@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from pathlib import Path
 
+from ..config import hub
 from ..errors import UserError
 from . import tiny
 
 _TINY = {"tiny-wan": 1, "tiny-wan-a14b": 2}
 """Experts of each."""
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def resolve(reference: str, revision: str | None = None) -> Path:
@@ -25,24 +24,16 @@ def resolve(reference: str, revision: str | None = None) -> Path:
     folder = Path(reference).expanduser()
     if reference and folder.is_dir():
         return folder
-    if not _HUB_ID.fullmatch(reference) or "--" in reference:
+    if not hub.is_id(reference):
         raise UserError(
             f"there is no model folder {reference}",
             f"give a folder, a Hugging Face id such as Wan-AI/Wan2.1-T2V-1.3B-Diffusers, or one of {', '.join(_TINY)}",
         )
-    return _downloaded(reference, revision)
-
-
-def _downloaded(reference: str, revision: str | None) -> Path:
-    from huggingface_hub import constants, snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
     try:
-        return Path(snapshot_download(reference, revision=revision, local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError, FileNotFoundError):
-        wanted = reference if revision is None else f"{reference} at revision {revision}"
+        return hub.snapshot("model", reference, revision)
+    except hub.NotHere as missing:
         raise UserError(
-            f"the model {wanted} is neither a folder here nor in the Hugging Face cache ({constants.HF_HUB_CACHE})",
+            f"{missing}, and there is no such folder",
             "download it first, where there is internet, into that cache (HF_HOME moves it), or give a folder that holds it",
         ) from None
 

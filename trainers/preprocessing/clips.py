@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,8 @@ import av
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
+
+from .decoding import pictures
 
 _LARGEST_PICTURE = 8192 * 8192
 """Pixels of a frame: a file that claims more is damaged or hostile."""
@@ -35,7 +36,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Clip:
-    """`frames` [3, T, H, W] in [-1, 1], and the file's own size, length and rate; `kept` is the share of its picture that is left."""
+    """`frames` [3, T, H, W] in [-1, 1], and the file's own size (upright), length, rate; `kept`: the share of its picture that is left."""
 
     frames: Tensor
     width: int
@@ -63,12 +64,12 @@ def read_clip(video: Path | bytes, settings: Settings, start: float = 0.0) -> Cl
     """
     try:
         with av.open(str(video) if isinstance(video, Path) else io.BytesIO(video)) as container:
-            return _read(container, settings, start)
+            return _read(video, container, settings, start)
     except (OSError, av.FFmpegError, ValueError, MemoryError) as error:  # ValueError: FFmpeg's "invalid data" is one, too
         raise Rejected("unreadable", (str(error).strip() or type(error).__name__).splitlines()[0]) from error
 
 
-def _read(container: Any, settings: Settings, start: float) -> Clip:
+def _read(video: Path | bytes, container: Any, settings: Settings, start: float) -> Clip:
     if not container.streams.video:
         raise Rejected("unreadable", "it has no video stream")
     stream = container.streams.video[0]
@@ -85,13 +86,16 @@ def _read(container: Any, settings: Settings, start: float) -> Clip:
     wanted = _wanted(container, stream, settings, start, fps, listed)
     if listed and listed <= wanted[-1]:
         raise Rejected("too_short", f"{listed} frames at {fps:g} fps, {wanted[-1] + 1} are needed")
-    frames = dict(_frames(container, stream, wanted, settings))
+    frames, height, width = {}, size.height, size.width
+    for index, picture in pictures(video, container, stream, wanted):
+        height, width = picture.shape[:2]  # upright
+        frames[index] = fit(picture, settings.height, settings.width)
     if wanted[-1] not in frames:
         if listed:
             raise Rejected("unreadable", f"says {listed} frames, but frame {wanted[-1]} cannot be decoded")
         raise Rejected("too_short", f"it ends before frame {wanted[-1]}")
-    kept = kept_share(size.height, size.width, settings.height, settings.width)
-    return Clip(torch.stack([frames[i] for i in wanted], 1), size.width, size.height, duration or (wanted[-1] + 1) / fps, fps, kept)
+    kept = kept_share(height, width, settings.height, settings.width)
+    return Clip(torch.stack([frames[i] for i in wanted], 1), width, height, duration or (wanted[-1] + 1) / fps, fps, kept)
 
 
 def _check_duration(duration: float, settings: Settings) -> None:
@@ -119,16 +123,6 @@ def _count(container: Any, stream: Any) -> int:
     number = sum(1 for packet in container.demux(stream) if packet.size)
     container.seek(0)
     return number
-
-
-def _frames(container: Any, stream: Any, wanted: list[int], settings: Settings) -> Iterator[tuple[int, Tensor]]:
-    """(index, [3, H, W]) of the frames wanted, each scaled as soon as it is decoded: a whole clip at full size is gigabytes."""
-    keep, last = set(wanted), wanted[-1]
-    for index, frame in enumerate(container.decode(stream)):
-        if index in keep:
-            yield index, fit(torch.from_numpy(frame.to_ndarray(format="rgb24")), settings.height, settings.width)
-        if index >= last:
-            return
 
 
 def fit(image: Tensor, height: int, width: int) -> Tensor:

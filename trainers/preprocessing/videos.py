@@ -115,12 +115,14 @@ def draw(seed: int, purpose: str, name: str) -> float:
     return int.from_bytes(digest[:8], "little") / 2**64
 
 
-def preprocess(source: Path, output: Path, codec: Codec, settings: Settings, *, report: Callable[[int], None]) -> dict[str, Any]:
+def preprocess(
+    source: Path, output: Path, codec: Codec, settings: Settings, *, report: Callable[[int], None], validation_prompts: Sequence[str] = ()
+) -> dict[str, Any]:
     """A small folder of clips, in this process, into a fresh `output`; what report.json holds. `report` gets the number of clips done."""
     task = Videos(entries(source, Columns()), codec, settings)
     shards = Shards(output, 0, rows_per_file=64)
     work(task, shards, range(len(task.names)), done=report)
-    prompts.write(output, codec, prompts.texts(codec), encoder=type(codec).__name__)
+    prompts.write(output, codec, prompts.texts(codec, validation=list(validation_prompts)), encoder=type(codec).__name__)
     told = summary(len(task.names), shards.records)
     publish_json(output / REPORT, told)
     refuse_too_many(told, 1.0)

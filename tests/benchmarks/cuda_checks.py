@@ -1,0 +1,231 @@
+"""Owns whether the networks compute on this device what they compute on the CPU in float32: velocities and gradients of a tiny Wan.
+
+One more way to compute is one more Variant. TF32 is off throughout.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor
+
+from tests.benchmarks.cuda_rows import Check, checked
+from trainers import lora, losses
+from trainers.models import block_causal, model_class
+from trainers.parallel import Parallel
+from trainers.sharding import local
+
+ARCHITECTURE = {
+    "num_layers": 2,
+    "num_attention_heads": 4,
+    "attention_head_dim": 32,
+    "in_channels": 4,
+    "out_channels": 4,
+    "text_dim": 16,
+    "freq_dim": 32,
+    "ffn_dim": 256,
+    "rope_max_seq_len": 32,
+}
+"""Heads wide enough for flex_attention's kernel."""
+FRAMES, PER_BLOCK = 5, 2
+SIDE, SMALL_SIDE = 16, 8
+"""Latents a side: 64 tokens a frame, so that flex_attention's tiles of 128 hold frames that may and that may not be seen; dry runs: 16."""
+LIMITS = {"fp32": (1e-4, 1e-3), "bf16": (2e-2, 4e-2)}
+"""Relative errors of the velocity, and of the gradient of the parameter that fares worst."""
+ADAPTERS = {"rank": 4, "alpha": 8}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A way to compute the same thing. `model`: keys of the model's section. cheap: in dry runs, too."""
+
+    name: str
+    family: str = "wan"
+    precision: str = "fp32"
+    model: dict[str, Any] = field(default_factory=dict)
+    cheap: bool = False
+
+
+VARIANTS = (
+    Variant("Wan, fp32", cheap=True),
+    Variant("Wan, bf16", precision="bf16"),
+    Variant("Wan, bf16, checkpointing full", precision="bf16", model={"activation_checkpointing": "full"}, cheap=True),
+    Variant("Wan, bf16, checkpointing selective", precision="bf16", model={"activation_checkpointing": "selective"}),
+    Variant("causal Wan, fp32", "causal-wan"),
+    Variant("causal Wan, bf16, checkpointing full", "causal-wan", "bf16", {"activation_checkpointing": "full"}),
+    Variant("causal Wan, bf16, checkpointing selective", "causal-wan", "bf16", {"activation_checkpointing": "selective"}, cheap=True),
+    Variant("Wan, LoRA, fp32", model={"lora": ADAPTERS}),
+    Variant("Wan, LoRA, bf16, checkpointing full", "wan", "bf16", {"lora": ADAPTERS, "activation_checkpointing": "full"}),
+    Variant("Wan, fp32, compiled", model={"compile": True}),
+    Variant("Wan, bf16, checkpointing full, compiled", "wan", "bf16", {"activation_checkpointing": "full", "compile": True}),
+    Variant("causal Wan, bf16, checkpointing full, compiled", "causal-wan", "bf16", {"activation_checkpointing": "full", "compile": True}),
+)
+
+
+def rows(place: Parallel, *, small: bool) -> list[Check]:
+    """small: without what a CPU takes long for (compiling, peft's import), and one of a kind."""
+    side, reference = (SMALL_SIDE if small else SIDE), on_cpu(place)
+    chosen = [variant for variant in VARIANTS if variant.cheap or not small]
+    with without_tf32():
+        found = [_against_cpu(variant, place, reference, side) for variant in chosen]
+        return found + _attention(place, small)
+
+
+def on_cpu(place: Parallel) -> Parallel:
+    """A world of one beside it."""
+    if place.device.type == "cpu":
+        return place
+    mesh = init_device_mesh("cpu", (1, 1, 1), mesh_dim_names=("replicate", "shard", "sequence"))
+    return Parallel(torch.device("cpu"), 0, 1, mesh, place.control_group)
+
+
+@contextmanager
+def without_tf32() -> Iterator[None]:
+    """cuDNN's convolutions use it by default."""
+    kept = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = kept
+
+
+def release() -> None:
+    """Forget what was compiled and give memory back."""
+    torch._dynamo.reset()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+# --- networks
+
+Outcome = tuple[Tensor, dict[str, Tensor]]
+"""Velocity and gradients by parameter, in float64 on the CPU."""
+
+
+def _against_cpu(variant: Variant, place: Parallel, reference: Parallel, side: int) -> Check:
+    forward, backward = LIMITS[variant.precision]
+
+    def make() -> tuple[str, bool]:
+        wanted = _reference(variant.family, "lora" in variant.model, reference, side)
+        found = _outcome(variant, place, side)
+        errors = relative(found[0], wanted[0]), _worst(found[1], wanted[1])
+        return f"{errors[0]:.1e}, gradients {errors[1]:.1e}", errors[0] <= forward and errors[1] <= backward
+
+    try:
+        return checked(f"{variant.name}: velocity and gradients against CPU fp32", f"{forward:.0e}, {backward:.0e}", make)
+    finally:
+        release()
+
+
+@cache
+def _reference(family: str, adapted: bool, place: Parallel, side: int) -> Outcome:
+    return _outcome(Variant("", family, model={"lora": ADAPTERS} if adapted else {}), place, side)
+
+
+def _outcome(variant: Variant, place: Parallel, side: int) -> Outcome:
+    model = _network(variant, place)
+    noisy, noise, prompt, timesteps = (part.to(place.device) for part in _inputs(variant.family, side))
+    velocity = model.predict_velocity(noisy, timesteps, prompt)
+    losses.velocity_loss(velocity, noise, noisy).backward()
+    trained = {name: p for name, p in model.transformer.named_parameters() if p.requires_grad}
+    assert all(p.grad is not None for p in trained.values()), "a trained parameter has no gradient"
+    return _comparable(velocity), {name: _comparable(p.grad) for name, p in trained.items()}
+
+
+def _network(variant: Variant, place: Parallel) -> Any:
+    cls: Any = model_class(variant.family)
+    section = {"architecture": ARCHITECTURE, **variant.model}
+    if variant.family == "causal-wan":
+        section["num_frames_per_block"] = PER_BLOCK
+    from trainers.config.families import causal_wan, wan
+
+    config = (causal_wan if variant.family == "causal-wan" else wan).Config.model_validate(section)
+    model = cls(config, "student", trainable=True, precision=variant.precision, seed=1, parallel=place, load_weights=True)
+    _spread_adapters(model.transformer)
+    return model
+
+
+@torch.no_grad()
+def _spread_adapters(network: torch.nn.Module) -> None:
+    """Their second halves start as zeros, which would hide the first ones."""
+    generator = torch.Generator().manual_seed(2)
+    for name, parameter in sorted(lora.adapters_of(network).items()):
+        if ".lora_B." in name:
+            local(parameter).copy_(0.05 * torch.randn(parameter.shape, generator=generator))
+
+
+def _inputs(family: str, side: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """noisy and noise [2, T, C, H, W], prompt [2, L, D], timesteps [2], or [2, T] for the causal Wan."""
+    generator = torch.Generator().manual_seed(0)
+    noisy, noise = (torch.randn(2, FRAMES, 4, side, side, generator=generator) for _ in range(2))
+    timesteps = 1000 * torch.rand(2, FRAMES, generator=generator)
+    return noisy, noise, torch.randn(2, 6, 16, generator=generator), timesteps if family == "causal-wan" else timesteps[:, 0]
+
+
+def _comparable(tensor: Any) -> Tensor:
+    whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return whole.detach().cpu().double()
+
+
+def relative(found: Tensor, wanted: Tensor) -> float:
+    """|found - wanted| / |wanted|, Euclidean."""
+    return float((found - wanted).norm() / wanted.norm())
+
+
+def _worst(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> float:
+    """The largest of the parameters' relative errors; a gradient that is next to nothing counts as a hundredth of the largest."""
+    assert found.keys() == wanted.keys(), sorted(found.keys() ^ wanted.keys())
+    floor = max(float(gradient.norm()) for gradient in wanted.values()) / 100
+    return max(float((found[name] - wanted[name]).norm()) / max(float(wanted[name].norm()), floor) for name in wanted)
+
+
+# --- flex_attention
+
+
+def _attention(place: Parallel, small: bool) -> list[Check]:
+    frames, tokens, head_dim = (4, 17, 16) if small else (7, 91, 64)
+    found = []
+    for forcing in (True,) if small else (False, True):
+        for precision in LIMITS if not small else ("fp32",):
+            forward, backward = LIMITS[precision]
+            name = f"flex_attention against a dense mask, {'teacher forcing' if forcing else 'block-causal'}, {precision}"
+            make = _flex(place.device, precision, frames, tokens, head_dim, forcing)
+            found.append(checked(name, f"{forward:.0e}, {backward:.0e}", make))
+            release()
+    return found
+
+
+def _flex(device: torch.device, precision: str, frames: int, tokens: int, head_dim: int, forcing: bool) -> Callable[[], tuple[str, bool]]:
+    """Against SDPA in float32 on the same device. On a CPU flex_attention has no backward pass."""
+    length = frames * tokens * (2 if forcing else 1)
+    forward, backward = LIMITS[precision]
+
+    def attended(kind: Any, dtype: torch.dtype) -> list[Tensor]:
+        generator = torch.Generator().manual_seed(0)
+        drawn = [torch.randn(2, length, 3, head_dim, generator=generator) for _ in range(4)]
+        query, key, value, ahead = (part.to(device, dtype).requires_grad_(device.type == "cuda" or kind == "dense") for part in drawn)
+        mask = block_causal.mask(kind, frames, 3, tokens, device, teacher_forcing=forcing)
+        seen = block_causal.attend(query, key, value, mask)
+        if not seen.requires_grad:
+            return [_comparable(seen)]
+        seen.backward(ahead.detach())
+        return [_comparable(part) for part in (seen, query.grad, key.grad, value.grad)]
+
+    def make() -> tuple[str, bool]:
+        wanted = attended("dense", torch.float32)
+        found = attended("flex", torch.bfloat16 if precision == "bf16" else torch.float32)
+        errors = [relative(a, b) for a, b in zip(found, wanted[: len(found)], strict=True)]
+        text = f"{errors[0]:.1e}" + (f", gradients {max(errors[1:]):.1e}" if errors[1:] else ", no backward pass here")
+        return text, errors[0] <= forward and all(error <= backward for error in errors[1:])
+
+    return make
