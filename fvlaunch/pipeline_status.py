@@ -86,6 +86,7 @@ def fold(record: PipelineRecord, path: Path, stages: Sequence[RunStatus], driver
         gone = f"the process that starts the stages is gone; fvlaunch resume {record.name} goes on"
         state, reason = ("lost", gone) if current.job_id is None else (state, gone)
         stages = [*stages[:turn], *(replace(s, state="lost", reason=gone) if s.job_id is None else s for s in stages[turn:])]
+    reason = reason.replace(f"fvlaunch resume {current.run} ", f"fvlaunch resume {record.name} ")
     if state != "finished":
         reason = f"stage {turn + 1} of {len(stages)}, {record.stages[turn].name}" + (f": {reason}" if reason else "")
     shown = {f.name: getattr(current, f.name) for f in fields(RunStatus)}

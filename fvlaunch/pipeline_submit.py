@@ -86,7 +86,13 @@ def _start(pipeline: Pipeline, stages: Sequence[tuple[Run, Plan]], after: str | 
         _start_driver(pipeline)
         return
     for run, plan in stages:
-        submission.start(run, chained(plan, after))
+        try:
+            submission.start(run, chained(plan, after))
+        except (SchedulerUnreachable, Interrupted):
+            raise
+        except FvlaunchError as error:
+            run.update(state="stopped", reason=f"it could not be submitted: {error.message}")
+            raise
         after = run.record().job_id
 
 

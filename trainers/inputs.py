@@ -67,11 +67,11 @@ def _make(wanted: Input, control: Control) -> bool:
                 child.communicate()
                 return False
     sys.stderr.write(said)
+    if _is_there(wanted.to):
+        return True
     if child.returncode == 1:
         raise UserError(f"the weights of {wanted.run} cannot be exported: {said.strip().removeprefix('error: ')}")
-    if child.returncode:
-        raise RuntimeError(f"the export of {wanted.run} ended with {child.returncode}: {said[-1000:]}")
-    return True
+    raise RuntimeError(f"the export of {wanted.run} ended with {child.returncode}: {said[-1000:]}")
 
 
 def _await(wanted: Input, control: Control) -> bool:

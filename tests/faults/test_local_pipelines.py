@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.launcher import Workspace, metrics
+from tests.support.launcher import Workspace, agent_pids, metrics, rank_pids
 from tests.support.pipelines import Chain
 
 
@@ -85,3 +85,36 @@ def test_cancel_ends_the_stage_that_runs_and_those_after_it(chain: Chain) -> Non
     assert chain.states("unwanted") == ("cancelled", "cancelled", "cancelled")
     again = chain.workspace.call("cancel", "unwanted", check=False)
     assert again.returncode == 1 and "unwanted is cancelled already" in again.stderr
+
+
+@pytest.mark.long
+def test_an_export_that_is_killed_is_made_again_whole(chain: Chain) -> None:
+    """Of two ranks one exports and one waits; first the rank that exports is killed, then the agent."""
+    workspace, second = chain.workspace, chain.path("killed", "second")
+    chain.gate.unlink(missing_ok=True)
+    workspace.call("submit", "chain", "--cluster", "here", "--name", "killed", "--set", "second.resources.ranks=2")
+    first_try = workspace.until(lambda: exports(workspace), "the weights are being exported")
+    os.kill(rank_pids(second)[0], signal.SIGKILL)
+    workspace.until(lambda: exports(workspace) - first_try, "they are being exported again")
+    for pid in set(agent_pids(second).values()):
+        os.kill(pid, signal.SIGKILL)
+    workspace.until(lambda: not exports(workspace), "nothing outlives the agent")
+    assert workspace.call("wait", "killed", check=False).returncode == 1
+    assert not (chain.path("killed", "first") / "export-ema").exists()
+    workspace.call("resume", "killed", "--wait")
+    assert chain.states("killed") == ("finished", "finished", "finished")
+    assert [a["cause"] for a in workspace.attempts("killed/second")] == ["crash", "interrupted", "finished"]
+    assert not list(chain.path("killed", "first").glob(".export*"))
+
+
+def exports(workspace: Workspace) -> set[int]:
+    """Processes that export weights of a run of this workspace."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        try:
+            argv = (entry / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if b"trainers.export" in argv and str(workspace.runs).encode() in argv:
+            found.add(int(entry.name))
+    return found
