@@ -25,7 +25,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 
-RunName = Annotated[str, typer.Argument(metavar="RUN", help="A name, a unique prefix, a path, a job id, or `last`.")]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="A name, a unique prefix, a path, a job id, PIPELINE/STAGE, or `last`.")]
 ClusterName = Annotated[str | None, typer.Option("--cluster", metavar="NAME", help="Cluster profile: where it runs.")]
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe's key, e.g. train.max_steps=200.")]
 Ranks = Annotated[int | None, typer.Option("--ranks", help="Processes in all; one a GPU.")]
@@ -60,9 +60,14 @@ def version(show_version: Annotated[bool, typer.Option("--version", is_eager=Tru
 @app.command(context_settings={"allow_extra_args": True})
 def submit(
     ctx: typer.Context,
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name or file, or a run's run.yaml.")],
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE|PIPELINE", help="A recipe's or a pipeline's name or file, or a run's run.yaml.")],
     cluster: ClusterName = None,
-    sets: Sets = None,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Override a recipe's key, e.g. train.max_steps=200; of a pipeline STAGE.KEY=VALUE."
+        ),
+    ] = None,
     name: Annotated[str | None, typer.Option("--name", metavar="RUN", help="Name of the run; default: recipe and time.")] = None,
     ranks: Ranks = None,
     nodes: Annotated[int | None, typer.Option("--nodes", help="Full nodes instead of ranks.")] = None,
@@ -83,7 +88,10 @@ def submit(
     begin: Begin = None,
     mem: Memory = None,
 ) -> None:
-    """Make a run of a recipe and hand its job to the cluster. Other sbatch options follow `--`, as in -- --switches=1."""
+    """Make a run of a recipe, or of each stage of a pipeline, and hand the jobs to the cluster.
+
+    Other sbatch options follow `--`, as in -- --switches=1.
+    """
     from . import commands
 
     sbatch = commands.sbatch_of(locals(), ctx.args)
@@ -183,7 +191,7 @@ def resume(
     begin: Begin = None,
     mem: Memory = None,
 ) -> None:
-    """Go on with a run that is over, from its newest checkpoint that verifies."""
+    """Go on with a run that is over, from its newest checkpoint that verifies; with a pipeline from the stage that broke."""
     from . import commands
 
     sbatch = commands.sbatch_of(locals(), ctx.args)

@@ -12,8 +12,9 @@ from . import index
 from . import show as printing
 from .attempts import read_attempts
 from .errors import EXIT_SCHEDULER, NotFound, UsageError, render
+from .pipelines import Pipeline
 from .runs import FINAL_STATES, Run
-from .status import RunStatus, of
+from .status import RunStatus
 
 SBATCH_OPTIONS = (
     "partition", "time", "account", "qos", "exclude", "nodelist", "constraint", "dependency", "reservation", "begin", "mem",
@@ -32,6 +33,17 @@ class Request:
     nodes: int | None
     runs_dir: Path | None
     sbatch: dict[str, Any]
+
+    @property
+    def is_pipeline(self) -> bool:
+        from .config.lookup import kind_of
+
+        return kind_of(self.recipe) == "pipeline"
+
+    def pipeline_plan(self) -> Any:
+        from . import pipeline_commands
+
+        return pipeline_commands.plan(self.recipe, self.cluster, self.sets, self.name, self.ranks, self.nodes, self.sbatch, self.runs_dir)
 
     def plan(self) -> tuple[Any, Any]:
         from . import request
@@ -58,23 +70,32 @@ def dry_run(asked: Request, *, json_: bool) -> None:
     from . import submit as submission
     from .config.yaml import dump
 
+    if asked.is_pipeline:
+        from . import pipeline_commands
+
+        return pipeline_commands.dry_run(asked.pipeline_plan(), json_=json_)
     _, plan = asked.plan()
     run, token = Run(plan.path), jobs.new_token()
     script = submission.batch_script(run, plan, run.job / token, token) if plan.executor == "slurm" else None
     if json_:
         printing.as_json({"run": plan.name, "path": plan.path, "summary": plan.summary, "recipe": plan.recipe, "batch_script": script})
-        return
+        return None
     printing.say(f"{plan.name}: {plan.summary}; nothing was submitted")
     printing.out(dump(plan.recipe))
     if script:
         printing.out(script)
+    return None
 
 
 def submit(asked: Request, *, wait: bool, take_snapshot: bool, json_: bool) -> int:
     from . import submit as submission
 
-    _, plan = asked.plan()
     words = {"recipe": asked.recipe, "cluster": asked.cluster, "set": asked.sets, "sbatch": asked.sbatch}
+    if asked.is_pipeline:
+        from . import pipeline_commands
+
+        return pipeline_commands.submit(asked.pipeline_plan(), words=words, take_snapshot=take_snapshot, wait_=wait, json_=json_)
+    _, plan = asked.plan()
     run = submission.submit(plan, take_snapshot=take_snapshot, asked=words)
     return _submitted(run, plan.summary, wait=wait, json_=json_)
 
@@ -106,7 +127,11 @@ def resume(
     from . import request
     from . import submit as submission
 
-    run = find(word, runs_dir)
+    run = find_any(word, runs_dir)
+    if isinstance(run, Pipeline):
+        from . import pipeline_commands
+
+        return pipeline_commands.resume(run, cluster, sets, ranks, sbatch, assume_dead=assume_dead, wait_=wait, json_=json_)
     plan = request.plan_resume(run, cluster, sets=sets, ranks=ranks, sbatch=sbatch)
     submission.resubmit(run, plan, assume_dead=assume_dead)
     last = run.last_checkpoint_step()
@@ -115,18 +140,25 @@ def resume(
 
 
 def status(words: list[str], *, all_: bool, attempts: bool, json_: bool, runs_dir: Path | None) -> int:
-    runs = [find(word, runs_dir) for word in words] if words else _shown(_known(runs_dir), all_)
+    from .pipeline_status import PipelineStatus, of
+
+    runs = [find_any(word, runs_dir) for word in words] if words else _shown(_known(runs_dir), all_)
     found, unreachable = of(runs)
     if json_:
         printing.as_json(
             [{**s.dump(), "attempts_list": _attempts(run)} if attempts else s.dump() for s, run in zip(found, runs, strict=True)]
         )
-    elif len(words) == 1:
+    elif len(words) == 1 and isinstance(found[0], PipelineStatus):
+        printing.one_pipeline(found[0], found[0].stages)
+        for stage in runs[0].stages if attempts and isinstance(runs[0], Pipeline) else ():
+            printing.out(f"\n{stage.name}")
+            printing.attempts_table(read_attempts(stage))
+    elif len(words) == 1 and isinstance(runs[0], Run):
         printing.one_status(found[0], read_attempts(runs[0]) if attempts or found[0].attempts > 1 else [])
     elif found:
         printing.statuses(found)
         for s, run in zip(found, runs, strict=True):
-            if attempts:
+            if attempts and isinstance(run, Run):
                 printing.out(f"\n{s.run}")
                 printing.attempts_table(read_attempts(run))
     else:
@@ -137,29 +169,46 @@ def status(words: list[str], *, all_: bool, attempts: bool, json_: bool, runs_di
     return 0
 
 
-def _attempts(run: Run) -> list[dict[str, Any]]:
+def _attempts(run: Run | Pipeline) -> list[dict[str, Any]]:
+    """Of a run; of a pipeline those of all its stages, in order."""
     from dataclasses import asdict
 
+    if isinstance(run, Pipeline):
+        return [{"stage": stage.path.name, **attempt} for stage in run.stages for attempt in _attempts(stage)]
     return [asdict(a) for a in read_attempts(run)]
 
 
-def _shown(runs: list[Run], all_: bool) -> list[Run]:
+def _shown(runs: list[Run | Pipeline], all_: bool) -> list[Run | Pipeline]:
     if all_:
         return runs
     newest = set(runs[-10:])
-    return [run for run in runs if run in newest or run.record().state not in FINAL_STATES]
+    return [run for run in runs if run in newest or not _is_over(run)]
 
 
-def _known(runs_dir: Path | None) -> list[Run]:
-    return index.known([index.runs_dir_option(runs_dir) or Path("runs")])
+def _is_over(run: Run | Pipeline) -> bool:
+    stages = run.stages if isinstance(run, Pipeline) else [run]
+    return all(stage.record().state in FINAL_STATES for stage in stages)
+
+
+def _known(runs_dir: Path | None) -> list[Run | Pipeline]:
+    return index.known_whole([index.runs_dir_option(runs_dir) or Path("runs")])
 
 
 def find(word: str, runs_dir: Path | None) -> Run:
     return index.find(word, [index.runs_dir_option(runs_dir) or Path("runs")])
 
 
+def find_any(word: str, runs_dir: Path | None) -> Run | Pipeline:
+    return index.find_any(word, [index.runs_dir_option(runs_dir) or Path("runs")])
+
+
 def wait(word: str, *, quiet: bool, json_: bool, runs_dir: Path | None) -> int:
-    return _wait(find(word, runs_dir), quiet=quiet, json_=json_)
+    found = find_any(word, runs_dir)
+    if isinstance(found, Pipeline):
+        from . import pipeline_commands
+
+        return pipeline_commands.wait(found, quiet=quiet, json_=json_)
+    return _wait(found, quiet=quiet, json_=json_)
 
 
 def _wait(run: Run, *, quiet: bool, json_: bool) -> int:
@@ -234,7 +283,13 @@ def logs(word: str, *, rank: int, attempt: int | None, follow: bool, grep: str |
 def end(word: str, want: Literal["stop", "cancel"], runs_dir: Path | None) -> None:
     from . import steering
 
-    printing.say((steering.stop if want == "stop" else steering.cancel)(find(word, runs_dir)))
+    found = find_any(word, runs_dir)
+    if isinstance(found, Pipeline):
+        from . import pipeline_commands
+
+        return pipeline_commands.end(found, want)
+    printing.say((steering.stop if want == "stop" else steering.cancel)(found))
+    return None
 
 
 def list_(what: str, *, json_: bool, runs_dir: Path | None) -> int:

@@ -15,7 +15,8 @@ from filelock import FileLock
 
 from .errors import FvlaunchError
 from .files import append_line, read_json, read_lines
-from .runs import Run
+from .pipelines import Pipeline
+from .runs import PIPELINE_FILE, Run
 
 
 def state_folder() -> Path:
@@ -23,12 +24,12 @@ def state_folder() -> Path:
     return (Path(base) if base else Path.home() / ".local" / "state") / "fvlaunch"
 
 
-def remember(run: Run) -> None:
-    """Add a run to the index. An index that can't be written costs a convenience, never a run."""
+def remember(path: Path) -> None:
+    """Add a run's or a pipeline's folder to the index. An index that can't be written costs a convenience, never a run."""
     try:
         state_folder().mkdir(parents=True, exist_ok=True)
         with FileLock(state_folder() / "runs.lock", timeout=5):
-            append_line(state_folder() / "runs.jsonl", {"path": str(run.path.resolve())})
+            append_line(state_folder() / "runs.jsonl", {"path": str(path.resolve())})
     except (OSError, TimeoutError, NotImplementedError):
         return
 
@@ -42,37 +43,87 @@ def runs_dir_option(given: Path | None) -> Path | None:
 
 
 def known(runs_dirs: Iterable[Path] = ()) -> list[Run]:
-    """Every run of the index and of the given folders that can be read, oldest first. Colleagues' runs in a shared folder can't."""
+    """Every run that can be read, oldest first, the stages of pipelines too."""
+    paths = [Path(one.path / stage.name) for one in known_pipelines(runs_dirs) for stage in one.record().stages]
+    return _runs_in([*_paths(runs_dirs), *paths])
+
+
+def known_whole(runs_dirs: Iterable[Path] = ()) -> list[Run | Pipeline]:
+    """As `known`, but a pipeline in place of its stages."""
+    found: list[Run | Pipeline] = [*_runs_in(_paths(runs_dirs)), *known_pipelines(runs_dirs)]
+    return sorted(found, key=lambda one: one.record().submitted_at)
+
+
+def known_pipelines(runs_dirs: Iterable[Path] = ()) -> list[Pipeline]:
+    """Every pipeline that can be read, oldest first."""
+    found = [Pipeline(path) for path in _paths(runs_dirs) if read_json(path / PIPELINE_FILE) is not None]
+    return sorted(found, key=lambda one: one.record().submitted_at)
+
+
+def _paths(runs_dirs: Iterable[Path]) -> list[Path]:
+    """Folders of the index and in the given ones, each once. Colleagues' runs in a shared folder cannot be read."""
     paths = [Path(line["path"]) for line in read_lines(state_folder() / "runs.jsonl") if isinstance(line.get("path"), str)]
     for folder in runs_dirs:
         with contextlib.suppress(OSError):
             paths += [entry.resolve() for entry in folder.iterdir()]
+    return list(dict.fromkeys(paths))
+
+
+def _runs_in(paths: Iterable[Path]) -> list[Run]:
     records = {path: read_json(path / "run.json") for path in dict.fromkeys(paths)}
     return [Run(path) for path, record in sorted(records.items(), key=lambda item: _submitted_at(item[1])) if record is not None]
 
 
 def find(word: str, runs_dirs: Iterable[Path] = ()) -> Run:
-    """The run that a person means by a path, a name, a unique prefix of one, a job id, or `last`."""
+    """The run that a person means by a path, a name, a unique prefix of one, a job id, PIPELINE/STAGE, or `last`."""
+    found = find_any(word, runs_dirs)
+    if isinstance(found, Pipeline):
+        stages = ", ".join(run.name for run in found.stages)
+        raise FvlaunchError(f"{found.name} is a pipeline, and this is about a single run", hint=f"name a stage of it: {stages}")
+    return found
+
+
+def find_any(word: str, runs_dirs: Iterable[Path] = ()) -> Run | Pipeline:
+    """The run or the pipeline that a person means."""
     if "/" in word or word == ".":
-        if (Path(word) / "run.json").is_file():
-            return Run(Path(word).resolve())
-        raise FvlaunchError(f"{word} is not a run directory", hint="fvlaunch list runs")
-    runs = known(runs_dirs)
-    if not runs:
+        return _by_path(word) or _stage(word, runs_dirs)
+    found = known_whole(runs_dirs)
+    if not found:
         raise FvlaunchError("there are no runs yet", hint="fvlaunch submit shapes-finetune")
     if word == "last":
-        return runs[-1]
+        return found[-1]
     for matches in (
-        [r for r in runs if r.name == word],
-        [r for r in runs if r.name.startswith(word)],
-        [r for r in runs if word in ((read_json(r.record_file) or {}).get("job_ids") or ())],
+        [one for one in found if one.name == word],
+        [one for one in found if one.name.startswith(word)],
+        [run for run in known(runs_dirs) if word in ((read_json(run.record_file) or {}).get("job_ids") or ())],
     ):
         if len(matches) == 1:
             return matches[0]
         if matches:
-            places = "\n".join(f"  {r.path}" for r in matches[-10:])
+            places = "\n".join(f"  {one.path}" for one in matches[-10:])
             raise FvlaunchError(f"{word!r} means {len(matches)} runs:\n{places}", hint="give more of the name, or the path")
     raise FvlaunchError(f"no run is called {word!r}", hint="fvlaunch list runs")
+
+
+def _by_path(word: str) -> Run | Pipeline | None:
+    path = Path(word)
+    if (path / "run.json").is_file():
+        return Run(path.resolve())
+    return Pipeline(path.resolve()) if (path / PIPELINE_FILE).is_file() else None
+
+
+def _stage(word: str, runs_dirs: Iterable[Path]) -> Run:
+    """PIPELINE/STAGE, the pipeline by its name, a unique prefix, or `last`."""
+    name, _, stage = word.partition("/")
+    pipelines = known_pipelines(runs_dirs)
+    exact = [one for one in pipelines if one.name == name] or [one for one in pipelines if name and one.name.startswith(name)]
+    chosen = pipelines[-1:] if name == "last" else exact
+    runs = [run for one in chosen for run in one.stages if run.path.name == stage]
+    if len(runs) == 1:
+        return runs[0]
+    if len(chosen) == 1:
+        raise FvlaunchError(f"{chosen[0].name} has no stage {stage!r}", hint=", ".join(run.name for run in chosen[0].stages))
+    raise FvlaunchError(f"{word} is not a run directory", hint="fvlaunch list runs")
 
 
 def _submitted_at(record: dict[str, Any] | None) -> float:

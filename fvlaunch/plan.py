@@ -65,11 +65,22 @@ class Plan:
     limits: Limits
     origins: dict[KeyPath, str] = field(repr=False)
     """As in Composed, and ("sbatch", NAME) for each option."""
+    pipeline: str | None = None
+    """The pipeline that this run is a stage of; its folder is then `runs_dir`."""
 
     @property
     def path(self) -> Path:
         """The run directory."""
         return self.runs_dir / self.name
+
+    @property
+    def full_name(self) -> str:
+        """What RUN on a command line may be."""
+        return self.name if self.pipeline is None else f"{self.pipeline}/{self.name}"
+
+    @property
+    def job_name(self) -> str:
+        return self.full_name.replace("/", ".")
 
     @property
     def summary(self) -> str:
@@ -98,7 +109,7 @@ def make_plan(
     `gpus` are this machine's, for local runs; `runs_dir` is the command line's or $FVLAUNCH_RUNS.
     """
     cluster = composed.cluster
-    name = name or _default_name(composed.recipe_name, now)
+    name = name or default_name(composed.recipe_name, now)
     folder = cwd / (runs_dir or Path(cluster.runs_dir or "runs"))
     options, origins, problems = _options(composed, sbatch or {}, shell or {})
     shape, misfits = _shape(composed, options, ranks, nodes, gpus)
@@ -153,7 +164,8 @@ class _Shape:
     full_node: int
 
 
-def _default_name(recipe: str, now: datetime) -> str:
+def default_name(recipe: str, now: datetime) -> str:
+    """Of a run or pipeline that was given none."""
     plain = re.sub("[^A-Za-z0-9._-]", "-", recipe)[:60].lstrip("._-")
     return f"{plain or 'run'}-{now:%Y%m%d-%H%M%S}"
 

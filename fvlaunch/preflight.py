@@ -7,7 +7,7 @@ looked for there.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,43 +23,52 @@ BUILT_IN = ("tiny-wan", "tiny-wan-a14b", "shapes")
 _MAX_FILES = 5000
 
 
-def check_inputs(composed: Composed) -> None:
-    """ConfigError with all that is missing or damaged; reads 8 bytes of each parquet file."""
+def check_inputs(composed: Composed, made_before: Collection[str] = ()) -> None:
+    """ConfigError with all that is missing or damaged; reads 8 bytes of each parquet file.
+
+    `made_before`: folders that an earlier stage of a pipeline will make.
+    """
     if any("container" in argument for argument in composed.cluster.srun_args):
         return
-    problems = [*_train(composed), *_preprocess(composed), *_evaluate(composed)]
+    problems = [*_train(composed, made_before), *_preprocess(composed, made_before), *_evaluate(composed, made_before)]
     if problems:
         raise ConfigError(problems[:20])
 
 
-def _train(composed: Composed) -> Iterator[Problem]:
+def _train(composed: Composed, made_before: Collection[str]) -> Iterator[Problem]:
     train = composed.recipe.train
     if train is None:
         return
     for folder in train.method.read_folders(train):
-        yield from _data(composed, folder, made_on_first_use=train.data.prepare is not None)
+        yield from _data(composed, folder, made_on_first_use=train.data.prepare is not None or folder in made_before)
     for role, model in train.models.items():
+        if getattr(model, "init_from", None) in made_before:
+            continue
         yield from _model(composed, ("train", "models", role, "init_from"), model)
-    for found in train.method.missing_inputs(train):
+    for found in () if made_before else train.method.missing_inputs(train):  # a stage tells when its turn comes
         yield _problem(composed, ("train", *found.path), found.message, found.hint)
 
 
-def _preprocess(composed: Composed) -> Iterator[Problem]:
+def _preprocess(composed: Composed, made_before: Collection[str]) -> Iterator[Problem]:
     block: Any = composed.recipe.preprocess
     if block is None:
         return
     source = Path(block.source)
-    if not source.exists() and not _downloaded("dataset", composed, block.source, block.source_revision):
+    if (
+        block.source not in made_before
+        and not source.exists()
+        and not _downloaded("dataset", composed, block.source, block.source_revision)
+    ):
         hint = "give a folder or file, or the id of a Hugging Face dataset that was downloaded (fvlaunch submit download)"
         yield _problem(composed, ("preprocess", "source"), f"{block.source} does not exist", hint)
     if block.model is not None:
         yield from _model(composed, ("preprocess", "model"), block, "model")
 
 
-def _evaluate(composed: Composed) -> Iterator[Problem]:
+def _evaluate(composed: Composed, made_before: Collection[str]) -> Iterator[Problem]:
     block = composed.recipe.evaluate
     for name, row in block.rows.items() if block is not None else ():
-        if not Path(row.source).is_dir():
+        if row.source not in made_before and not Path(row.source).is_dir():
             hint = "a run's directory, or a folder that `fvlaunch export` made"
             yield _problem(composed, ("evaluate", "rows", name, "source"), f"{row.source} does not exist", hint)
 

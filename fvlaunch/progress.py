@@ -23,7 +23,7 @@ PLAIN_EVERY_S = 15.0
 def wait(run: Run, *, quiet: bool = False) -> tuple[int, RunStatus | None]:
     """Wait until a run is over: (exit code, its last status). 0 finished, 1 any other end, 130 detached by Ctrl-C."""
     try:
-        status = _until_over(run, _shower(quiet))
+        status = _until_over(run, shower(quiet))
     except KeyboardInterrupt:
         sys.stderr.write(f"\ndetached; {run.name} goes on. fvlaunch attach {run.name} comes back to it, fvlaunch stop {run.name} ends it\n")
         return EXIT_DETACHED, None
@@ -78,7 +78,7 @@ def _refreshed(run: Run, status: RunStatus) -> RunStatus:
     return replace(status, step=step, loss=line.get("loss", status.loss), eta_s=eta)
 
 
-def _shower(quiet: bool) -> Callable[[RunStatus | None], None]:
+def shower(quiet: bool) -> Callable[[RunStatus | None], None]:
     if quiet:
         return lambda _status: None
     return _live() if sys.stderr.isatty() else _plain()
@@ -86,12 +86,12 @@ def _shower(quiet: bool) -> Callable[[RunStatus | None], None]:
 
 def _plain() -> Callable[[RunStatus | None], None]:
     """A line when the state changes, and now and then."""
-    last: dict[str, object] = {"state": None, "at": 0.0}
+    last: dict[str, object] = {"shown": None, "at": 0.0}
 
     def show(status: RunStatus | None) -> None:
-        if status is None or (status.state == last["state"] and time.monotonic() - float(str(last["at"])) < PLAIN_EVERY_S):
+        if status is None or ((status.run, status.state) == last["shown"] and time.monotonic() - float(str(last["at"])) < PLAIN_EVERY_S):
             return
-        last.update(state=status.state, at=time.monotonic())
+        last.update(shown=(status.run, status.state), at=time.monotonic())
         sys.stderr.write(describe(status) + "\n")
         sys.stderr.flush()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from .config.compose import Composed, compose
 from .config.lookup import is_path
 from .config.yaml import read
 from .errors import ConfigError, FvlaunchError, Place, Problem
+from .pipelines import of_stage
 from .plan import Plan, make_plan
 from .preflight import check_inputs
 from .runs import Record, Run
@@ -26,7 +28,7 @@ def cluster_for(recipe: str, cluster: str | None) -> str | None:
     """The cluster profile that a submission means; None: the run.yaml's own, else local."""
     named = named_cluster(recipe, cluster)
     stem = Path(recipe).stem if is_path(recipe) else recipe
-    if named or _is_run(recipe) or stem.startswith("shapes-") or not shutil.which("sbatch"):
+    if named or _is_run(recipe) or stem == "shapes" or stem.startswith("shapes-") or not shutil.which("sbatch"):
         return named
     raise FvlaunchError(
         f"where shall {recipe} run? Slurm is here, and no cluster was named",
@@ -68,12 +70,13 @@ def plan_submission(
 ) -> tuple[Composed, Plan]:
     """Everything that `submit` needs, checked as far as this machine can: configuration, sizes, and the data's files."""
     composed = compose(recipe, cluster_for(recipe, cluster), sets=sets)
-    plan = _plan(composed, name=name, ranks=ranks, nodes=nodes, sbatch=sbatch, runs_dir=index.runs_dir_option(runs_dir))
+    plan = plan_of(composed, name=name, ranks=ranks, nodes=nodes, sbatch=sbatch, runs_dir=index.runs_dir_option(runs_dir))
     check_inputs(composed)
     return composed, plan
 
 
-def _plan(composed: Composed, **asked: Any) -> Plan:
+def plan_of(composed: Composed, **asked: Any) -> Plan:
+    """A plan for now, from here."""
     local = composed.cluster.executor == "local"
     return make_plan(
         composed,
@@ -91,9 +94,9 @@ def plan_resume(run: Run, cluster: str | None, *, sets: Sequence[str], ranks: in
     before = compose(str(run.config_file))
     after = compose(str(run.config_file), cluster, sets=sets)
     _check_frozen(before, after, sets)
-    plan = _plan(after, name=run.name, ranks=ranks, nodes=None, sbatch=sbatch, runs_dir=run.path.parent)
+    plan = plan_of(after, name=run.path.name, ranks=ranks, nodes=None, sbatch=sbatch, runs_dir=run.path.parent)
     _check_unfinished(run, run.record(), plan)
-    return plan
+    return replace(plan, pipeline=run.path.parent.name) if of_stage(run) else plan
 
 
 def _check_frozen(before: Composed, after: Composed, sets: Sequence[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from . import pipelines
 from .config.schema import Cluster, Recipe
 from .config.validate import validate
 from .config.values import control_problems
@@ -30,14 +31,16 @@ class RunConfig:
     recipe: Recipe
     cluster: Cluster
     nodes: int
+    inputs: tuple[dict[str, Any], ...] = ()
+    """Of a pipeline's stage: weights of an earlier one, exported before the job starts."""
 
     @property
     def program(self) -> dict[str, Any]:
-        """The config of `python -m trainers`: {program: its block}. How many failed saves end a run is the cluster's word."""
+        """The config of `python -m trainers`: {program: its block}, and its inputs. How many failed saves end it is the cluster's word."""
         block = self.recipe.block.resolved()
         if self.recipe.train is not None:
             block["failed_saves"] = self.cluster.limits.failed_saves
-        return {self.recipe.program: block}
+        return {self.recipe.program: block, **({"inputs": list(self.inputs)} if self.inputs else {})}
 
     def world(self, node: int, address: str, port: int) -> World:
         ranks = self.recipe.resources.ranks
@@ -52,7 +55,7 @@ def load(run: Run) -> RunConfig:
         raise FvlaunchError(f"{run.config_file} has no recipe and cluster", hint="it is written at submission; submit the recipe again")
     recipe = _checked(Recipe, parts["recipe"], "recipe", ("description",))
     cluster = _checked(Cluster, parts["cluster"], "cluster", ("description",), ("setup",))
-    return RunConfig(recipe, cluster, run.record().nodes)
+    return RunConfig(recipe, cluster, run.record().nodes, tuple(pipelines.inputs(run)))
 
 
 def _checked(model: Any, node: Node, root: str, *multiline: tuple[str, ...]) -> Any:

@@ -21,6 +21,8 @@ from .files import append_line, publish_json, read_json, read_lines
 Want = Literal["run", "stop", "cancel"]
 FINAL_STATES = ("finished", "failed", "stopped", "cancelled")
 LOCK_WAIT_S = 20.0
+PIPELINE_FILE = "pipeline.json"
+"""In the folder of a pipeline, whose stages are the run directories in it."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,10 @@ class Record:
     submitted_at: float
     updated_at: float
     state: str = "submitting"
-    """submitting, submitted, or one of FINAL_STATES. What a job is doing right now only status.py can say."""
+    """waiting (a stage whose turn has not come), submitting, submitted, or one of FINAL_STATES.
+
+    What a job is doing right now only status.py can say.
+    """
     reason: str = ""
     job_id: str | None = None
     """The job that owns the run; it ends when the scheduler says that the job is gone, never by age."""
@@ -83,7 +88,9 @@ class Run:
 
     @property
     def name(self) -> str:
-        return self.path.name
+        """What RUN on a command line may be: a stage of a pipeline is PIPELINE/STAGE."""
+        parent = self.path.parent
+        return f"{parent.name}/{self.path.name}" if (parent / PIPELINE_FILE).is_file() else self.path.name
 
     def record(self) -> Record:
         value = read_json(self.record_file)

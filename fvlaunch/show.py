@@ -60,6 +60,17 @@ def one_status(s: RunStatus, attempts: Sequence[Any]) -> None:
         attempts_table(attempts)
 
 
+def one_pipeline(whole: RunStatus, stages: Sequence[RunStatus]) -> None:
+    """A pipeline: a line for the whole, one for each stage, and why those that do not run do not."""
+    statuses([whole, *stages])
+    out("")
+    for s in (whole, *stages):
+        if s.reason:
+            out(f"{s.run}: {s.state}: {s.reason}")
+    out(f"directory: {whole.path}")
+    out(f"updated:   {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(whole.updated_at))}")
+
+
 def attempts_table(attempts: Sequence[Any]) -> None:
     rows = []
     for a in attempts:

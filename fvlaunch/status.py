@@ -157,6 +157,8 @@ def judge(record: Record, attempts: Sequence[Attempt], seen: Seen, intent: Inten
     """(state, reason) of a run. Pure."""
     if record.state in FINAL_STATES:
         return record.state, record.reason
+    if record.state == "waiting":
+        return "queued", "waits for the stage before it"
     if record.job_id is None:
         return "submitting", "not known yet whether the scheduler took it; fvlaunch resume adopts its job or submits again"
     mine = [a for a in attempts if a.generation == record.generation]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import signal
 
-from . import jobs, slurm
+from . import jobs, pipeline_status, slurm
 from .errors import FvlaunchError, RunConflict
+from .pipelines import Pipeline
 from .runs import FINAL_STATES, Run, Want
 
 
@@ -20,6 +21,15 @@ def cancel(run: Run) -> str:
     return _end(run, "cancel")
 
 
+def end_pipeline(pipeline: Pipeline, want: Want) -> list[str]:
+    """End all stages that are not over, the last first, so that none starts meanwhile. What was done to each, in words."""
+    whole, _ = pipeline_status.of_one(pipeline)
+    open_stages = [run for run in pipeline.stages if run.record().state not in FINAL_STATES]
+    if not open_stages or (whole.state in FINAL_STATES and all(stage.is_over for stage in whole.stages)):
+        raise RunConflict(f"{pipeline.name} is {whole.state} already", hint=f"fvlaunch status {pipeline.name}")
+    return [_end(run, want) for run in reversed(open_stages)]
+
+
 def _end(run: Run, want: Want) -> str:
     with run.locked():
         record = run.record()
@@ -28,6 +38,9 @@ def _end(run: Run, want: Want) -> str:
         run.write_intent(want, record.generation)
     run.event(want, job_id=record.job_id)
     state = "stopped" if want == "stop" else "cancelled"
+    if record.state == "waiting":
+        run.update(state=state, reason=f"fvlaunch {want} before its turn")
+        return f"{run.name}: {state}; its turn had not come"
     if record.job_id is None:
         run.update(state=state, reason=f"fvlaunch {want} before a job was known")
         return f"{run.name}: {state}; had its job been taken after all, it ends as soon as it starts"

@@ -37,14 +37,24 @@ LOCAL_LIMIT_MIN = 60 * 24 * 3650
 
 def submit(plan: Plan, *, take_snapshot: bool, asked: dict[str, Any]) -> Run:
     """A new run and its job. If the job is refused, nothing is left behind."""
-    if plan.executor == "slurm" and not slurm.available():
-        raise FvlaunchError(
-            f"cluster {plan.cluster_name} is a Slurm cluster, but sbatch is not on PATH",
-            hint="submit from a login node, or use --cluster local",
-        )
-    path = plan.path
-    jobs.check_job_path(path)
-    run = create(path, _first_record(plan))
+    check_scheduler(plan)
+    run = prepare(plan, take_snapshot=take_snapshot, asked=asked)
+    try:
+        start(run, plan)
+    except (SchedulerUnreachable, Interrupted, KeyboardInterrupt):
+        remember(run.path)  # the job may be there: status and resume will find out
+        raise
+    except BaseException:
+        shutil.rmtree(run.path, ignore_errors=True)
+        raise
+    remember(run.path)
+    return run
+
+
+def prepare(plan: Plan, *, take_snapshot: bool, asked: dict[str, Any]) -> Run:
+    """The run directory, complete, and no job yet."""
+    jobs.check_job_path(plan.path)
+    run = create(plan.path, _first_record(plan))
     try:
         if take_snapshot:
             snapshot.take(run)
@@ -52,16 +62,16 @@ def submit(plan: Plan, *, take_snapshot: bool, asked: dict[str, Any]) -> Run:
     except BaseException:
         shutil.rmtree(run.path, ignore_errors=True)
         raise
-    try:
-        start(run, plan)
-    except (SchedulerUnreachable, Interrupted, KeyboardInterrupt):
-        remember(run)  # the job may be there: status and resume will find out
-        raise
-    except BaseException:
-        shutil.rmtree(run.path, ignore_errors=True)
-        raise
-    remember(run)
     return run
+
+
+def check_scheduler(plan: Plan) -> None:
+    """Refuse a plan for Slurm on a machine without it."""
+    if plan.executor == "slurm" and not slurm.available():
+        raise FvlaunchError(
+            f"cluster {plan.cluster_name} is a Slurm cluster, but sbatch is not on PATH",
+            hint="submit from a login node, or use --cluster local",
+        )
 
 
 def executor_of(plan: Plan) -> Literal["slurm", "local"]:
@@ -71,7 +81,7 @@ def executor_of(plan: Plan) -> Literal["slurm", "local"]:
 def _first_record(plan: Plan) -> Record:
     now = time.time()
     return Record(
-        name=plan.name,
+        name=plan.full_name,
         recipe=plan.recipe_name,
         cluster=plan.cluster_name,
         executor=executor_of(plan),
@@ -82,6 +92,7 @@ def _first_record(plan: Plan) -> Record:
         nodes=plan.nodes,
         submitted_at=now,
         updated_at=now,
+        state="submitting" if plan.pipeline is None else "waiting",
     )
 
 
@@ -92,7 +103,19 @@ def _write_config(run: Run, plan: Plan, lock: dict[str, Any]) -> None:
 
 
 def resubmit(run: Run, plan: Plan, *, assume_dead: str | None = None) -> Run:
-    """A new job for a run whose last one is over: the next generation, with fresh budgets.
+    """A new job for a run whose last one is over."""
+    renew(run, plan, assume_dead=assume_dead)
+    try:
+        start(run, plan)
+    except FvlaunchError as error:
+        if not isinstance(error, SchedulerUnreachable):
+            run.update(state="stopped", reason=f"resume failed: {error.message}", job_id=None)
+        raise
+    return run
+
+
+def renew(run: Run, plan: Plan, *, assume_dead: str | None = None, state: str = "submitting") -> None:
+    """The next generation of a run whose last job is over, with fresh budgets, and no job yet.
 
     Two shells may try at once: the one that changes the generation first wins, the other is told who.
     """
@@ -103,7 +126,7 @@ def resubmit(run: Run, plan: Plan, *, assume_dead: str | None = None) -> Run:
         if (record.generation, record.token) != (before.generation, before.token):
             raise RunConflict(f"{run.name} was just resumed by another command", hint=f"fvlaunch status {run.name}")
         record = replace(
-            record, generation=record.generation + 1, token=jobs.new_token(), state="submitting", reason="", job_id=None, host=None,
+            record, generation=record.generation + 1, token=jobs.new_token(), state=state, reason="", job_id=None, host=None,
             cluster=plan.cluster_name, executor=executor_of(plan), ranks=plan.ranks, nodes=plan.nodes,
             max_steps=plan.max_steps, submitted_at=time.time(),
         )  # fmt: skip
@@ -111,18 +134,11 @@ def resubmit(run: Run, plan: Plan, *, assume_dead: str | None = None) -> Run:
         run.write_record(record)
     publish_text(run.path / f"run.{before.generation:04d}.yaml", run.config_file.read_text(encoding="utf-8"))  # what it ran by until now
     _write_config(run, plan, {**snapshot.lock(plan, {}), "resumed_from": before.generation})
-    try:
-        start(run, plan)
-    except FvlaunchError as error:
-        if not isinstance(error, SchedulerUnreachable):
-            run.update(state="stopped", reason=f"resume failed: {error.message}", job_id=None)
-        raise
-    return run
 
 
 def _check_is_over(run: Run, record: Record, assume_dead: str | None) -> None:
     if record.state == "submitting" and record.executor == "slurm":
-        found = _adopt(run, record)
+        found = adopt(run, record)
         if found:
             raise RunConflict(f"{run.name} has a job after all: {found}; adopted", hint=f"fvlaunch status {run.name}")
         return
@@ -144,11 +160,15 @@ def _check_is_over(run: Run, record: Record, assume_dead: str | None) -> None:
         )
 
 
-def start(run: Run, plan: Plan) -> None:
-    """Submit the job that run.json's token announces, and record its id."""
-    folder = run.job / run.record().token
+def start(run: Run, plan: Plan | None = None) -> None:
+    """Submit the job that run.json's token announces, and record its id. A local job needs no plan."""
+    with run.locked():
+        record = run.record()
+        if record.state == "waiting":
+            run.write_record(replace(record, state="submitting"))
+    folder = run.job / record.token
     folder.mkdir(mode=0o700, exist_ok=True)
-    if plan.executor == "local":
+    if plan is None or plan.executor == "local":
         _start_local(run, folder)
     else:
         _start_slurm(run, plan, folder)
@@ -175,7 +195,7 @@ def _slurm_executor(run: Run, plan: Plan, folder: Path, token: str) -> Any:
 
     executor = Executor(folder=folder)
     executor.update_parameters(
-        job_name=plan.name,
+        job_name=plan.job_name,
         nodes=plan.nodes,
         ntasks_per_node=1,
         time=None,
@@ -203,7 +223,7 @@ def _start_slurm(run: Run, plan: Plan, folder: Path) -> None:
         job_id, interrupted = _sbatch(script)
         _record_job(run, job_id)
     except (FvlaunchError, KeyboardInterrupt) as error:
-        adopted = _adopt(run, record)
+        adopted = adopt(run, record)
         if not adopted:
             raise
         job_id, interrupted = adopted, isinstance(error, KeyboardInterrupt)
@@ -242,7 +262,7 @@ def _sbatch(script: Path) -> tuple[str, bool]:
     return job_id, interrupted
 
 
-def _adopt(run: Run, record: Record) -> str | None:
+def adopt(run: Run, record: Record) -> str | None:
     """The job with this submission's token, recorded as the run's, if the scheduler knows one."""
     for wait_s in (0.0, 0.5, 1.5):
         time.sleep(wait_s)

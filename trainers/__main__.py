@@ -18,8 +18,9 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from . import inputs
 from .config import TrainConfig, check, download, evaluate, guidance, preprocess
-from .control import EXIT_NO_RESTART, Control
+from .control import EXIT_NO_RESTART, EXIT_SAVED, Control
 from .errors import UserError
 
 EXIT_CRASHED = 1
@@ -39,6 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         program, config = read_config(options.config)
         options.run_dir.mkdir(parents=True, exist_ok=True)
+        if not inputs.ensure(read_inputs(options.config), control):
+            return EXIT_SAVED
         control.progress("loading", 0)
         module = importlib.import_module(f".{PROGRAMS[program][1]}", __package__)  # imports torch and diffusers
         code: int = module.run(config, options.run_dir, control)
@@ -58,6 +61,8 @@ def read_config(path: Path) -> tuple[str, Any]:
     """The program and its block, checked for this world size too; all that is wrong in one UserError."""
     try:
         found = json.loads(path.read_text())
+        if isinstance(found, dict):
+            found.pop("inputs", None)
         if not isinstance(found, dict) or len(found) != 1 or not found.keys() <= PROGRAMS.keys():
             raise UserError(f"{path} must hold one of {', '.join(PROGRAMS)}")
         [(program, block)] = found.items()
@@ -75,6 +80,14 @@ def read_config(path: Path) -> tuple[str, Any]:
             f"{path}: " + "; ".join(f"{'.'.join(p.path)}: {p.message}" for p in problems), "; ".join(p.hint for p in problems if p.hint)
         )
     return program, config
+
+
+def read_inputs(path: Path) -> list[inputs.Input]:
+    """What has to be there before the program starts."""
+    try:
+        return TypeAdapter(list[inputs.Input]).validate_python(json.loads(path.read_text()).get("inputs", []))
+    except ValidationError as error:
+        raise UserError(f"{path}: " + "; ".join(f"inputs.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())) from None
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -18,6 +18,7 @@ from ..attempts import Attempt, Cause, Failure, read_attempts
 from ..errors import FvlaunchError
 from ..files import append_line, overwrite_json, publish_json, read_json
 from ..ledger import Action, Decision, decide, may_start
+from ..pipelines import unfinished_before
 from ..runconfig import RunConfig, World
 from ..runs import FINAL_STATES, Intent, Run
 from .notice import Clock, Notice, Signals, understand
@@ -32,6 +33,7 @@ SETTLE_S = 10.0
 REQUEUE_WAIT_S = 300.0
 """After a requeue the scheduler ends this job; an agent that outlives that by so long ends by itself."""
 RESTART_NEEDS_S = 60.0
+STAGE_WAIT_S = 30.0
 
 
 class Superseded(Exception):
@@ -80,7 +82,16 @@ class Head:
         if intent.want != "run":
             state = "stopped" if intent.want == "stop" else "cancelled"
             return Decision(Action.END, state, f"fvlaunch {intent.want}, before an attempt started")
+        if not self.run.attempt_numbers() and (why := self._too_early()):
+            return Decision(Action.END, "failed", why)
         return may_start(read_attempts(self.run), self.limits, self.generation)
+
+    def _too_early(self) -> str | None:
+        """Why a pipeline's stage must not start. What another node has just written may take a while to be seen here."""
+        until = time.monotonic() + (STAGE_WAIT_S if self.placement.scheduled else 0)
+        while (why := unfinished_before(self.run)) and time.monotonic() < until and not self.signals.pending:
+            time.sleep(0.5)
+        return why
 
     def _intent(self) -> Intent:
         """What the person wants of this generation; an intent for an earlier one has been dealt with."""

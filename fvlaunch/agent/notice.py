@@ -46,6 +46,10 @@ class Signals:
     def _on_signal(self, signum: int, _frame: FrameType | None) -> None:
         self._pending.append(signum)
 
+    @property
+    def pending(self) -> bool:
+        return bool(self._pending)
+
     def take(self) -> list[int]:
         pending, self._pending = self._pending, []
         return pending

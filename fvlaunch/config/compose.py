@@ -58,12 +58,16 @@ def compose(
     cluster: str | None = None,
     *,
     sets: Sequence[str] = (),
+    over: Node | None = None,
     cwd: Path | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Composed:
-    """Resolve a recipe (a name, a file or a run.yaml) on a cluster; without one, run.yaml's own, else local. All errors at once."""
+    """Resolve a recipe (a name, a file or a run.yaml) on a cluster; without one, run.yaml's own, else local. All errors at once.
+
+    `over` is laid on the recipe below --set: what a pipeline says of a stage.
+    """
     cwd = (cwd or Path.cwd()).absolute()
-    asked = overlay(sets)
+    asked = overlay(sets) if over is None else merge(over, overlay(sets))
     recipe_path = lookup.find("recipe", recipe, cwd)
     file = Files("recipe", cwd).load(recipe_path)
     run, recipe_node = _is_run(file), file

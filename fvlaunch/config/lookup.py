@@ -18,6 +18,7 @@ Kind = Literal["recipe", "cluster", "pipeline"]
 FOLDERS: dict[Kind, str] = {"recipe": "templates/recipes", "cluster": "clusters", "pipeline": "templates/pipelines"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*){0,4}")
 _SUFFIXES = (".yaml", ".yml")
+_SUBMITTED: tuple[Kind, Kind] = ("recipe", "pipeline")
 
 
 @dataclass(frozen=True)
@@ -57,14 +58,23 @@ def find(kind: Kind, name: str, cwd: Path | None = None) -> Path:
 
 
 def kind_of(name: str, cwd: Path | None = None) -> Kind:
-    """Whether a name is a recipe or a pipeline. A file is a pipeline where it lies in a folder `pipelines`."""
+    """Whether a name is a recipe or a pipeline; it must not be both. A file is a pipeline where it has stages."""
     if is_path(name):
-        return "pipeline" if Path(name).parent.name == "pipelines" else "recipe"
-    for _, root in layers(cwd):
-        for kind in ("recipe", "pipeline"):
-            if _file(root, kind, name):
-                return kind
-    return "recipe"
+        return "pipeline" if _has_stages((cwd or Path.cwd()) / Path(name).expanduser()) else "recipe"
+    recipes, pipelines = (candidates(kind, name, cwd) for kind in _SUBMITTED)
+    if recipes and pipelines:
+        hint = "recipes and pipelines share one namespace: rename one, or give the file itself"
+        raise NotFound(f"{name} is both a recipe ({recipes[0]}) and a pipeline ({pipelines[0]})", hint=hint)
+    return "pipeline" if pipelines else "recipe"
+
+
+def _has_stages(path: Path) -> bool:
+    from fvlaunch.config import yaml
+
+    try:
+        return "stages" in yaml.read(path).value
+    except ConfigError:  # whoever reads it as a recipe will say what is wrong
+        return False
 
 
 def is_path(name: str) -> bool:
@@ -140,7 +150,8 @@ def _unknown(kind: Kind, name: str, cwd: Path) -> FvlaunchError:
     other: Kind | None = "pipeline" if kind == "recipe" else "recipe" if kind == "pipeline" else None
     if other and candidates(other, name, cwd):
         return NotFound(f"{name} is a {other}, not a {kind}")
-    known = [entry.name for entry in listing(kind, cwd)]
+    kinds = _SUBMITTED if kind in _SUBMITTED else (kind,)
+    known = [entry.name for one in kinds for entry in listing(one, cwd)]
     near = closest(name, known)
     meant = f"did you mean {near}? " if near else f"known: {', '.join(known) or 'none'}. "
     looked = ", ".join(str(root / FOLDERS[kind]) for _, root in layers(cwd))

@@ -209,7 +209,7 @@ def test_a_runs_folder_without_permission_is_one_error(call: Call) -> None:
     ("words", "what", "hint"),
     [
         (["sbumit"], "No such command 'sbumit'", "fvlaunch --help"),
-        (["submit"], "Missing argument 'RECIPE'", "fvlaunch submit --help"),
+        (["submit"], "Missing argument 'RECIPE|PIPELINE'", "fvlaunch submit --help"),
         (["submit", "own.yaml", "--frob"], "No such option: --frob", "fvlaunch submit --help"),
         (["submit", "own.yaml", "--ranks", "two"], "Invalid value for '--ranks'", "fvlaunch submit --help"),
         (["submit", "own.yaml", "--cluster"], "Option '--cluster' requires an argument", "fvlaunch --help"),

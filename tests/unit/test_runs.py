@@ -85,7 +85,7 @@ def test_changes_by_several_processes_are_not_lost(tmp_path: Path) -> None:
 def test_run_means_a_name_a_prefix_a_job_a_path_or_last(tmp_path: Path) -> None:
     for n, name in enumerate(["apple", "apricot", "banana"]):
         run = create(tmp_path / name, record(name, submitted_at=float(n), job_ids=(f"10{n}",)))
-        index.remember(run)
+        index.remember(run.path)
     assert index.find("banana").name == "banana"
     assert index.find("b").name == "banana"
     assert index.find("101").name == "apricot"
