@@ -223,20 +223,21 @@ def _wait(run: Run, *, quiet: bool, json_: bool) -> int:
         return code
     printing.say(f"{describe(found)}")
     if found.state == "finished":
-        printing.say(_what_next(run, found))
+        printing.say(what_next(run, found))
     elif found.state in ("failed", "lost"):
         printing.say(f"{found.reason}\nnext:     fvlaunch logs {run.name}\n          fvlaunch resume {run.name}")
     return code
 
 
-def _what_next(run: Run, found: RunStatus) -> str:
+def what_next(run: Run, found: RunStatus) -> str:
     if found.last_checkpoint_step is None:  # it trained nothing
         return _written_by(run)
     return f"""results:  {run.path}
             metrics.jsonl   every step's loss
             checkpoints/    the last is step {found.last_checkpoint_step}
             tensorboard --logdir {run.path / "tensorboard"}
-next:     fvlaunch status {run.name} --attempts
+next:     fvlaunch export {run.name} --to DIR   (for diffusers; sample makes videos)
+          fvlaunch status {run.name} --attempts
           fvlaunch resume {run.name} --set train.max_steps={2 * found.max_steps} --wait   (train on)"""
 
 

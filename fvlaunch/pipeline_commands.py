@@ -105,6 +105,7 @@ def _by_stage(names: Sequence[str], sets: Sequence[str]) -> dict[str, list[str]]
 
 
 def wait(pipeline: Pipeline, *, quiet: bool, json_: bool) -> int:
+    from .commands import what_next
     from .pipeline_status import wait as wait_for
 
     code, whole = wait_for(pipeline, quiet=quiet)
@@ -117,7 +118,7 @@ def wait(pipeline: Pipeline, *, quiet: bool, json_: bool) -> int:
         printing.say(describe(stage))
     printing.say(f"{whole.run}  {whole.state}" + (f"  ({whole.reason.splitlines()[0]})" if whole.reason else ""))
     if whole.state == "finished":
-        printing.say(f"results:  {whole.path}\nnext:     fvlaunch status {pipeline.name}, fvlaunch export {whole.stages[-1].run} --to DIR")
+        printing.say(what_next(pipeline.stages[-1], whole.stages[-1]))
     else:
         printing.say(f"next:     fvlaunch logs {whole.current.run}\n          fvlaunch resume {pipeline.name}")
     return code

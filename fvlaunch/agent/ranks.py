@@ -83,6 +83,7 @@ class Ranks:
         caches = Path(os.environ.get("TMPDIR") or "/tmp") / f"fvlaunch-{os.getuid()}" / self._run.name / f"rank-{rank:04d}"
         single = {"GLOO_SOCKET_IFNAME": "lo"} if self._world.size == self._world.per_node else {}
         return {
+            "GOMP_SPINCOUNT": "20000",  # threads that wait for each other any longer make steps many times slower where a core is shared
             **single,
             **kept,
             "RANK": str(rank),
