@@ -32,7 +32,7 @@ class Cause(str, Enum):
         return self.value
 
 
-WORKING = ("warming", "stepping", "preprocessing", "downloading")
+WORKING = ("warming", "stepping", "preprocessing", "downloading", "evaluating")
 """Phases of a rank whose count is how far the run is."""
 OWN_FAILURES = (Cause.CRASH, Cause.HANG, Cause.OUT_OF_MEMORY)
 INTERRUPTIONS = (Cause.TIME_LIMIT, Cause.PREEMPTION, Cause.REQUEUED, Cause.INTERRUPTED)

@@ -266,6 +266,8 @@ def sample(
     num_videos: Annotated[int, typer.Option("--num-videos", help="Of each prompt.")] = 1,
     seed: Annotated[int, typer.Option("--seed", help="Of the first video; the next has seed + 1.")] = 0,
     steps: Annotated[int | None, typer.Option("--steps", help="Default, here and below: as the run's validation.")] = None,
+    timesteps: Annotated[str | None, typer.Option("--timesteps", metavar="T,T,...", help="Of a few-step student; else its own.")] = None,
+    solver: Annotated[str | None, typer.Option("--solver", metavar="unipc|euler|sde|ode", help="The first two: many steps.")] = None,
     guidance: Annotated[float | None, typer.Option("--guidance", help="s of u + s (c - u); 1: none.")] = None,
     negative: Annotated[str | None, typer.Option("--negative", metavar="TEXT", help="Prompt to stay away from.")] = None,
     num_frames: Annotated[int | None, typer.Option("--num-frames", help="Frames of a video.")] = None,
@@ -283,8 +285,9 @@ def sample(
     from . import results
 
     options: dict[str, results.Value] = {
-        "prompt": prompt, "prompts": prompts, "to": to, "num_videos": num_videos, "seed": seed, "steps": steps, "guidance": guidance,
-        "negative": negative, "num_frames": num_frames, "height": height, "width": width, "fps": fps, "model": model,
+        "prompt": prompt, "prompts": prompts, "to": to, "num_videos": num_videos, "seed": seed, "steps": steps, "timesteps": timesteps,
+        "solver": solver, "guidance": guidance, "negative": negative, "num_frames": num_frames, "height": height, "width": width,
+        "fps": fps, "model": model,
         "step": step, "weights": weights, "role": role,
     }  # fmt: skip
     raise typer.Exit(results.sample(run, options, cluster, runs_dir))

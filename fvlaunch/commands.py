@@ -245,6 +245,8 @@ def _written_by(run: Run) -> str:
     from .config.compose import compose
 
     recipe = compose(str(run.config_file)).recipe
+    if recipe.evaluate is not None:
+        return f"{(run.path / 'evaluation.md').read_text()}\npicture:  {run.path / 'evaluation.png'}"
     output = getattr(recipe.preprocess, "output", None)
     if output is None:
         return "next:     fvlaunch submit preprocess, or a training recipe"

@@ -121,6 +121,7 @@ class _Planner:
             return str(self.folder / reference.stage)
         run = self.folder / reference.stage
         if reference.output == "run":
+            self._made.add(str(run))
             return str(run)
         if reference.output == "data":
             return self._data(reference, composed)

@@ -50,7 +50,7 @@ class Plan:
     micro_batch_size: int
     accumulation: int
     program: str
-    """train, preprocess or download."""
+    """One of the recipe's programs: train, preprocess, download, evaluate."""
     max_steps: int
     """0: known only once it runs (clips to preprocess, bytes to download)."""
     time_s: int | None

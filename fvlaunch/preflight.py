@@ -30,7 +30,7 @@ def check_inputs(composed: Composed, made_before: Collection[str] = ()) -> None:
     """
     if any("container" in argument for argument in composed.cluster.srun_args):
         return
-    problems = [*_train(composed, made_before), *_preprocess(composed, made_before)]
+    problems = [*_train(composed, made_before), *_preprocess(composed, made_before), *_evaluate(composed, made_before)]
     if problems:
         raise ConfigError(problems[:20])
 
@@ -39,12 +39,14 @@ def _train(composed: Composed, made_before: Collection[str]) -> Iterator[Problem
     train = composed.recipe.train
     if train is None:
         return
-    for folder in train.data.folders:
+    for folder in train.method.read_folders(train):
         yield from _data(composed, folder, made_on_first_use=train.data.prepare is not None or folder in made_before)
     for role, model in train.models.items():
         if getattr(model, "init_from", None) in made_before:
             continue
         yield from _model(composed, ("train", "models", role, "init_from"), model)
+    for found in train.method.missing_inputs(train):
+        yield _problem(composed, ("train", *found.path), found.message, found.hint)
 
 
 def _preprocess(composed: Composed, made_before: Collection[str]) -> Iterator[Problem]:
@@ -61,6 +63,14 @@ def _preprocess(composed: Composed, made_before: Collection[str]) -> Iterator[Pr
         yield _problem(composed, ("preprocess", "source"), f"{block.source} does not exist", hint)
     if block.model is not None:
         yield from _model(composed, ("preprocess", "model"), block, "model")
+
+
+def _evaluate(composed: Composed, made_before: Collection[str]) -> Iterator[Problem]:
+    block = composed.recipe.evaluate
+    for name, row in block.rows.items() if block is not None else ():
+        if row.source not in made_before and not Path(row.source).is_dir():
+            hint = "a run's directory, or a folder that `fvlaunch export` made"
+            yield _problem(composed, ("evaluate", "rows", name, "source"), f"{row.source} does not exist", hint)
 
 
 def _data(composed: Composed, folder: str, *, made_on_first_use: bool) -> Iterator[Problem]:

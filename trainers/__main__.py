@@ -19,7 +19,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from . import inputs
-from .config import TrainConfig, check, download, preprocess
+from .config import TrainConfig, check, download, evaluate, guidance, preprocess
 from .control import EXIT_NO_RESTART, EXIT_SAVED, Control
 from .errors import UserError
 
@@ -28,6 +28,7 @@ PROGRAMS: dict[str, tuple[Any, str]] = {
     "train": (TrainConfig, "trainer"),
     "preprocess": (preprocess.Config, "preprocessing.job"),
     "download": (download.Config, "downloading"),
+    "evaluate": (evaluate.Config, "evaluating"),
 }
 """What a rank can do: the key of its configuration file -> (what the block must be, the module whose `run` does it)."""
 
@@ -69,7 +70,9 @@ def read_config(path: Path) -> tuple[str, Any]:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     except ValidationError as error:
-        raise UserError(f"{path}: " + "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())) from None
+        hints = [guidance.conversions(e["input"]) for e in error.errors() if e["loc"] and e["loc"][-1] == guidance.OTHERS_KEY]
+        said = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise UserError(f"{path}: {said}", "; ".join(hints)) from None
     except ValueError as error:
         raise UserError(f"{path} is not JSON: {error}") from None
     if isinstance(config, TrainConfig) and (problems := check(config, int(os.environ.get("WORLD_SIZE", "1")))):
@@ -88,8 +91,9 @@ def read_inputs(path: Path) -> list[inputs.Input]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m trainers", description="One rank of a job: training, preprocessing or a download.")
-    parser.add_argument("config", type=Path, help="JSON file: {train: ...}, {preprocess: ...} or {download: ...}, as in a recipe")
+    parser = argparse.ArgumentParser(prog="python -m trainers", description="One rank of a job, whatever it does.")
+    blocks = ", ".join(f"{{{name}: ...}}" for name in PROGRAMS)
+    parser.add_argument("config", type=Path, help=f"JSON file with one block of a recipe: {blocks}")
     parser.add_argument("--run-dir", type=Path, required=True, help="the run's folder, shared by all ranks")
     return parser
 

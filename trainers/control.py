@@ -31,8 +31,8 @@ EXIT_SAVED = 75
 EXIT_NO_RESTART = 76
 """A restart cannot help: bad configuration, non-finite by policy, checkpoints exist and none verifies."""
 
-PHASES = ("starting", "loading", "preparing", "warming", "stepping", "preprocessing", "downloading", "saving", "finishing")
-"""What a rank may be doing. `warming`: the first steps of an attempt; `preparing`: making data."""
+PHASES = ("starting", "loading", "preparing", "caching", "warming", "stepping", "preprocessing", "downloading", "saving", "finishing")
+"""What a rank may be doing. `warming`: the first steps of an attempt; `preparing`: making data; `caching`: a teacher's trajectories."""
 
 
 class Control:

@@ -28,7 +28,7 @@ class EMACallback:
     @torch.no_grad()
     def on_step(self, step: int, stepped_roles: Iterable[str]) -> None:
         weight = 1.0 if step <= self._config.start_step else 1 - self._config.decay
-        for role in stepped_roles:
+        for role in (role for role in stepped_roles if role in self._shadows):
             shadows, live = self._pairs(role)
             torch._foreach_lerp_(shadows, live, weight)
 

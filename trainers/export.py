@@ -23,12 +23,13 @@ from pathlib import Path
 from typing import Any
 
 from . import trained
+from .config import steps
 from .config.validation import ValidationConfig
 from .errors import UserError
 from .export_weights import COMPONENT, LORA_FILE, Request, write_adapter, write_transformer
 from .manifest import fsync_path
-from .model_card import Card, without_paths
-from .sampling import solver
+from .model_card import Card, FewSteps, without_paths
+from .sampling import few_step_solver, solver, unshifted_sigmas
 from .trained import Checkpoint
 
 log = logging.getLogger(__name__)
@@ -78,14 +79,19 @@ def _fill(folder: Path, asked: Request) -> None:
 # --- the rest
 
 
-def _validation(asked: Request) -> ValidationConfig:
-    return asked.checkpoint.config.callbacks.validation or ValidationConfig()
+def _sampling(asked: Request) -> ValidationConfig:
+    """As the run's validation samples; other roles than the student as any many-step network."""
+    train = asked.checkpoint.config
+    return train.sampling() if asked.role == "student" else ValidationConfig().filled(None)
 
 
 def _scheduler(asked: Request) -> Any:
-    """What makes a stock pipeline sample as the run's validation does."""
-    found = _validation(asked)
-    return solver(found.solver, found.flow_shift or asked.checkpoint.config.flow_shift)
+    """What makes a stock pipeline sample as the run's validation does; a few-step student's timesteps must be given to it, too."""
+    found, shift = _sampling(asked), asked.checkpoint.config.flow_shift
+    if found.timesteps is not None:
+        return few_step_solver(found.timesteps, shift, stochastic=found.solver == "sde")
+    kind: Any = found.solver
+    return solver(kind, found.flow_shift or shift)
 
 
 def _take_rest(base: Path, folder: Path) -> None:
@@ -117,6 +123,7 @@ def _write_texts(folder: Path, asked: Request) -> None:
         "step": asked.checkpoint.step,
         "role": asked.role,
         "weights": asked.weights,
+        "sampling": _told_sampling(asked),
         "versions": _versions(),
         "train": train,
     }
@@ -124,15 +131,32 @@ def _write_texts(folder: Path, asked: Request) -> None:
     (folder / "README.md").write_text(_card(folder, asked, train).text())
 
 
+def _told_sampling(asked: Request) -> dict[str, Any]:
+    """In plain numbers what the weights are to be sampled with."""
+    found = _sampling(asked)
+    shift = found.flow_shift or asked.checkpoint.config.flow_shift
+    told = {name: getattr(found, name) for name in ("solver", "num_steps", "timesteps", "guidance_scale")}
+    sigmas = None if found.timesteps is None else [round(s, 6) for s in steps.sigmas(found.timesteps, shift)]
+    return {**told, "sigmas": sigmas, "flow_shift": shift}
+
+
 def _card(folder: Path, asked: Request, train: dict[str, Any]) -> Card:
-    validation = _validation(asked)
+    validation = _sampling(asked)
+    assert validation.num_steps is not None and validation.guidance_scale is not None
     base = asked.model.init_from
     return Card(
         name=asked.to.name, kind=asked.kind, folder=asked.hub_id or str(asked.to), base=base, step=asked.checkpoint.step,
         weights=asked.weights, role=asked.role, train=train, versions=_versions(), prompt=(validation.prompts or [_DEFAULT_PROMPT])[0],
         num_steps=validation.num_steps, guidance_scale=validation.guidance_scale, fps=validation.fps,
-        sample=_sample(folder, asked.checkpoint),
+        sample=_sample(folder, asked.checkpoint), few_steps=_few_steps(asked), sparse=asked.attention is not None,
     )  # fmt: skip
+
+
+def _few_steps(asked: Request) -> FewSteps | None:
+    found, shift = _sampling(asked), asked.checkpoint.config.flow_shift
+    if found.timesteps is None:
+        return None
+    return FewSteps(found.timesteps, unshifted_sigmas(found.timesteps, shift), shift, stochastic=found.solver == "sde")
 
 
 def _sample(folder: Path, checkpoint: Checkpoint) -> str | None:

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from . import lora, weight_files
+from .config.attention import SparseAttention
 from .errors import UserError
-from .models import source
+from .models import source, vsa_network
 from .models import weights as model_weights
 from .trained import Checkpoint, Weights
 
@@ -50,6 +51,13 @@ class Request:
         """The folder that the role started from."""
         return None if self.model.init_from is None else source.resolve(self.model.init_from, self.model.revision)
 
+    @cached_property
+    def attention(self) -> SparseAttention | None:
+        """As the role's network had it at the checkpoint's step; None: dense."""
+        folder = None if self.base is None else model_weights.subfolder(self.base, COMPONENT)
+        found = vsa_network.wanted(getattr(self.model, "attention", None), folder)
+        return None if found is None else found.at(self.checkpoint.step)
+
     @property
     def adapter_only(self) -> bool:
         return self.model.lora is not None and not self.merge
@@ -64,6 +72,8 @@ class Request:
 def write_transformer(folder: Path, asked: Request) -> None:
     network = _network(asked)
     network.save_config(folder)
+    if asked.attention is not None:
+        vsa_network.write_note(folder, asked.attention)
     wanted = {name: parameter.shape for name, parameter in network.named_parameters()}
     read, shapes = _merged(asked) if asked.model.lora is not None else _saved(asked)
     if {name: tuple(shape) for name, shape in shapes.items()} != {name: tuple(shape) for name, shape in wanted.items()}:
@@ -85,9 +95,13 @@ def _network(asked: Request) -> Any:
 
     with torch.device("meta"):
         if asked.base is None:
-            return WanTransformer3DModel(**asked.model.architecture.model_dump())
-        folder = model_weights.subfolder(asked.base, COMPONENT)
-        return WanTransformer3DModel.from_config(model_weights.read_config(folder, "WanTransformer3DModel"))
+            made = WanTransformer3DModel(**asked.model.architecture.model_dump())
+        else:
+            folder = model_weights.subfolder(asked.base, COMPONENT)
+            made = WanTransformer3DModel.from_config(model_weights.read_config(folder, "WanTransformer3DModel"))
+        if asked.attention is not None:
+            vsa_network.install(made, asked.attention)
+        return made
 
 
 def _stored_type(name: str, network: Any, dtype: str) -> torch.dtype:
@@ -119,7 +133,10 @@ def with_adapter(asked: Request) -> Any:
 
     if asked.base is None:
         raise UserError(f"{asked.role!r} has an adapter on random weights: there is no base model to merge it into", "leave out --merge")
-    network = WanTransformer3DModel.from_pretrained(model_weights.subfolder(asked.base, COMPONENT), dtype=torch.float32)
+    folder = model_weights.subfolder(asked.base, COMPONENT)
+    network = WanTransformer3DModel.from_pretrained(folder, dtype=torch.float32)
+    if asked.attention is not None:
+        vsa_network.reinstall(network, folder, asked.attention)
     lora.inject(network, asked.model.lora)
     adapters = lora.adapters_of(network)
     with torch.no_grad():

@@ -19,9 +19,11 @@ from .data import dataset
 from .data.prompts import prompts as stored_prompts
 from .data.shapes import ShapesCodec
 from .errors import UserError
+from .flow import FlowSchedule
 from .models import source
 from .models.base import COMPUTE_TYPES, ModelBase
-from .sampling import Solver, fixed_noise, guided, solve, solver
+from .randomness import derived_seed
+from .sampling import fixed_noise, guided, sample, solve, solver
 
 SHAPES = "shapes"
 """Stands for the moving-shapes task's codec where a model folder could."""
@@ -29,23 +31,27 @@ SHAPES = "shapes"
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a video is made of noise. `shape` is the latents' [C, T, H, W]."""
+    """How a video is made of noise. `shape` is the latents' [C, T, H, W]; `timesteps` are a few-step student's, else None."""
 
     shape: tuple[int, int, int, int]
     num_steps: int
     guidance_scale: float
-    solver: Solver
+    solver: str
     flow_shift: float
+    timesteps: tuple[float, ...] | None = None
 
 
 def sampling_of(train: TrainConfig, validation: ValidationConfig, channels: int) -> Sampling:
-    """As the run's validation samples: sizes are the data's where `validation` gives none."""
+    """As the run's validation samples: sizes are the data's where `validation` gives none, steps the student's."""
+    validation = train.sampling(validation)
     data = validation.sizes(train.data)
     for wrong in data.misfits():
         raise UserError(f"{wrong.path[-1]}: {wrong.message}", wrong.hint)
     t, h, w = data.latent_shape
     shift = validation.flow_shift or train.flow_shift
-    return Sampling((channels, t, h, w), validation.num_steps, validation.guidance_scale, validation.solver, shift)
+    assert validation.num_steps is not None and validation.guidance_scale is not None and validation.solver is not None
+    few = None if validation.timesteps is None else tuple(validation.timesteps)
+    return Sampling((channels, t, h, w), validation.num_steps, validation.guidance_scale, validation.solver, shift, few)
 
 
 def latents(
@@ -53,19 +59,39 @@ def latents(
 ) -> Tensor:
     """One video's normalised latents [C, T, H, W] float32. prompt and negative [L, D], padded; `tick` is called after each step.
 
-    Noise is the seed's alone, the same on any device. Collective where the network is sharded.
+    Noise is the seed's alone, that of later steps too, the same on any device. Collective where the network is sharded.
     """
     noise = fixed_noise(sampling.shape, seed).to(model.device)[None].transpose(1, 2)
-    predict = guided(_conditioned(model, prompt), _conditioned(model, negative), sampling.guidance_scale)
-    with torch.no_grad():
-        made = solve(predict, solver(sampling.solver, sampling.flow_shift), noise, sampling.num_steps, tick=tick)
-    return made.transpose(1, 2)[0]
+    fresh = torch.Generator().manual_seed(derived_seed("few steps", seed))
+    return denoised(model, noise, prompt[None], negative, sampling, fresh, tick).transpose(1, 2)[0]
 
 
-def _conditioned(model: ModelBase, prompt: Tensor | None) -> Callable[[Tensor, Tensor], Tensor]:
+@torch.no_grad()
+def denoised(
+    model: ModelBase,
+    noise: Tensor,
+    prompts: Tensor,
+    negative: Tensor | None,
+    sampling: Sampling,
+    fresh: torch.Generator,
+    tick: Callable[[], None] = lambda: None,
+) -> Tensor:
+    """Noise [B, T, C, H, W] -> normalised latents, alike. prompts [B, L, D], negative [L, D]; `fresh`: where later noise comes from."""
+    predict = guided(_conditioned(model, prompts), _conditioned(model, negative), sampling.guidance_scale)
+    if sampling.timesteps is None:
+        kind: Any = sampling.solver
+        return solve(predict, solver(kind, sampling.flow_shift), noise, sampling.num_steps, tick=tick)
+    schedule = FlowSchedule(sampling.flow_shift, noise.device)
+    generator = fresh if sampling.solver == "sde" else None
+    return sample(predict, schedule, noise, sampling.timesteps, generator=generator, seen=lambda _number, _noisy: tick())
+
+
+def _conditioned(model: ModelBase, prompts: Tensor | None) -> Callable[[Tensor, Tensor], Tensor]:
+    """[B, L, D], or one for all [L, D]."""
+
     def predict(noisy: Tensor, timesteps: Tensor) -> Tensor:
-        assert prompt is not None, "guidance without a negative prompt"
-        return model.predict_velocity(noisy, timesteps, prompt.to(model.device)[None])
+        assert prompts is not None, "guidance without a negative prompt"
+        return model.predict_velocity(noisy, timesteps, prompts.to(model.device).expand(len(noisy), -1, -1))
 
     return predict
 

@@ -25,6 +25,24 @@ def clean_loss(predicted: Tensor, clean: Tensor, weights: Tensor | None = None) 
     return _mean_square(wide(predicted) - wide(clean), weights)
 
 
+def regression_loss(predicted: Tensor, target: Tensor) -> Tensor:
+    """0.5 mean((x0_predicted - x0)^2) over everything: a student's against the end of its teacher's trajectory."""
+    return 0.5 * clean_loss(predicted, target)
+
+
+def distribution_matching_loss(generated: Tensor, fake: Tensor, real: Tensor) -> Tensor:
+    """0.5 mean(g^2) with the gradient g / numel in `generated`, where g = (fake - real) / mean|generated - real| of each sample.
+
+    `fake` and `real` are the critic's and the teacher's clean predictions of the noised `generated`, all [B, ...]; no gradient goes
+    into them. As 0.5 mse(G, stopgrad(G - g)), after DMD2 (arXiv 2405.14867); written out, g is not rounded by adding it to G.
+    """
+    generated, fake, real = wide(generated), wide(fake).detach(), wide(real).detach()
+    still = generated.detach()
+    scale = (still - real).abs().flatten(1).mean(1).reshape(-1, *[1] * (real.ndim - 1))
+    g = torch.nan_to_num((fake - real) / scale)
+    return 0.5 * g.square().mean() + (g * (generated - still)).mean()
+
+
 def _mean_square(difference: Tensor, weights: Tensor | None) -> Tensor:
     if weights is None:
         return difference.square().mean()

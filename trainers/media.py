@@ -46,7 +46,7 @@ def write_mp4(path: Path, video: Tensor, fps: float) -> Path:
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
             container.mux(stream.encode())
 
-    return _publish(path, encode)
+    return publish(path, encode)
 
 
 def contact_sheet(videos: Sequence[tuple[str, Tensor]]) -> Pixels:
@@ -62,7 +62,7 @@ def stacked(sheets: Sequence[Pixels]) -> Pixels:
 
 def write_png(path: Path, image: Pixels) -> Path:
     """`image` [H, W, 3]."""
-    return _publish(path, lambda temporary: Image.fromarray(image).save(temporary, format="png"))
+    return publish(path, lambda temporary: Image.fromarray(image).save(temporary, format="png"))
 
 
 def _row(label: str, frames: Pixels) -> Pixels:
@@ -87,7 +87,7 @@ def _even(frames: Pixels) -> Pixels:
     return np.pad(frames, ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)), mode="edge")
 
 
-def _publish(path: Path, write: Callable[[Path], None]) -> Path:
+def publish(path: Path, write: Callable[[Path], None]) -> Path:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         write(temporary)

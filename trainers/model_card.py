@@ -6,12 +6,31 @@ Both are meant to be published, so no path of the machine stands in them.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
 Kind = Literal["pipeline", "transformer", "lora"]
+
+
+@dataclass(frozen=True)
+class FewSteps:
+    """How a distilled student is sampled: timesteps, and the same levels before the shift; whether fresh noise follows each."""
+
+    timesteps: Sequence[float]
+    sigmas: Sequence[float]
+    flow_shift: float
+    stochastic: bool
+
+    def text(self) -> str:
+        noise = "fresh noise after each" if self.stochastic else "the implied noise after each (an ODE)"
+        listed = ", ".join(f"{t:.6g}" for t in self.timesteps)
+        return f"Sampled in {len(self.timesteps)} steps, at the timesteps {listed} (flow shift {self.flow_shift:g}), with {noise}."
+
+    def snippet(self) -> str:
+        timesteps, sigmas = ([round(value, 6) for value in values] for values in (self.timesteps, self.sigmas))
+        return _FEW_STEPS.format(shift=self.flow_shift, stochastic=self.stochastic, timesteps=timesteps, sigmas=sigmas)
 
 
 @dataclass(frozen=True)
@@ -33,6 +52,10 @@ class Card:
     fps: int
     sample: str | None = None
     """File name of a sample video beside the card."""
+    few_steps: FewSteps | None = None
+    """Of a student that takes few."""
+    sparse: bool = False
+    """Whether its self-attention is video sparse attention."""
 
     def text(self) -> str:
         parts = [_front_matter(self), f"# {self.name}", self._what(), self._sample(), self._how(), self._recipe()]
@@ -45,7 +68,12 @@ class Card:
         made = f"{kind}, made by `{method}` training{of}: the {self.weights} weights of `{self.role}` after {self.step} steps."
         causal = self.train["models"][self.role].get("family") == "causal-wan"
         note = "\n\nIts self-attention was trained block-causally; stock pipelines attend in both directions." if causal else ""
-        return made + note
+        sparse = (
+            "\n\nIts self-attention was trained as video sparse attention (arXiv 2505.13389). Stock diffusers loads the weights, says that "
+            "it leaves out the gates (`to_gate_compress`), and attends densely; `python -m trainers.sample` puts both back."
+        )
+        few = f"\n\n{self.few_steps.text()}" if self.few_steps is not None else ""
+        return made + few + note + (sparse if self.sparse else "")
 
     def _sample(self) -> str:
         return f"A sample of the run's own validation: [{self.sample}]({self.sample})" if self.sample else ""
@@ -59,7 +87,8 @@ class Card:
             return _TRANSFORMER.format(folder=self.folder)
         data = self.train["data"]
         load = _LORA if self.kind == "lora" else _PIPELINE
-        return load.format(folder=self.folder, base=self.base) + _SAMPLE.format(
+        few = self.few_steps.snippet() if self.few_steps is not None else ""
+        return load.format(folder=self.folder, base=self.base) + few + _SAMPLE.format(
             prompt=json.dumps(self.prompt, ensure_ascii=False), num_frames=data["num_frames"], height=data["height"], width=data["width"],
             num_steps=self.num_steps, guidance_scale=self.guidance_scale, text_len=data["text_len"], duration_ms=round(1000 / self.fps),
         )  # fmt: skip
@@ -107,6 +136,18 @@ from diffusers import WanPipeline
 gpu = torch.cuda.is_available()
 pipe = WanPipeline.from_pretrained("{base}", dtype=torch.bfloat16 if gpu else torch.float32)
 pipe.load_lora_weights("{folder}", weight_name="pytorch_lora_weights.safetensors")
+"""
+_FEW_STEPS = """\
+from diffusers import FlowMatchEulerDiscreteScheduler
+
+pipe.scheduler = FlowMatchEulerDiscreteScheduler(shift={shift}, stochastic_sampling={stochastic})
+set_timesteps = pipe.scheduler.set_timesteps
+pipe.scheduler.set_timesteps = lambda _count, device=None: set_timesteps(
+    sigmas={sigmas},  # before the shift
+    timesteps={timesteps},
+    device=device,
+)
+torch.manual_seed(0)
 """
 _SAMPLE = """\
 pipe.to("cuda" if gpu else "cpu")

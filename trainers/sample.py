@@ -7,7 +7,6 @@ too, on its base model; one with a transformer alone is sampled as a run. Must n
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -16,24 +15,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from pydantic import ValidationError
 from torch import Tensor
-from torch.distributed.checkpoint.state_dict import get_model_state_dict
 
 from . import generation, media, parallel, trained
-from .checkpoint_state import SafeReader
 from .config import TrainConfig
 from .config.runtime import ParallelConfig
 from .config.validation import ValidationConfig
 from .data.dataset import statistics
 from .errors import UserError
-from .export import TRAINING, told
+from .export import told
 from .export_weights import COMPONENT, LORA_FILE
-from .models import model_class, source
+from .models import source, vsa_network
+from .models import weights as model_weights
 from .models.base import ModelBase
-from .parallel import Parallel
-from .trained import Checkpoint, Weights
+from .restoring import network_of, refuse_choice, training_of
+from .sampling import few_step_solver
+from .trained import Weights
 
 Make = Callable[[str, int], Tensor]
 """(prompt, seed) -> video [3, T, H, W] in [-1, 1] on the CPU."""
@@ -43,7 +41,9 @@ Make = Callable[[str, int], Tensor]
 class Asked:
     """What the command line says; None: as the run's validation, else as diffusers' Wan pipeline does."""
 
+    solver: str | None = None
     num_steps: int | None = None
+    timesteps: list[float] | None = None
     guidance_scale: float | None = None
     negative_prompt: str | None = None
     num_frames: int | None = None
@@ -52,31 +52,26 @@ class Asked:
     fps: int | None = None
     model: str | None = None
 
-    def over(self, validation: ValidationConfig | None) -> ValidationConfig:
+    def over(self, train: TrainConfig | None) -> ValidationConfig:
+        """Laid over the run's validation; nothing of its sampler is left null."""
         given = {name: value for name, value in vars(self).items() if value is not None}
+        before = (train.callbacks.validation if train else None) or ValidationConfig()
+        if given.keys() & {"solver", "timesteps"}:  # another sampler: what was said of the one before does not hold
+            many = self.solver in ("unipc", "euler")
+            shift = before.flow_shift if many else None
+            before = before.model_copy(update={"solver": None, "timesteps": None, "num_steps": None, "flow_shift": shift})
+        few, trained_shift = (train.method.few_steps(train.flow_shift), train.flow_shift) if train else (None, 1.0)
         try:
-            return ValidationConfig.model_validate({**(validation or ValidationConfig()).model_dump(), **given})
+            found = ValidationConfig.model_validate({**before.model_dump(), **given})
+            if wrong := found.sampler_problem(few, trained_shift):
+                raise UserError(f"{wrong[0]}: {wrong[1]}", wrong[2])
+            if train is None and found.timesteps is not None:
+                raise UserError(
+                    "nothing tells the flow shift that these weights were trained with", "leave out --timesteps, or export them here"
+                )
+            return found.filled(few)
         except ValidationError as error:
             raise UserError("; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())) from None
-
-
-def restored(checkpoint: Checkpoint, role: str, weights: Weights, place: Parallel) -> ModelBase:
-    """The role's network with a checkpoint's weights, as training and validation have it. Collective."""
-    checkpoint.names(role, weights)  # fails early
-    plain = checkpoint.config.models[role].model_copy(update={"activation_checkpointing": "none", "compile": False})
-    model = _built(plain, role, checkpoint.config, place, adapted=getattr(plain, "lora", None) is not None)
-    names = checkpoint.names(role, weights)
-    state = {names[name][0]: tensor for name, tensor in get_model_state_dict(model.transformer).items() if name in names}
-    dcp.load(state, storage_reader=SafeReader(checkpoint.folder))
-    return model
-
-
-def _built(config: Any, role: str, train: TrainConfig, place: Parallel, *, adapted: bool = False, load_weights: bool = False) -> ModelBase:
-    model = model_class(config.family)(
-        config, role, trainable=adapted, precision=train.precision, seed=train.seed, parallel=place, load_weights=load_weights
-    )
-    model.transformer.eval()
-    return model
 
 
 def as_validated(model: ModelBase, train: TrainConfig, settings: ValidationConfig) -> Make:
@@ -99,6 +94,7 @@ def by_stock_pipeline(pipeline: Any, settings: ValidationConfig, sizes: dict[str
     """diffusers' WanPipeline as it is."""
 
     def make(prompt: str, seed: int) -> Tensor:
+        torch.manual_seed(seed)  # a stochastic scheduler draws from the global generator
         options: dict[str, Any] = {} if settings.negative_prompt is None else {"negative_prompt": settings.negative_prompt}
         frames = pipeline(
             prompt=prompt, num_inference_steps=settings.num_steps, guidance_scale=settings.guidance_scale,
@@ -112,45 +108,26 @@ def by_stock_pipeline(pipeline: Any, settings: ValidationConfig, sizes: dict[str
 
 def maker_of(place_: Path, asked: Asked, *, step: int | None, weights: Weights, role: str) -> tuple[Make, ValidationConfig]:
     """What samples from a run or a folder, and how."""
-    if trained.is_run(place_):
-        checkpoint = trained.open_checkpoint(place_, step)
-        settings = asked.over(checkpoint.config.callbacks.validation)
-        sys.stderr.write(f"step {checkpoint.step}, {weights} weights of {role}\n")
-        model = restored(checkpoint, role, weights, parallel.start(ParallelConfig()))
-        return as_validated(model, checkpoint.config, settings), settings
-    if step is not None or weights != "live":
-        raise UserError(f"{place_} is no run: --step and --weights choose among a run's checkpoints", "leave them out")
-    told_of = _training(place_)
-    settings = asked.over(told_of[0].callbacks.validation if told_of else None)
-    if (place_ / "model_index.json").is_file() or (place_ / LORA_FILE).is_file():
+    if not trained.is_run(place_) and ((place_ / "model_index.json").is_file() or (place_ / LORA_FILE).is_file()):
+        refuse_choice(place_, step, weights)
+        told_of = training_of(place_)
+        settings = asked.over(told_of[0] if told_of else None)
         return by_stock_pipeline(_pipeline(place_, told_of, settings), settings, _sizes(asked, told_of)), settings
-    if told_of is None or not (place_ / COMPONENT).is_dir():
-        raise UserError(
-            f"{place_} is neither a run nor a folder that can be sampled", f"a pipeline has model_index.json, an export {TRAINING}"
-        )
-    train, trained_role = told_of
-    own = train.models[trained_role].model_copy(
-        update={"init_from": str(place_), "revision": None, "architecture": None, "lora": None, "activation_checkpointing": "none"}
-    )
-    model = _built(own, trained_role, train, parallel.start(ParallelConfig()), load_weights=True)
-    kept = train.model_copy(update={"models": {**train.models, trained_role: own.model_copy(update={"init_from": None})}})
-    return as_validated(model, kept, settings), settings
+    found = network_of(place_, parallel.start(ParallelConfig()), step=step, weights=weights, role=role)
+    settings = asked.over(found.train)
+    if trained.is_run(place_):
+        sys.stderr.write(f"step {found.step}, {weights} weights of {role}\n")
+    return as_validated(found.model, found.train, settings), settings
 
 
-def _training(folder: Path) -> tuple[TrainConfig, str] | None:
-    """What exported weights were trained as, and which role they are; None for others' folders."""
-    if not folder.is_dir():
-        raise UserError(f"there is no folder {folder}")
-    if not (folder / TRAINING).is_file():
-        return None
-    try:
-        found = json.loads((folder / TRAINING).read_text())
-        return TrainConfig.model_validate(found["train"]), str(found["role"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"cannot read {folder / TRAINING}: {str(error).splitlines()[0]}", "export again") from None
+def _sparse_again(network: Any, folder: Path, told_of: tuple[TrainConfig, str, int] | None) -> None:
+    """What diffusers left out of a network that it loaded from `folder`, where that was trained with video sparse attention."""
+    configured = getattr(told_of[0].models[told_of[1]], "attention", None) if told_of else None
+    if (attention := vsa_network.wanted(configured, folder)) is not None:
+        vsa_network.reinstall(network, folder, attention)
 
 
-def _pipeline(folder: Path, told_of: tuple[TrainConfig, str] | None, settings: ValidationConfig) -> Any:
+def _pipeline(folder: Path, told_of: tuple[TrainConfig, str, int] | None, settings: ValidationConfig) -> Any:
     from diffusers import WanPipeline
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
@@ -168,15 +145,19 @@ def _pipeline(folder: Path, told_of: tuple[TrainConfig, str] | None, settings: V
     gpu = torch.cuda.is_available()
     try:
         pipeline = WanPipeline.from_pretrained(base, dtype=torch.bfloat16 if gpu else torch.float32, local_files_only=True)
+        _sparse_again(pipeline.transformer, model_weights.subfolder(base, COMPONENT), told_of)
         if adapter.is_file():
             pipeline.load_lora_weights(folder, weight_name=LORA_FILE)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise UserError(f"diffusers cannot load {base}: {str(error).strip().splitlines()[0]}", "is it a whole Wan pipeline?") from None
+    if settings.timesteps is not None:
+        assert told_of is not None
+        pipeline.scheduler = few_step_solver(settings.timesteps, told_of[0].flow_shift, stochastic=settings.solver == "sde")
     pipeline.set_progress_bar_config(disable=not sys.stderr.isatty())
     return pipeline.to("cuda" if gpu else "cpu")
 
 
-def _sizes(asked: Asked, told_of: tuple[TrainConfig, str] | None) -> dict[str, int]:
+def _sizes(asked: Asked, told_of: tuple[TrainConfig, str, int] | None) -> dict[str, int]:
     """For the stock pipeline, which has defaults of its own."""
     data = told_of[0].data if told_of else None
     sizes = {name: getattr(asked, name) or getattr(data, name, None) for name in ("num_frames", "height", "width")}
@@ -251,6 +232,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--num-videos", type=_positive, default=1, help="of each prompt")
     add("--seed", type=int, default=0, help="of the first video; the next has seed + 1")
     add("--steps", dest="num_steps", type=_positive, help="default, here and below: as the run's validation")
+    add("--timesteps", type=_timesteps, metavar="T,T,…", help="of a student of few steps, instead of its own: 1000,757,522")
+    add("--solver", choices=["unipc", "euler", "sde", "ode"], help="many steps, or a student's few with fresh or implied noise")
     add("--guidance", dest="guidance_scale", type=float, help="s of u + s (c - u); 1: none")
     add("--negative", dest="negative_prompt", metavar="TEXT")
     add("--num-frames", type=_positive)
@@ -262,6 +245,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--weights", choices=["live", "ema"], default="live")
     add("--role", default="student")
     return parser
+
+
+def _timesteps(text: str) -> list[float]:
+    return [float(part) for part in text.split(",")]
 
 
 def _positive(text: str) -> int:

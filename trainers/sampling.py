@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 from torch import Tensor
 
 from .flow import NUM_TIMESTEPS, FlowSchedule
@@ -38,17 +37,20 @@ def sample(
     timesteps: Sequence[float] | Tensor,
     *,
     generator: torch.Generator | None = None,
+    seen: Callable[[int, Tensor], None] = lambda _number, _noisy: None,
 ) -> Tensor:
     """Denoise over `timesteps` (descending, on or near the grid): at each x0 is predicted and noised again to the next; the last x0.
 
-    With a `generator` (on the latents' device) each noise is fresh, drawn in the shape of `noise`: the stochastic sampler of few-step
-    students. Without one it is the noise that the prediction implies, eps = x0 + v: then this is Euler's method.
+    With a `generator` (on any device) each noise is fresh, drawn in the shape of `noise`: the stochastic sampler of few-step
+    students. Without one it is the noise that the prediction implies, eps = x0 + v: then this is Euler's method. `seen` gets the
+    number of each step and the state before it.
     """
     noisy, batch = noise, len(noise)
     at = torch.as_tensor(timesteps, dtype=torch.float32, device=noise.device)
     clean = noise
     for number, now in enumerate(at):
         here = now.expand(batch)
+        seen(number, noisy)
         velocity = predict(noisy, here)
         clean = schedule.to_clean(noisy, velocity, here)
         if number + 1 < len(at):
@@ -58,7 +60,8 @@ def sample(
 
 
 def fresh_noise(like: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.randn(like.shape, generator=generator, device=like.device, dtype=like.dtype)
+    """In the shape of `like` and on its device, drawn on the generator's."""
+    return torch.randn(like.shape, generator=generator, device=generator.device, dtype=like.dtype).to(like.device)
 
 
 def implied_noise(schedule: FlowSchedule, noisy: Tensor, velocity: Tensor, timesteps: Tensor) -> Tensor:
@@ -69,11 +72,31 @@ def implied_noise(schedule: FlowSchedule, noisy: Tensor, velocity: Tensor, times
 
 def solver(kind: Solver, flow_shift: float) -> Any:
     """The diffusers scheduler that `solve` steps with; saved beside exported weights, it makes stock pipelines sample the same."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler  # a second that ranks which only train do without
+
     if kind == "euler":
         return FlowMatchEulerDiscreteScheduler(num_train_timesteps=NUM_TIMESTEPS, shift=flow_shift)
     return UniPCMultistepScheduler(
         num_train_timesteps=NUM_TIMESTEPS, prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=flow_shift
     )
+
+
+def few_step_solver(timesteps: Sequence[float], flow_shift: float, *, stochastic: bool) -> Any:
+    """A stock scheduler that takes these timesteps, however many it is asked for: what `sample` does, in a stock pipeline.
+
+    Stochastic noise comes from torch's global generator there.
+    """
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=NUM_TIMESTEPS, shift=flow_shift, stochastic_sampling=stochastic)
+    sigmas, plain = unshifted_sigmas(timesteps, flow_shift), scheduler.set_timesteps
+    scheduler.set_timesteps = lambda _count=None, device=None: plain(sigmas=sigmas, timesteps=list(timesteps), device=device)
+    return scheduler
+
+
+def unshifted_sigmas(timesteps: Sequence[float], flow_shift: float) -> list[float]:
+    """u of sigma = S(u) of the grid's entries that the timesteps stand for: what stock schedulers are given, which then shift it."""
+    return [1 - int(k) / NUM_TIMESTEPS for k in FlowSchedule(flow_shift).index(torch.tensor(timesteps, dtype=torch.float32))]
 
 
 def solve(predict: Predict, scheduler: Any, noise: Tensor, num_steps: int, *, tick: Callable[[], None] = lambda: None) -> Tensor:

@@ -30,7 +30,7 @@ from .ema import EMACallback
 from .errors import UserError
 from .methods import method_class
 from .methods.base import TrainingMethod
-from .models import model_class
+from .models import build_role
 from .models.base import ModelBase
 from .parallel import Parallel
 from .tracking import Delayed, Record, Tracker
@@ -42,6 +42,13 @@ log = logging.getLogger(__name__)
 
 _WARMING_STEPS = 3
 """First steps of an attempt, which may take much longer than the rest."""
+
+
+def _make_trajectories(config: TrainConfig, place: Parallel, control: Control) -> bool:
+    """False where a stop notice ended it."""
+    from .trajectories import ensure
+
+    return ensure(config, place, control)
 
 
 class SaveFailed(Exception):
@@ -58,6 +65,9 @@ def run(config: TrainConfig, run_dir: Path, control: Control) -> int:
         lambda: prepare.ensure(config.data, report=lambda what, count: control.progress("preparing", count, what=what)),
         lambda seconds: control.progress("preparing", seconds),
     )
+    if config.method.preparing_roles and not _make_trajectories(config, place, control):
+        parallel.stop()
+        return EXIT_SAVED
     trainer = Trainer(config, run_dir, control, place)
     try:
         code = trainer.train()
@@ -84,6 +94,7 @@ class Trainer:
         control.progress("loading", 3)
         self.ema = self._build_ema()
         self.step = self._resume()
+        self._tell_models()
         self.batches = self._batches()
         self.tracker = Tracker(run_dir, self.step, config.tracking, config.resolved(), enabled=place.rank == 0)
         self.checkpointer.before_publish = self.tracker.sync
@@ -95,16 +106,8 @@ class Trainer:
     def _build_method(self) -> TrainingMethod:
         held = self.checkpointer.roles()
         roles: dict[str, ModelBase] = {}
-        for role, model in sorted(self.config.models.items()):
-            roles[role] = model_class(getattr(model, "family", "wan"))(
-                model,
-                role,
-                trainable=role in self.config.optimizers,
-                precision=self.config.precision,
-                seed=self.config.seed,
-                parallel=self.parallel,
-                load_weights=role not in held,
-            )
+        for role in sorted(self.config.models.keys() - set(self.config.method.preparing_roles)):
+            roles[role] = build_role(self.config, role, self.parallel, load_weights=role not in held)
             self.control.progress("loading", 2, role=role)
         method = method_class(self.config.method.kind)(self.config, roles)
         method.on_train_start()
@@ -120,8 +123,8 @@ class Trainer:
     def _build_ema(self) -> EMACallback | None:
         if self.config.callbacks.ema is None:
             return None
-        trained = {role: model.transformer for role, model in self.method.role_models.items() if model.trainable}
-        return EMACallback(self.config.callbacks.ema, trained)
+        averaged = {role: self.method.role_models[role].transformer for role in self.method.averaged_roles()}
+        return EMACallback(self.config.callbacks.ema, averaged)
 
     def _resume(self) -> int:
         """Load the newest checkpoint. Configured rates and callbacks win over what it was made with."""
@@ -145,7 +148,7 @@ class Trainer:
 
     def _batches(self) -> Iterator[list[dict[str, Tensor]]]:
         return batches(
-            self.config.data,
+            self.config.method.training_data(self.config),
             self.config.seed,
             rank=self.parallel.data_rank,
             data_parallel=self.cut.data_parallel,
@@ -175,6 +178,7 @@ class Trainer:
 
     def _train_step(self, rounds: list[dict[str, Tensor]], started: float) -> None:
         randomness.seed_step(self.method.shared_generator, self.config.seed, self.step)
+        self._tell_models()
         names, sums = self._gradients(rounds)
         found_inf, norms = self._clip()
         rate = self.method.all_optimizers()[0].param_groups[0]["lr"]
@@ -190,6 +194,10 @@ class Trainer:
         known = {"lr": rate, "step_s": round(time.monotonic() - started, 6), "attempt": self.control.attempt}
         self._record(self.delayed.push(self.step, [*names, *norms], numbers, known))
         self._tell(step_s=known["step_s"])
+
+    def _tell_models(self) -> None:
+        for model in self.method.role_models.values():
+            model.on_step(self.step)
 
     def _gradients(self, rounds: list[dict[str, Tensor]]) -> tuple[list[str], Tensor]:
         """Accumulate the step's gradients; names and sums over the rounds of what the method reports (float64, on the device)."""

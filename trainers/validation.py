@@ -56,7 +56,7 @@ class Validation:
 
     def __init__(self, train: TrainConfig, run_dir: Path, place: Parallel, control: Control) -> None:
         assert train.callbacks.validation is not None
-        self.config, self._train, self._place, self._control = train.callbacks.validation, train, place, control
+        self.config, self._train, self._place, self._control = train.sampling(), train, place, control
         self._samples, self._peers = run_dir / "samples", Peers(control)
         self._averaged = _use_averages(train)
         self._sampling = generation.sampling_of(train, self.config, len(statistics(train.data)[0]))

@@ -48,19 +48,21 @@ def recipe_folders(recipe: Node, cwd: Path) -> Node:
     """The recipe with data and local weights under the working directory: a rank works somewhere else."""
     recipe = _changed(recipe, ("train", "data", "path"), cwd, always=True)
     recipe = _changed(recipe, ("train", "method", "kind"), cwd)
+    recipe = _changed(recipe, ("train", "method", "cache"), cwd, always=True)
     recipe = _changed(recipe, ("preprocess", "output"), cwd, always=True)
     for key in ("source", "model"):
         recipe = _changed(recipe, ("preprocess", key), cwd, if_there=True)
-    roles = _roles(recipe)
-    for role in roles:
+    for role in _names(recipe, "train", "models"):
         recipe = _changed(recipe, ("train", "models", role, "init_from"), cwd)
+    for row in _names(recipe, "evaluate", "rows"):
+        recipe = _changed(recipe, ("evaluate", "rows", row, "source"), cwd, always=True)
     return recipe
 
 
-def _roles(recipe: Node) -> list[str]:
-    train = recipe.value.get("train")
-    models = train.value.get("models") if train is not None and isinstance(train.value, dict) else None
-    return list(models.value) if models is not None and isinstance(models.value, dict) else []
+def _names(recipe: Node, block: str, mapping: str) -> list[str]:
+    found = recipe.value.get(block)
+    items = found.value.get(mapping) if found is not None and isinstance(found.value, dict) else None
+    return list(items.value) if items is not None and isinstance(items.value, dict) else []
 
 
 def _changed(node: Node, path: tuple[str, ...], cwd: Path, *, always: bool = False, if_there: bool = False) -> Node:

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from fvlaunch.config import sbatch
 from fvlaunch.config.yaml import KeyPath
+from trainers.config import guidance
 from trainers.config.discovery import available, config_class
 from trainers.config.methods.base import MethodConfig
 from trainers.config.section import Section
@@ -61,6 +62,9 @@ ELSEWHERE = {
     "training_state_checkpointing_steps": "train.checkpoint.every_steps",
     "weight_only_checkpointing_steps": "train.checkpoint.every_steps",
     "checkpoints_total_limit": "train.checkpoint.keep_last",
+    "VSA_sparsity": "train.models.student.attention.sparsity",
+    "VSA_decay_rate": "train.models.student.attention.ramp.rate",
+    "VSA_decay_interval_steps": "train.models.student.attention.ramp.interval",
     "enable_gradient_checkpointing_type": "train.models.<role>.activation_checkpointing",
     "gradient_checkpointing": "train.models.<role>.activation_checkpointing",
     "model_path": "train.models.<role>.init_from",
@@ -83,8 +87,8 @@ _NOTES = {
 
 def unknown_key(key: str, value: Any, root: type[BaseModel], section: type[BaseModel] | None, data: Any) -> str:
     """What was probably meant by a key that a section does not have."""
-    if key == "real_score_guidance_scale":
-        return _guidance(value)
+    if key == guidance.OTHERS_KEY:
+        return guidance.conversions(value)
     if key in _NOTES:
         return _NOTES[key]
     fields = list(section.model_fields) if section is not None else []
@@ -107,16 +111,6 @@ def unknown_key(key: str, value: Any, root: type[BaseModel], section: type[BaseM
 def closest(word: str, known: Iterable[str]) -> str | None:
     """The known word that is most like it, if one is."""
     return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)), None)
-
-
-def _guidance(value: Any) -> str:
-    """Two conventions go by this one name, so neither can be assumed."""
-    number = float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
-    scripts, yaml_files = ("w + 1", "s") if number is None else (f"{number + 1:g}", f"{number:g}")
-    return (
-        "use method.teacher_guidance_scale, the s of u + s(c-u). FastVideo's launch scripts mean the w of c + w(c-u), "
-        f"so s = w + 1: {scripts}; its newer YAML files mean s itself: {yaml_files}"
-    )
 
 
 def section_at(root: type[BaseModel], data: Any, path: KeyPath) -> type[BaseModel] | None:

@@ -13,6 +13,8 @@ ORIGIN = Place("tiny: true")
 MODEL, EXPERTS = "tiny-wan", "tiny-wan-a14b"
 """Built on first use: one network, and the two experts of an A14B."""
 _CLIP = {"num_frames": 9, "height": 32, "width": 32}
+_TILE = (1, 2, 2)
+"""A frame of that clip: three tiles."""
 _FPS = 2
 """So that nine frames show about as much of a clip as 77 do at 16."""
 _BATCH = {"text_len": 32, "global_batch_size": 2, "micro_batch_size": None, "workers": 0}
@@ -28,8 +30,10 @@ def shrink(recipe: Node) -> Node:
     layer: dict[str, Any] = {"resources": {"ranks": 1}}
     if train := _block(recipe, "train"):
         data = {**_CLIP, **_BATCH, **_folder(_block(train["data"], "") if "data" in train else {}, "path")}
-        models = {role: {"init_from": _model(name), "revision": None} for role, name in _references(train).items()}
+        models = {role: {"init_from": _model(name), "revision": None, **_tiles(train, role)} for role, name in _references(train).items()}
         layer["train"] = {"precision": "fp32", "parallel": {"replicate": None, "shard": None}, "data": data, "models": models}
+        if cache := _folder(_block(train["method"], "") if "method" in train else {}, "cache"):  # another teacher's trajectories
+            layer["train"]["method"] = cache
     if preprocess := _block(recipe, "preprocess"):
         sizes = {**_CLIP, "fps": _FPS} if _text(preprocess, "kind") == "videos" else {}
         layer["preprocess"] = {"model": MODEL, "revision": None, "dtype": "fp32", **sizes, **_folder(preprocess, "output")}
@@ -49,6 +53,13 @@ def _references(train: dict[str, Node]) -> dict[str, str]:
     return {role: name for role, name in found.items() if name}
 
 
+def _tiles(train: dict[str, Node], role: str) -> dict[str, Any]:
+    """Sparse attention's, that the grid of the small clip holds."""
+    model = _block(_block(train["models"], "")[role], "")
+    sparse = "attention" in model and _text(_block(model["attention"], ""), "kind") == "vsa"
+    return {"attention": {"tile": list(_TILE), "backend": "auto"}} if sparse else {}
+
+
 def _model(reference: str) -> str:
     return EXPERTS if "A14B" in reference else MODEL
 
@@ -65,4 +76,6 @@ def _text(block: dict[str, Node], key: str) -> str:
 
 
 def _node(value: Any) -> Node:
+    if isinstance(value, list):
+        return Node([_node(item) for item in value], ORIGIN)
     return Node({key: _node(item) for key, item in value.items()} if isinstance(value, dict) else value, ORIGIN)

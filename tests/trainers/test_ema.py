@@ -67,3 +67,11 @@ def test_a_restart_copies_the_live_weights() -> None:
     ema.restart()
     assert shadow(ema, "critic") == 3.0
     assert torch.equal(modules["critic"].weight, torch.tensor([[3.0]]))  # type: ignore[arg-type]
+
+
+def test_a_role_without_an_average_may_step() -> None:
+    modules = roles()
+    ema = EMACallback(EMAConfig(decay=0.5), {"student": modules["student"]})
+    set_weights(modules, 1.0)
+    ema.on_step(1, ["student", "critic"])
+    assert ema.state_dict().keys() == {"student"} and shadow(ema, "student") == 0.5

@@ -15,7 +15,7 @@ from one_rank import one_rank
 from safetensors.torch import load_file
 from trainer_ranks import read, tiny
 
-from trainers import export, generation, sample
+from trainers import export, generation, restoring
 from trainers.data.schema import PartWriter, Sample
 from trainers.models.tiny import build
 from trainers.parallel import Parallel
@@ -178,7 +178,7 @@ def test_the_stock_pipeline_samples_as_the_run_does(capsys: pytest.CaptureFixtur
     checkpoint = open_checkpoint(wan)
     settings, train = checkpoint.config.callbacks.validation, checkpoint.config
     assert settings is not None
-    model = sample.restored(checkpoint, "student", "live", place)
+    model = restoring.restored(checkpoint, "student", "live", place)
     codec = generation.make_codec(generation.model_reference(train, None), train, model.device, text=True, video=True)
     (prompt,), negative = generation.embed(["a cat"], train, lambda: codec), generation.negative_embedding(train, "dull", lambda: codec)
     sampling = generation.sampling_of(train, settings, 16)
@@ -200,7 +200,7 @@ def test_an_adapter_in_the_stock_pipeline_computes_what_was_trained_exactly(
     inputs = network_inputs()
     before = pipe.transformer(**inputs, return_dict=False)[0]
     pipe.load_lora_weights(tmp_path / "made", weight_name="pytorch_lora_weights.safetensors")
-    model = sample.restored(open_checkpoint(lora), "student", "live", place)
+    model = restoring.restored(open_checkpoint(lora), "student", "live", place)
     with torch.no_grad():
         theirs, ours = pipe.transformer(**inputs, return_dict=False)[0], model.transformer(**inputs, return_dict=False)[0]
     assert torch.equal(theirs, ours)
@@ -221,7 +221,7 @@ def test_a_merged_adapter_is_a_plain_pipeline(capsys: pytest.CaptureFixture[str]
     assert run_export(capsys, lora, "--to", tmp_path / "made", "--merge")[0] == 0
     pipe = WanPipeline.from_pretrained(tmp_path / "made")
     assert not [name for name in pipe.transformer.state_dict() if "lora" in name]
-    model = sample.restored(open_checkpoint(lora), "student", "live", place)
+    model = restoring.restored(open_checkpoint(lora), "student", "live", place)
     with torch.no_grad():
         theirs, ours = (
             pipe.transformer(**network_inputs(), return_dict=False)[0],

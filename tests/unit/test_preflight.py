@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -87,3 +88,13 @@ def test_preprocessing_needs_its_clips_and_its_model(tmp_path: Path) -> None:
 
 def test_inside_a_container_nothing_is_looked_for(tmp_path: Path) -> None:
     assert problems(tmp_path, "finetune", 'cluster.srun_args=["--container-image=/images/x.sqsh"]') == []
+
+
+def test_trajectories_of_another_schedule_are_refused(tmp_path: Path) -> None:
+    cache, role = tmp_path / "data/shapes-trajectories", "train.models.{}.init_from=tiny-wan"
+    cache.mkdir(parents=True)
+    found = {"format": 1, "flow_shift": 5.0, "timesteps": [1000, 900, 750, 500], "trajectory_steps": 48, "teacher_guidance_scale": 2.0}
+    (cache / "metadata.json").write_text(json.dumps({**found, "total": 1024, "latents": [5, 4, 4], "text_len": 4}))
+    (problem,) = problems(tmp_path, "shapes-kd", role.format("student"), role.format("teacher"))
+    assert "flow_shift 5.0, not 3.0" in problem.message and problem.key == "train.method.cache"
+    assert str(problem.where).split(":")[0].endswith("shapes-kd.yaml")

@@ -59,6 +59,12 @@ def test_tiny_gives_way_to_what_a_person_says(tmp_path: Path) -> None:
     assert str(train.data.path).endswith("crush-smol_77x448x832-tiny")
 
 
+def test_tiny_trajectories_have_a_folder_of_their_own(tmp_path: Path) -> None:
+    train = resolved(tmp_path, "kd", "tiny=true").recipe.train
+    assert train is not None
+    assert str(train.method.cache).endswith("trajectories-wan2.1-14b-tiny")  # type: ignore[attr-defined]
+
+
 def test_the_ranks_get_their_program_and_its_block(tmp_path: Path) -> None:
     composed = resolved(tmp_path, "preprocess", "tiny=true")
     [(program, block)] = RunConfig(composed.recipe, composed.cluster, 1).program.items()

@@ -65,7 +65,7 @@ def _roles(config: TrainConfig) -> list[Problem]:
     wanted = {*method.trainable_roles, *method.frozen_roles}
     problems = [
         Problem(("models",), f"method {method.kind} needs the role {role!r}", f"add models.{role}")
-        for role in sorted(wanted - config.models.keys())
+        for role in sorted(wanted - config.models.keys() - set(method.optional_roles))
     ]
     problems += [
         Problem(("models", role), f"method {method.kind} has no role {role!r}", f"its roles: {', '.join(sorted(wanted))}")
@@ -119,6 +119,8 @@ def _validation(config: TrainConfig) -> list[Problem]:
     problems = [replace(problem, path=(*path, *problem.path)) for problem in asked.sizes(config.data).misfits()]
     if asked.weights == "ema" and config.callbacks.ema is None:
         problems.append(Problem((*path, "weights"), "is ema, but there are no averages", "add callbacks.ema, or weights: live"))
+    if wrong := asked.sampler_problem(config.method.few_steps(config.flow_shift), config.flow_shift):
+        problems.append(Problem((*path, wrong[0]), f"{wrong[0]}: {wrong[1]}", wrong[2]))
     return problems
 
 

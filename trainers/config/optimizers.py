@@ -11,11 +11,11 @@ from .section import Section
 
 class ScheduleConfig(Section):
     kind: Literal["constant", "cosine", "linear"] = "constant"
-    """How the rate goes from its full value to final_ratio of it at train.max_steps (or decay_steps)."""
+    """How the rate goes from its full value to final_ratio of it at the end of the run (or at decay_steps)."""
     warmup_steps: NonNegativeInt = 0
     final_ratio: float = Field(0.0, ge=0, le=1)
     decay_steps: PositiveInt | None = None
-    """Counted in this optimizer's own steps; null: train.max_steps."""
+    """Counted in this optimizer's own steps; null: all that the run makes with it."""
 
 
 class AdamWConfig(Section):

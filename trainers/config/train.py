@@ -13,6 +13,7 @@ from .optimizers import OptimizerConfig
 from .runtime import CallbacksConfig, CheckpointConfig, ParallelConfig
 from .section import Section
 from .tracking import TrackingConfig
+from .validation import ValidationConfig
 
 Method = Annotated[SerializeAsAny[MethodConfig], BeforeValidator(chooser("trainers.config.methods", "kind"))]
 Model = Annotated[SerializeAsAny[Section], BeforeValidator(chooser("trainers.config.families", "family", "wan"))]
@@ -41,6 +42,10 @@ class TrainConfig(Section):
     checkpoint: CheckpointConfig = CheckpointConfig()
     callbacks: CallbacksConfig = CallbacksConfig()
     tracking: TrackingConfig = TrackingConfig()
+
+    def sampling(self, asked: ValidationConfig | None = None) -> ValidationConfig:
+        """How the student is sampled: as `asked`, else by callbacks.validation, with its nulls filled in."""
+        return (asked or self.callbacks.validation or ValidationConfig()).filled(self.method.few_steps(self.flow_shift))
 
     def resolved(self) -> dict[str, Any]:
         """Plain data that parses back to an equal config."""

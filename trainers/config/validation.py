@@ -6,9 +6,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
+from . import steps
 from .data import DataConfig
 from .section import Section
 
+FEW_STEP_SOLVERS = ("sde", "ode")
 Step = Annotated[int, Field(ge=1, le=1000)]
 
 
@@ -28,14 +30,19 @@ class ValidationConfig(Section):
     """null: those that the data was preprocessed with, or else the first two samples'. Others are encoded when the run starts."""
     seed: NonNegativeInt = 0
     """Prompt n is sampled from the noise of seed + n, at every validation."""
-    num_steps: PositiveInt = 50
-    guidance_scale: float = Field(5.0, ge=0)
-    """s of u + s (c - u); 1: no guidance."""
+    solver: Literal["unipc", "euler", "sde", "ode"] | None = None
+    """unipc, euler: many steps, as stock pipelines make them. sde, ode: the few timesteps of a distilled student, with fresh noise
+    after each or with the noise that its prediction implies. null: sde for a student of few steps, unipc for others."""
+    num_steps: PositiveInt | None = None
+    """With unipc and euler; null: 50."""
+    timesteps: list[int | float] | None = None
+    """With sde and ode, descending; null: those that the student is trained at."""
+    guidance_scale: float | None = Field(None, ge=0)
+    """s of u + s (c - u); 1: no guidance. null: 1 for a student of few steps, 5 for others."""
     negative_prompt: str | None = None
     """Of the unconditional branch; null: the one that the data was preprocessed with."""
-    solver: Literal["unipc", "euler"] = "unipc"
     flow_shift: PositiveFloat | None = None
-    """Of sampling; null: train.flow_shift."""
+    """With unipc and euler; null: train.flow_shift."""
     weights: Literal["live", "ema"] | None = None
     """null: the averages where there are any."""
     num_frames: PositiveInt | None = None
@@ -48,6 +55,31 @@ class ValidationConfig(Section):
     videos: bool = True
     """false: only the loss."""
     loss: ValidationLossConfig | None = ValidationLossConfig()
+
+    def filled(self, few_steps: list[float] | None) -> ValidationConfig:
+        """The same with what null means for the sampler written out. `few_steps`: the timesteps that the student is trained at."""
+        solver = self.solver or ("sde" if few_steps or self.timesteps else "unipc")
+        few = solver in FEW_STEP_SOLVERS
+        guidance_scale = (1.0 if few_steps else 5.0) if self.guidance_scale is None else self.guidance_scale
+        timesteps = (self.timesteps or few_steps) if few else None
+        num_steps = len(timesteps) if timesteps is not None else self.num_steps or 50
+        return self.model_copy(update={"solver": solver, "num_steps": num_steps, "timesteps": timesteps, "guidance_scale": guidance_scale})
+
+    def sampler_problem(self, few_steps: list[float] | None, flow_shift: float) -> tuple[str, str, str] | None:
+        """(key, what is wrong, hint) where the sampler's keys contradict each other or the student."""
+        found = self.filled(few_steps)
+        if found.solver not in FEW_STEP_SOLVERS:
+            return None if self.timesteps is None else ("timesteps", f"are not of {found.solver}", "solver: sde or ode, or num_steps")
+        if found.timesteps is None:
+            return "solver", f"{found.solver} needs timesteps: this student is not trained at any few", "timesteps: [...], or solver: unipc"
+        if self.num_steps not in (None, found.num_steps):
+            hint = "leave num_steps out; timesteps: [...] gives others, and solver: unipc takes any number"
+            return "num_steps", f"{self.num_steps} are not the {found.num_steps} timesteps {found.timesteps} of {found.solver}", hint
+        if self.flow_shift not in (None, flow_shift):
+            return "flow_shift", f"{self.flow_shift:g} is not the {flow_shift:g} that the student is trained with", "leave it out"
+        if wrong := steps.wrong(found.timesteps, flow_shift, warped=False, from_noise=True):
+            return "timesteps", *wrong
+        return None
 
     def sizes(self, data: DataConfig) -> DataConfig:
         """The data's settings with the sizes of the samples."""

@@ -100,13 +100,17 @@ class TextSample:
 
 @dataclass(frozen=True)
 class TrajectorySample:
-    """A teacher's way from noise to a clip: `latents` [S, T, C, H, W], the state before each step; `timesteps` [S]; `text` [L, D]."""
+    """A teacher's way from noise to a clip: `latents` [S, T, C, H, W], the state before each step; `timesteps` [S]; `text` [L, D].
+
+    Timestep 0 is the clip itself. float16 keeps three digits of latents in half of the space.
+    """
 
     id: str
     latents: Floats
     timesteps: Floats
     text: Floats
     caption: str
+    dtype: str = "float32"
 
     schema: ClassVar[pa.Schema] = TRAJECTORY
 
@@ -114,7 +118,7 @@ class TrajectorySample:
         return {
             "id": self.id,
             **array_columns("text_embedding", self.text),
-            **array_columns("trajectory_latents", self.latents),
+            **array_columns("trajectory_latents", self.latents, self.dtype),
             **array_columns("trajectory_timesteps", self.timesteps),
             "file_name": self.id,
             "caption": self.caption,
@@ -122,8 +126,8 @@ class TrajectorySample:
         }
 
 
-def array_columns(name: str, array: Floats) -> dict[str, object]:
-    return {f"{name}_bytes": array.astype("<f4").tobytes(), f"{name}_shape": list(array.shape), f"{name}_dtype": "float32"}
+def array_columns(name: str, array: Floats, dtype: str = "float32") -> dict[str, object]:
+    return {f"{name}_bytes": array.astype(_DTYPES[dtype]).tobytes(), f"{name}_shape": list(array.shape), f"{name}_dtype": dtype}
 
 
 def decode_array(data: bytes | memoryview | pa.Buffer, shape: list[int], dtype: str) -> Floats:

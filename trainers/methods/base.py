@@ -63,10 +63,11 @@ class TrainingMethod(nn.Module, ABC):
     def on_train_start(self) -> None:
         """Before a checkpoint is loaded and the first step is made."""
 
-    def build_optimizer(self, role: str) -> None:
+    def build_optimizer(self, role: str, every: int = 1) -> None:
+        """`every`: the role steps at every so many iterations, and its schedule counts these."""
         config = self.cfg.optimizers[role]
         self._optimizer_dict[role] = optim.build(config, self.role_models[role].transformer)
-        self._lr_scheduler_dict[role] = optim.RateSchedule(self._optimizer_dict[role], config.schedule, self.cfg.max_steps)
+        self._lr_scheduler_dict[role] = optim.RateSchedule(self._optimizer_dict[role], config.schedule, max(1, self.cfg.max_steps // every))
 
     def all_optimizers(self) -> list[torch.optim.Optimizer]:
         return [optimizer for optimizers in self._optimizer_dict.values() for optimizer in optimizers]
@@ -75,6 +76,10 @@ class TrainingMethod(nn.Module, ABC):
         """Roles whose weights move at this iteration."""
         stepping = {id(optimizer) for optimizer in self.get_optimizers(iteration)}
         return [role for role, optimizers in self._optimizer_dict.items() if any(id(optimizer) in stepping for optimizer in optimizers)]
+
+    def averaged_roles(self) -> list[str]:
+        """Roles whose moving average is worth keeping."""
+        return list(self._optimizer_dict)
 
     def set_gradient_sync(self, enabled: bool) -> None:
         for model in self.role_models.values():

@@ -6,6 +6,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ..config import TrainConfig
+    from ..parallel import Parallel
     from .base import ModelBase
 
 
@@ -15,6 +17,20 @@ def model_class(family: str) -> type[ModelBase]:
 
     module = importlib.import_module(f"{__name__}.{family.replace('-', '_')}")
     return only_subclass(module, ModelBase)
+
+
+def build_role(train: TrainConfig, role: str, place: Parallel, *, load_weights: bool) -> ModelBase:
+    """A role's network as the configuration says. Collective."""
+    section = train.models[role]
+    return model_class(getattr(section, "family", "wan"))(
+        section,
+        role,
+        trainable=role in train.optimizers,
+        precision=train.precision,
+        seed=train.seed,
+        parallel=place,
+        load_weights=load_weights,
+    )
 
 
 def only_subclass(module: Any, base: type[Any]) -> type[Any]:

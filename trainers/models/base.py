@@ -99,6 +99,9 @@ class ModelBase(ABC):
     def load_weights(self) -> None:
         """Read config.init_from into the sharded parameters. Collective."""
 
+    def on_step(self, step: int) -> None:  # noqa: B027  nothing to do for most
+        """The step, counted from 1, that the next forward passes are of: before each one, and when a checkpoint of it was loaded."""
+
     @abstractmethod
     def predict_velocity(self, noisy: Tensor, timesteps: Tensor, prompt: Tensor) -> Tensor:
         """noisy [B, T, C, H, W], timesteps [B] or [B, T], prompt [B, L, D] -> velocity [B, T, C, H, W] in float32."""

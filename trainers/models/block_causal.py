@@ -18,6 +18,7 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from .. import blocks
+from .self_attention import projected, put_out
 
 TILE = 128
 """Tokens of a side of the squares that flex_attention computes, masks or leaves out whole."""
@@ -43,19 +44,8 @@ class BlockCausalProcessor:
     ) -> Tensor:
         """[B, S, D] -> [B, S, D]."""
         assert encoder_hidden is None and attention_mask is None and isinstance(rotary_emb, Attending)
-        query, key, value = attn.norm_q(attn.to_q(hidden)), attn.norm_k(attn.to_k(hidden)), attn.to_v(hidden)
-        query, key, value = (part.unflatten(2, (attn.heads, -1)) for part in (query, key, value))
-        query, key = (rotated(part, rotary_emb.cos, rotary_emb.sin) for part in (query, key))
-        seen = attend(query, key, value, rotary_emb.mask).flatten(2, 3)
-        project, dropout = attn.to_out
-        return dropout(project(seen.type_as(hidden)))
-
-
-def rotated(part: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """[B, S, heads, head dim] with each pair of neighbours turned by its angle; in the type of `part`."""
-    first, second = part.unflatten(-1, (-1, 2)).unbind(-1)
-    cos, sin = cos[..., 0::2], sin[..., 0::2]
-    return torch.stack([first * cos - second * sin, first * sin + second * cos], -1).flatten(-2).type_as(part)
+        query, key, value = projected(attn, hidden, rotary_emb.cos, rotary_emb.sin)
+        return put_out(attn, attend(query, key, value, rotary_emb.mask), hidden)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | BlockMask) -> Tensor:

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import get_model_state_dict
 
 from .. import lora
-from . import source, weights
+from ..config.attention import SparseAttention
+from . import source, vsa_network, weights
 from .base import ModelBase
+from .vsa_network import SparseSelfAttention
 
 # diffusers imports peft for a hook that is not used here: half a second and 260 files a rank, wanted only by one with adapters.
 _there = getattr(import_utils, "_peft_available", False)
@@ -28,6 +30,12 @@ finally:
 
 class Wan(ModelBase):
     float32_parts: ClassVar = ("time_embedder", "scale_shift_table", "norm1", "norm2", "norm3")
+    _sparse: SparseSelfAttention | None = None
+
+    @cached_property
+    def attention(self) -> SparseAttention | None:
+        """Asked for, or what it starts from was trained with; None: dense."""
+        return vsa_network.wanted(self.config.attention, None if self.config.init_from is None else self._folder)
 
     def build(self) -> nn.Module:
         if self.config.init_from is None:
@@ -37,7 +45,13 @@ class Wan(ModelBase):
         # without diffusers' wrapper, which imports peft at each call, to scale adapters by 1
         network.forward = MethodType(inspect.unwrap(type(network).forward), network)
         network.register_forward_hook(_copy_output)
+        if self.attention is not None:
+            self._sparse = vsa_network.install(network, self.attention)
         return network
+
+    def on_step(self, step: int) -> None:
+        if self._sparse is not None:
+            self._sparse.at(step)
 
     def blocks(self) -> Iterable[nn.Module]:
         return list(self.transformer.blocks)
@@ -53,9 +67,11 @@ class Wan(ModelBase):
 
     def load_weights(self) -> None:
         """Each rank reads only its own rows of each tensor."""
-        state = get_model_state_dict(self.transformer)
+        vsa_network.zero_gates(self.transformer)  # the folder holds gates only if it was exported with them
         adapters = lora.adapters_of(self.transformer)
-        weights.load({lora.base_name(name): tensor for name, tensor in state.items() if name not in adapters}, self._folder)
+        state = get_model_state_dict(self.transformer)
+        state = {lora.base_name(name): tensor for name, tensor in state.items() if name not in adapters}
+        weights.load(state, self._folder, added={name for name in state if vsa_network.is_gate(name)})
 
     def predict_velocity(self, noisy: Tensor, timesteps: Tensor, prompt: Tensor) -> Tensor:
         """The zeros that pad a prompt are attended to, as when Wan was trained: there is no text mask."""

@@ -6,7 +6,7 @@ A rank reads only its own rows of each tensor; nobody holds the whole network.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,16 +42,24 @@ def read_config(folder: Path, class_name: str) -> dict[str, Any]:
     return {key: value for key, value in found.items() if not key.startswith("_")}
 
 
-def load(state: dict[str, Tensor], folder: Path) -> None:
+def read_note(folder: Path, key: str) -> Any:
+    """What an export of ours says in config.json under a key that diffusers passes over; None where there is nothing."""
+    return _read_json(folder / "config.json", f"init_from: {folder} is no diffusers folder").get(key)
+
+
+def load(state: dict[str, Tensor], folder: Path, added: Collection[str] = ()) -> None:
     """Fill the tensors, sharded or not, from the folder's files by name; types are converted. Collective.
 
-    UserError where files are missing or broken, or hold other names or shapes.
+    `added` are not touched where the files hold none of them. UserError where files are missing or broken, or hold other names or
+    shapes.
     """
-    reader = _Reader(_files(folder))
+    reader = _Reader(files(folder))
     try:
         held = reader.read_metadata().state_dict_metadata
     except (SafetensorError, OSError) as error:
         raise UserError(f"init_from: a file of weights in {folder} cannot be read: {error}", _AGAIN) from None
+    if not any(name in held for name in added):
+        state = {name: tensor for name, tensor in state.items() if name not in added}
     _check_same_tensors(state, held, folder)
     dcp.load(state, storage_reader=reader)
 
@@ -73,8 +81,8 @@ class _Listed(FileSystem):
         return [str(file) for file in self._files]
 
 
-def _files(folder: Path) -> list[Path]:
-    """The index names them, where there is one."""
+def files(folder: Path) -> list[Path]:
+    """The safetensors with the weights: the index names them, where there is one."""
     if (folder / _INDEX).exists():
         names = _read_json(folder / _INDEX, f"init_from: {folder / _INDEX} is no index of weights").get("weight_map")
         if not isinstance(names, dict) or not names or not all(isinstance(n, str) and Path(n).name == n for n in names.values()):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
+from ..attention import AttentionConfig, SparseAttention
 from ..section import Problem, Section
 
 if TYPE_CHECKING:
@@ -42,6 +43,10 @@ class LoraConfig(Section):
     """Among those, layers that get none, written alike."""
 
     @property
+    def all_names(self) -> list[str]:
+        return [*self.target_modules, *self.exclude_modules]
+
+    @property
     def scaled_alpha(self) -> float:
         return float(self.rank if self.alpha is None else self.alpha)
 
@@ -58,6 +63,8 @@ class Config(Section):
     """Only without init_from."""
     lora: LoraConfig | None = None
     """Only of a trained role: its weights stay as they are, and checkpoints hold the adapters only."""
+    attention: AttentionConfig | None = None
+    """Self-attention. null: as what init_from names was trained, which is dense but for exports of runs with vsa."""
     activation_checkpointing: Literal["none", "full", "selective"] = "none"
     """full: each block is computed again in the backward pass; selective: all of it but matrix products and attention."""
     compile: bool = False
@@ -70,4 +77,16 @@ class Config(Section):
             found.append(Problem(("models", role, "lora"), f"{role!r} is not trained, so it can have no adapter", "remove lora"))
         if self.revision is not None and self.init_from is None:
             found.append(Problem(("models", role, "revision"), "is of init_from, which is missing", "remove it, or set init_from"))
+        return found + ([] if not isinstance(self.attention, SparseAttention) else self._sparse_problems(role, train, self.attention))
+
+    def _sparse_problems(self, role: str, train: TrainConfig, attention: SparseAttention) -> list[Problem]:
+        found = []
+        patch = (1, 2, 2) if self.architecture is None else self.architecture.patch_size
+        t, h, w = (size // by for size, by in zip(train.data.latent_shape, patch, strict=True))
+        if misfit := attention.misfit((t, h, w)):
+            found.append(Problem(("models", role, "attention", "tile"), *misfit))
+        if self.lora is not None and not {"to_gate_compress"} & {n.split(".")[-1] for n in self.lora.all_names}:
+            message = "with attention vsa it must be said whether the gates, which start at zero, are trained"
+            hint = "add to_gate_compress to target_modules, or, for gates that stay as they are, to exclude_modules"
+            found.append(Problem(("models", role, "lora", "target_modules"), message, hint))
         return found

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, ClassVar
 
-from ..data import Needs
+from ..data import DataConfig, Needs
 from ..section import Problem, Section
 
 if TYPE_CHECKING:
@@ -19,6 +20,10 @@ class MethodConfig(Section):
     """Roles with an optimizer."""
     frozen_roles: ClassVar[tuple[str, ...]] = ()
     """Roles that are only evaluated."""
+    optional_roles: ClassVar[tuple[str, ...]] = ()
+    """Those of them that may be missing."""
+    preparing_roles: ClassVar[tuple[str, ...]] = ()
+    """Those of them that only make the data: they are gone before training starts."""
 
     @property
     def needs(self) -> Needs:
@@ -28,3 +33,19 @@ class MethodConfig(Section):
     def problems(self, train: TrainConfig) -> list[Problem]:
         """What is wrong between this method and the rest of the train block; their paths are keys below `train`."""
         return []
+
+    def missing_inputs(self, train: TrainConfig) -> list[Problem]:
+        """What it reads beside samples and models and is not there, or is not what it must be. Looks at the disk."""
+        return []
+
+    def training_data(self, train: TrainConfig) -> DataConfig:
+        """What the steps read: train.data, but for methods that make something else of it first."""
+        return train.data
+
+    def read_folders(self, train: TrainConfig) -> Iterable[str]:
+        """Those of data.path that must be there."""
+        return train.data.folders
+
+    def few_steps(self, flow_shift: float) -> list[float] | None:
+        """Timesteps, descending, that the student is to be sampled at; None where it takes many steps, as any number of them."""
+        return None

@@ -1,0 +1,70 @@
+"""Owns the knobs of DMD2, distribution matching distillation to a few steps (ALGORITHMS.md section 5). Must not import torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from .. import guidance, steps
+from ..data import Needs
+from ..section import Problem
+from .base import MethodConfig
+
+if TYPE_CHECKING:
+    from ..train import TrainConfig
+
+
+class Config(MethodConfig):
+    kind: Literal["dmd2"] = "dmd2"
+    trainable_roles: ClassVar = ("student", "critic")
+    frozen_roles: ClassVar = ("teacher",)
+
+    denoising_steps: list[int | float]
+    """What the student is sampled at, descending, without the final 0. Timesteps as the network sees them, such as 1000, 757, 522."""
+    warp_denoising_steps: bool = False
+    """denoising_steps count on the unshifted grid instead: 500 is timestep 833.3 with flow_shift 5."""
+    rollout: Literal["simulate", "data_latent"] = "simulate"
+    """simulate: the student's inputs are its own samples from noise, so prompts are all the data it needs. data_latent: noised clips."""
+    generator_update_interval: PositiveInt = 5
+    """The student steps at every so many iterations, the critic at each."""
+    teacher_guidance_scale: float = Field(4.5, ge=0)
+    """s of u + s (c - u). Others write w of c + w (c - u): s = w + 1."""
+    score_flow_shift: PositiveFloat | None = None
+    """Of the noise levels at which teacher and critic are compared; null: train.flow_shift."""
+    min_timestep_ratio: float = Field(0.0, ge=0, le=1)
+    """These noise levels are clamped to [min, max] x 1000, after the shift."""
+    max_timestep_ratio: float = Field(1.0, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _window_holds_something(self) -> Config:
+        if self.min_timestep_ratio >= self.max_timestep_ratio:
+            raise ValueError(f"min_timestep_ratio {self.min_timestep_ratio:g} is not below max_timestep_ratio {self.max_timestep_ratio:g}")
+        return self
+
+    @property
+    def needs(self) -> Needs:
+        """Clips only where they are noised."""
+        return "latents" if self.rollout == "data_latent" else "text"
+
+    def few_steps(self, flow_shift: float) -> list[float]:
+        """The timesteps that the student is trained and sampled at."""
+        return steps.timesteps(self.denoising_steps, flow_shift, self.warp_denoising_steps)
+
+    def problems(self, train: TrainConfig) -> list[Problem]:
+        """What does not fit the rest of the train block."""
+        found = []
+        from_noise = self.rollout == "simulate"
+        if wrong := steps.wrong(self.denoising_steps, train.flow_shift, self.warp_denoising_steps, from_noise=from_noise):
+            found.append(Problem(("method", "denoising_steps"), *wrong))
+        if self.generator_update_interval > train.max_steps:
+            message = f"the student would never step: its interval is {self.generator_update_interval}, max_steps {train.max_steps}"
+            found.append(Problem(("method", "generator_update_interval"), message, "a smaller interval, or more steps"))
+        for role in ("teacher", "critic"):
+            if getattr(train.models.get(role), "architecture", None) is not None:
+                message = f"the {role} would start from random weights: there is nothing to distil from"
+                found.append(Problem(("models", role, "architecture"), message, f"set models.{role}.init_from to a trained model"))
+        return found
+
+    def missing_inputs(self, train: TrainConfig) -> list[Problem]:
+        return guidance.no_negative_prompt(train, self.teacher_guidance_scale)

@@ -1,0 +1,108 @@
+"""Owns the knobs of knowledge distillation on a teacher's cached trajectories (ALGORITHMS.md section 8). Must not import torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field, PositiveInt
+
+from .. import cache, guidance, steps
+from ..data import DataConfig, Needs
+from ..section import Problem
+from .base import MethodConfig
+
+if TYPE_CHECKING:
+    from ..train import TrainConfig
+
+
+class Config(MethodConfig):
+    kind: Literal["kd"] = "kd"
+    trainable_roles: ClassVar = ("student",)
+    frozen_roles: ClassVar = ("teacher",)
+    optional_roles: ClassVar = ("teacher",)
+    preparing_roles: ClassVar = ("teacher",)
+
+    cache: str
+    """Folder of the teacher's trajectories, made from data's prompts before the first step; a run that was cut short goes on there."""
+    t_list: list[int]
+    """Timesteps of the teacher's trajectory that the student is trained and sampled at, descending, then 0: 995, 937, 833, 625, 0."""
+    trajectory_steps: int = Field(48, ge=1, le=500)
+    """Of the teacher's ODE: u = 1, 1 - 1/48, ... with train.flow_shift, timesteps cut to whole numbers."""
+    teacher_guidance_scale: float = Field(6.0, ge=0)
+    """s of u + s (c - u), in the trajectories. Others write w of c + w (c - u): s = w + 1."""
+    num_trajectories: PositiveInt | None = None
+    """null: one for each of data's samples. More than these: prompts are used again, with other noise."""
+    teacher_batch_size: PositiveInt = 1
+    """Trajectories that a rank makes at once."""
+
+    @property
+    def needs(self) -> Needs:
+        return "trajectory"
+
+    def few_steps(self, flow_shift: float) -> list[float]:
+        """The timesteps that the student is trained and sampled at."""
+        return [float(t) for t in self.t_list[:-1]]
+
+    def training_data(self, train: TrainConfig) -> DataConfig:
+        """The cache's samples."""
+        return train.data.model_copy(update={"path": str(Path(self.cache) / cache.SAMPLES), "prepare": None})
+
+    def read_folders(self, train: TrainConfig) -> Iterable[str]:
+        """Prompts are read only to make trajectories of them."""
+        return () if cache.is_complete(Path(self.cache)) else train.data.folders
+
+    def settings(self, train: TrainConfig) -> dict[str, Any]:
+        """What the cache's trajectories must have been made with, as far as the configuration tells."""
+        return {
+            "flow_shift": train.flow_shift,
+            "trajectory_steps": self.trajectory_steps,
+            "teacher_guidance_scale": self.teacher_guidance_scale,
+            "latents": list(train.data.latent_shape),
+            "text_len": train.data.text_len,
+            "timesteps": self.t_list[:-1],
+            "total": self.num_trajectories,
+        }
+
+    def problems(self, train: TrainConfig) -> list[Problem]:
+        """What does not fit the rest of the train block."""
+        found = []
+        if wrong := self._wrong_list(train.flow_shift):
+            found.append(Problem(("method", "t_list"), *wrong))
+        if train.data.text_dropout:
+            message = "the teacher's trajectories belong to their prompts"
+            found.append(Problem(("data", "text_dropout"), message, "text_dropout: 0; guidance is in the trajectories already"))
+        if getattr(train.models.get("teacher"), "architecture", None) is not None:
+            message = "the teacher would start from random weights: there is nothing to distil from"
+            found.append(Problem(("models", "teacher", "architecture"), message, "set models.teacher.init_from to a trained model"))
+        return found
+
+    def _wrong_list(self, flow_shift: float) -> tuple[str, str] | None:
+        valid = steps.trajectory(self.trajectory_steps, flow_shift)
+        listed = f"valid with trajectory_steps {self.trajectory_steps} and flow_shift {flow_shift:g}: {', '.join(map(str, valid))}"
+        if len(self.t_list) < 2 or self.t_list[-1] != 0:
+            return f"{self.t_list} does not end with 0, after at least one timestep", listed
+        if off := [t for t in self.t_list[:-1] if t not in valid]:
+            return f"{', '.join(map(str, off))}: not on the teacher's trajectory", listed
+        wrong = steps.wrong(self.t_list[:-1], flow_shift, False, from_noise=True)
+        return wrong and (wrong[0], listed)
+
+    def missing_inputs(self, train: TrainConfig) -> list[Problem]:
+        """A cache of something else, or one that cannot be finished."""
+        folder, teacher = Path(self.cache), train.models.get("teacher")
+        try:
+            found = cache.read(folder)
+        except cache.NoCache as error:
+            return [Problem(("method", "cache"), str(error), "give another folder")]
+        digest = cache.local_digest(getattr(teacher, "init_from", None), getattr(teacher, "revision", None))
+        if found is not None and (wrong := cache.differences(found, {**self.settings(train), "teacher": digest})):
+            message = f"the trajectories in {folder} were made otherwise: {wrong}"
+            return [Problem(("method", "cache"), message, "give another folder, or what they were made with")]
+        if cache.is_complete(folder):
+            return []
+        if teacher is None:
+            there = f"{cache.count(folder)} of {found['total']} trajectories" if found else "nothing"
+            message = f"{folder} holds {there}, and there is no teacher to make the rest"
+            return [Problem(("models",), message, "add models.teacher, or give a cache that is complete")]
+        return guidance.no_negative_prompt(train, self.teacher_guidance_scale)

@@ -1,0 +1,165 @@
+"""Owns DMD2 (arXiv 2405.14867; ALGORITHMS.md section 5): a student of few steps whose samples are to be distributed as its teacher's.
+
+A subclass changes how samples are made (`student_rollout`, `critic_rollout`), not the losses. All draws come from `cuda_generator`, at
+each iteration in this order: noise [B, C, T, H, W] and u [B], which nothing uses (a reference's order); where the student steps, those
+of its rollout, then k [B] and noise [B, T, C, H, W] for its loss; those of the critic's rollout, then again k and noise. A
+rollout draws an index [B] and noise [B, T, C, H, W]; with `simulate` such noise again for each further step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import losses
+from ..config import TrainConfig
+from ..data.dataset import pad, statistics
+from ..data.prompts import required
+from ..flow import NUM_TIMESTEPS, FlowSchedule, shifted
+from ..models.base import ModelBase
+from ..sampling import guided
+from .base import Batch, TrainingMethod
+
+
+class DMD2Method(TrainingMethod):
+    def __init__(self, cfg: TrainConfig, role_models: dict[str, ModelBase]) -> None:
+        super().__init__(cfg, role_models)
+        config: Any = cfg.method
+        self.config = config
+        self.student, self.teacher, self.critic = (role_models[role] for role in ("student", "teacher", "critic"))
+        self.schedule = FlowSchedule(cfg.flow_shift, self.device)
+        self.steps = torch.tensor(config.few_steps(cfg.flow_shift), dtype=torch.float32, device=self.device)
+        """[K], descending."""
+        self.negative = _negative(cfg, self.device) if config.teacher_guidance_scale != 1 else None
+        self.build_optimizer("student", every=config.generator_update_interval)
+        self.build_optimizer("critic")
+
+    def student_steps(self, iteration: int) -> bool:
+        return bool(iteration % self.config.generator_update_interval == 0)
+
+    def single_train_step(self, batch: Batch, iteration: int) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any]]:
+        self.prepare_batch(batch)
+        found = {}
+        if self.student_steps(iteration):
+            found["generator_loss"] = self.generator_loss(self.student_rollout(batch), batch["prompt"])
+        found["critic_loss"] = self.critic_loss(self.critic_rollout(batch), batch["prompt"])
+        return {"total_loss": torch.stack(list(found.values())).sum().detach(), **found}, {}, {}
+
+    def backward(self, loss_map: dict[str, Tensor], outputs: dict[str, Any], grad_accum_rounds: int = 1) -> None:
+        """A role at a time: neither loss has a gradient in the other's network."""
+        for name in ("generator_loss", "critic_loss"):
+            if name in loss_map:
+                (loss_map[name] / grad_accum_rounds).backward()
+
+    # --- samples
+
+    def student_rollout(self, batch: Batch) -> Tensor:
+        """The student's clean prediction [B, T, C, H, W] at one of its steps, with gradient: its last pass alone has one."""
+        noisy, timesteps = self.starting_points(batch)
+        return self.predict_clean(self.student, noisy, timesteps, batch["prompt"])
+
+    @torch.no_grad()
+    def critic_rollout(self, batch: Batch) -> Tensor:
+        """Samples [B, T, C, H, W] for the critic to learn from; fresh ones, made alike."""
+        return self.student_rollout(batch)
+
+    def starting_points(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """(noisy [B, T, C, H, W], timesteps [B]): of each sample the student's input at a step drawn uniformly."""
+        shape = self.latent_shape(batch)
+        index = torch.randint(0, len(self.steps), (shape[0],), generator=self.cuda_generator, device=self.device)
+        if self.config.rollout == "data_latent":
+            return self.schedule.add_noise(batch["latents"], self.draw_noise(shape), self.steps[index]), self.steps[index]
+        inputs = torch.stack(self.simulated_inputs(batch["prompt"], shape))
+        return inputs[index, torch.arange(shape[0], device=self.device)], self.steps[index]
+
+    @torch.no_grad()
+    def simulated_inputs(self, prompt: Tensor, shape: Sequence[int]) -> list[Tensor]:
+        """The student's input at each of its steps when it samples from noise. All are made, whichever are used: were ranks to
+        stop at different steps, their sharded networks would wait for each other for ever."""
+        inputs = [self.draw_noise(shape)]
+        for now, then in zip(self.steps, self.steps[1:], strict=False):
+            clean = self.predict_clean(self.student, inputs[-1], now.expand(shape[0]), prompt)
+            inputs.append(self.schedule.add_noise(clean, self.draw_noise(shape), then.expand(shape[0])))
+        return inputs
+
+    def prepare_batch(self, batch: Batch) -> None:
+        """The reference's draws, which this method does not use."""
+        b, t, c, h, w = self.latent_shape(batch)
+        torch.randn(b, c, t, h, w, generator=self.cuda_generator, device=self.device)
+        torch.rand(b, generator=self.cuda_generator, device=self.device)
+
+    def latent_shape(self, batch: Batch) -> tuple[int, ...]:
+        """[B, T, C, H, W]."""
+        if "latents" in batch:
+            return tuple(batch["latents"].shape)
+        t, h, w = self.cfg.data.latent_shape
+        return len(batch["prompt"]), t, len(statistics(self.cfg.data)[0]), h, w
+
+    def draw_noise(self, shape: Sequence[int]) -> Tensor:
+        return torch.randn(*shape, generator=self.cuda_generator, device=self.device)
+
+    # --- losses
+
+    def generator_loss(self, generated: Tensor, prompt: Tensor) -> Tensor:
+        """Draws k [B] and noise [B, T, C, H, W]."""
+        with torch.no_grad():
+            noisy, _, timesteps = self.noised(generated)
+            fake = self.predict_clean(self.critic, noisy, timesteps, prompt)
+            real = self.schedule.to_clean(noisy, self.teacher_velocity(noisy, timesteps, prompt), timesteps)
+        return losses.distribution_matching_loss(generated, fake, real)
+
+    def critic_loss(self, generated: Tensor, prompt: Tensor) -> Tensor:
+        """How badly the critic knows the student's samples; without guidance. Draws k [B] and noise [B, T, C, H, W]."""
+        noisy, noise, timesteps = self.noised(generated)
+        return losses.velocity_loss(self.critic.predict_velocity(noisy, timesteps, prompt), noise, generated)
+
+    def noised(self, generated: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(noisy, noise, timesteps [B]) at noise levels drawn for each sample: t = 1000 S(k / 1000), clamped to the window."""
+        shape, config = generated.shape, self.config
+        k = torch.randint(0, NUM_TIMESTEPS, (shape[0],), generator=self.cuda_generator, device=self.device)
+        drawn = NUM_TIMESTEPS * shifted(k.double() / NUM_TIMESTEPS, config.score_flow_shift or self.cfg.flow_shift)
+        timesteps = drawn.clamp(config.min_timestep_ratio * NUM_TIMESTEPS, config.max_timestep_ratio * NUM_TIMESTEPS).float()
+        noise = self.draw_noise(shape)
+        return self.schedule.add_noise(generated, noise, timesteps), noise, timesteps
+
+    def teacher_velocity(self, noisy: Tensor, timesteps: Tensor, prompt: Tensor) -> Tensor:
+        """u + s (c - u); x0 is linear in it, so it does not matter which of the two is guided."""
+
+        def unconditional(noisy: Tensor, timesteps: Tensor) -> Tensor:
+            assert self.negative is not None
+            return self.teacher.predict_velocity(noisy, timesteps, self.negative.expand(len(noisy), -1, -1))
+
+        def conditional(noisy: Tensor, timesteps: Tensor) -> Tensor:
+            return self.teacher.predict_velocity(noisy, timesteps, prompt)
+
+        return guided(conditional, unconditional, self.config.teacher_guidance_scale)(noisy, timesteps)
+
+    def predict_clean(self, model: ModelBase, noisy: Tensor, timesteps: Tensor, prompt: Tensor) -> Tensor:
+        return self.schedule.to_clean(noisy, model.predict_velocity(noisy, timesteps, prompt), timesteps)
+
+    # --- what steps when
+
+    def get_optimizers(self, iteration: int) -> Sequence[torch.optim.Optimizer]:
+        return [optimizer for role in self._stepping(iteration) for optimizer in self._optimizer_dict[role]]
+
+    def get_lr_schedulers(self, iteration: int) -> Sequence[Any]:
+        return [self._lr_scheduler_dict[role] for role in self._stepping(iteration)]
+
+    def get_grad_clip_targets(self, iteration: int) -> dict[str, nn.Module]:
+        return {role: self.role_models[role].transformer for role in self._stepping(iteration)}
+
+    def _stepping(self, iteration: int) -> list[str]:
+        return ["student", "critic"] if self.student_steps(iteration) else ["critic"]
+
+    def averaged_roles(self) -> list[str]:
+        """Nobody samples from the critic."""
+        return ["student"]
+
+
+def _negative(cfg: TrainConfig, device: torch.device) -> Tensor:
+    """[1, text_len, D]: the prompt of the teacher's unconditional branch."""
+    stored = required(cfg.data, "method.teacher_guidance_scale").negative
+    return pad(stored, cfg.data.text_len)[0][None].to(device)
