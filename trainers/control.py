@@ -71,11 +71,11 @@ class Control:
         self.stop_requested = True
 
     def progress(self, phase: str, count: int, **details: Any) -> None:
-        """The heartbeat: `count` of `phase` is reached. Sent at most ten times a second within a phase."""
+        """The heartbeat: `count` of `phase` is reached. Sent at most ten times a second within a phase, but always where it is all."""
         if phase in ("warming", "stepping"):
             self._step = count
         now = time.monotonic()
-        if phase == self._last_phase and now - self._last_sent < 0.1:
+        if phase == self._last_phase and now - self._last_sent < 0.1 and count != details.get("max_steps"):
             return
         self._last_phase, self._last_sent = phase, now
         self._send({"kind": "progress", "phase": phase, "count": count, **details})

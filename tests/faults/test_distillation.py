@@ -53,7 +53,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Table:
     """A student of 100 iterations, and a sham: 40 in which the critic learns nothing."""
     proof = Proof(tmp_path_factory.mktemp("distilled"))
     proof.train("student", 100)
-    proof.train("sham", 40, "train.optimizers.critic.lr=1.0e-12")
+    proof.train("sham", 40, "train.optimizers.critic.lr=1.0e-12", "train.data.global_batch_size=16")
     return proof.measure("student", "sham", without=("teacher, 50 steps", "teacher, 4 steps"))
 
 
