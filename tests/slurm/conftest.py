@@ -1,4 +1,4 @@
-"""Owns the fixtures of a real Slurm: one cluster for the test session, clean between tests; a workspace on it; an undisturbed run."""
+"""Owns the fixtures of a real Slurm: one cluster for the test session, clean between tests; a workspace on it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.slurm.cluster import SlurmCluster, missing_programs
-from tests.support.launcher import Workspace, losses
+from tests.support.launcher import Workspace
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -46,11 +46,3 @@ def workspace(slurm: SlurmCluster, tmp_path_factory: pytest.TempPathFactory) -> 
     made.slurm_cluster()
     yield made
     slurm.cancel_all()
-
-
-@pytest.fixture(scope="module")
-def reference(workspace: Workspace) -> list[tuple[int, float]]:
-    """Steps and losses of an undisturbed local run with the same ranks and threads."""
-    workspace.submit("reference")
-    assert workspace.finish("reference")["state"] == "finished"
-    return losses(workspace.runs / "reference")

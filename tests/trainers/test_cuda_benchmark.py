@@ -33,6 +33,7 @@ def started(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, str(SCRIPT), *arguments], cwd="/", env=environment, capture_output=True, text=True)
 
 
+@pytest.mark.long
 def test_the_dry_run_keeps_all_limits(tmp_path: Path) -> None:
     done = started("--cpu-dry-run", "--json", str(tmp_path / "found.json"))
     assert done.returncode == 0, done.stdout + done.stderr
