@@ -315,6 +315,22 @@ class SlurmCluster:
     def _describe(self, job_id: str) -> str:
         return f"{self.state(job_id) or 'unknown to Slurm'} ({self.reason(job_id)})"
 
+    def report(self, job_id: str) -> str:
+        """For a test that failed: all jobs, what runs of this one, and what the daemons and the job wrote of it."""
+        facts = self.facts(job_id)
+        wrote = Path(facts.get("StdOut", "/nowhere"))
+        texts = [f"job {job_id}: {facts}", *self.jobs(), f"processes: {[self._command(pid) for pid in self._own_processes()]}"]
+        texts += [wrote.read_text(errors="replace")] if wrote.is_file() else []
+        for path in sorted((self.directory / "log").glob("*.log")):
+            texts += [f"{path.name}: {line}" for line in path.read_text(errors="replace").splitlines() if job_id in line][-40:]
+        return "\n".join(texts)
+
+    @staticmethod
+    def _command(pid: int) -> str:
+        with contextlib.suppress(OSError):
+            return f"{pid} " + Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        return str(pid)
+
     def _until(self, true: Callable[[], bool], timeout_s: float, otherwise: str | Callable[[], str]) -> None:
         deadline = time.monotonic() + timeout_s
         while not true():

@@ -44,10 +44,11 @@ def observe(slurm: SlurmCluster, folder: Path, name: str, habit: str, *options: 
     return job_id, lambda: [json.loads(line) for line in output.read_text().splitlines()] if output.exists() else []
 
 
-def eventually(true: Callable[[], Any], timeout_s: float = 90) -> Any:
+def eventually(true: Callable[[], Any], timeout_s: float = 90, told: Callable[[], str] = str) -> Any:
     deadline = time.monotonic() + timeout_s
     while not (found := true()):
-        assert time.monotonic() < deadline, "it never came true"
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not true after {timeout_s:g} s\n{told()}")
         time.sleep(0.05)
     return found
 
@@ -84,7 +85,8 @@ def seen(slurm: SlurmCluster, folder: Path) -> Iterator[dict[str, Sightings]]:
     slurm.run("scancel", "--signal=USR2", jobs["notice"][0])
     slurm.run("scontrol", "requeue", jobs["requeued"][0])
     for name in ("preempted", "requeued"):
-        eventually(lambda name=name: [one for one in jobs[name][1]() if one["life"] == 1])
+        job_id, sightings = jobs[name]
+        eventually(lambda sightings=sightings: [one for one in sightings() if one["life"] == 1], told=lambda job_id=job_id: slurm.report(job_id))
     slurm.run("scancel", jobs["requeued"][0])
     slurm.run("scontrol", "requeue", jobs["notice"][0])  # after its notice: the same signal handler, another cause
     eventually(lambda: [one for one in jobs["notice"][1]() if one["life"] == 1])
