@@ -31,6 +31,9 @@ EXIT_SAVED = 75
 EXIT_NO_RESTART = 76
 """A restart cannot help: bad configuration, non-finite by policy, checkpoints exist and none verifies."""
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+"""What a launcher may send. A rank may be started with them blocked, and takes them from `Control.start` on."""
+
 PHASES = ("starting", "loading", "preparing", "caching", "warming", "stepping", "preprocessing", "downloading", "saving", "finishing")
 """What a rank may be doing. `warming`: the first steps of an attempt; `preparing`: making data; `caching`: a teacher's trajectories."""
 
@@ -57,8 +60,11 @@ class Control:
         signal.signal(signal.SIGINT, self._on_stop)
         signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # a scheduler may send it to every process of a job
         faulthandler.register(signal.SIGUSR1, file=sys.stderr, all_threads=True)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        libc = ctypes.CDLL(None)
+        libc.prctl(15, f"rank {self.rank}".encode())  # PR_SET_NAME: what ps and top show
         if self._parent is not None:
-            ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+            libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
             if os.getppid() != self._parent:  # it died before the line above
                 os._exit(1)
         if self._pipe is not None:

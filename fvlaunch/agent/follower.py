@@ -15,6 +15,7 @@ from ..errors import FvlaunchError
 from ..files import publish_json, read_json
 from ..runconfig import RunConfig
 from ..runs import Run
+from .forkserver import ForkServer
 from .head import REQUEUE_WAIT_S, SETTLE_S
 from .notice import Signals
 from .peers import beat_file, report_file
@@ -31,6 +32,7 @@ class Follower:
     def __init__(self, run: Run, config: RunConfig, placement: Placement, signals: Signals) -> None:
         self.run, self.config, self.placement, self.signals = run, config, placement, signals
         self.limits = config.cluster.limits
+        self.server = ForkServer()
         self._heard, self._heard_at = "", time.monotonic()
         self._next_poll = self._next_beat = 0.0
         self._record: dict[str, Any] = {}
@@ -74,7 +76,7 @@ class Follower:
     def _run_ranks(self) -> None:
         record = self._record
         world = self.config.world(self.placement.node, record["host"], record["port"])
-        ranks = Ranks(self.run, record["attempt"], record["generation"], world, None)
+        ranks = Ranks(self.run, record["attempt"], record["generation"], world, None, self.server)
         self._watch = Watch(self.run, self.placement.host, ranks, self.limits, SETTLE_S)
         end = self._watch.until_over(self._tick)
         publish_json(report_file(self.run, record["attempt"], self.placement.node), end.dump())

@@ -21,6 +21,7 @@ from ..ledger import Action, Decision, decide, may_start
 from ..pipelines import unfinished_before
 from ..runconfig import RunConfig, World
 from ..runs import FINAL_STATES, Intent, Run
+from .forkserver import ForkServer
 from .notice import Clock, Notice, Signals, understand
 from .outcome import NodeEnd, judge
 from .peers import Peers, report_file
@@ -44,6 +45,7 @@ class Head:
     def __init__(self, run: Run, config: RunConfig, placement: Placement, signals: Signals) -> None:
         self.run, self.config, self.placement, self.signals = run, config, placement, signals
         self.limits = config.cluster.limits
+        self.server = ForkServer()
         self.clock = Clock(placement, self.limits.notice_lead_s)
         self.generation = 0
         self.attempt = 0
@@ -108,7 +110,8 @@ class Head:
         world = self.config.world(self.placement.node, address, store.getsockname()[1])
         self._log("started", **self._started(world))
         self._publish(address, world.master_port, outcome=None)
-        watch = Watch(self.run, self.placement.host, Ranks(self.run, self.attempt, self.generation, world, store), self.limits, SETTLE_S)
+        ranks = Ranks(self.run, self.attempt, self.generation, world, store, self.server)
+        watch = Watch(self.run, self.placement.host, ranks, self.limits, SETTLE_S)
         self._watch = watch
         end = watch.until_over(self._tick)
         return self._judge([end, *self._reports(wait=len(self.placement.hosts) > 1)])

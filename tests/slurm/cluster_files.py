@@ -79,7 +79,7 @@ def _general(here: Path, shape: Shape, controller_port: int) -> list[str]:
         SlurmdUser={user}
         AuthType=auth/munge
         CredType=cred/munge
-        AuthInfo=socket={here}/munge.sock,cred_expire=5
+        AuthInfo=socket={here}/munge.sock,cred_expire=30
         CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
         StateSaveLocation={here}/state
         SlurmdSpoolDir={here}/spool/%n

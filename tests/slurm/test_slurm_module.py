@@ -86,7 +86,9 @@ def seen(slurm: SlurmCluster, folder: Path) -> Iterator[dict[str, Sightings]]:
     slurm.run("scontrol", "requeue", jobs["requeued"][0])
     for name in ("preempted", "requeued"):
         job_id, sightings = jobs[name]
-        eventually(lambda sightings=sightings: [one for one in sightings() if one["life"] == 1], told=lambda job_id=job_id: slurm.report(job_id))
+        eventually(
+            lambda sightings=sightings: [one for one in sightings() if one["life"] == 1], told=lambda job_id=job_id: slurm.report(job_id)
+        )
     slurm.run("scancel", jobs["requeued"][0])
     slurm.run("scontrol", "requeue", jobs["notice"][0])  # after its notice: the same signal handler, another cause
     eventually(lambda: [one for one in jobs["notice"][1]() if one["life"] == 1])

@@ -132,12 +132,12 @@ def rank_pids(run: Path) -> dict[int, int]:
     found = {}
     for entry in Path("/proc").iterdir():
         try:
-            argv = (entry / "cmdline").read_bytes().split(b"\0")
-            if str(run).encode() in argv and b"trainers" in argv:
+            argv, name = (entry / "cmdline").read_bytes().split(b"\0"), (entry / "comm").read_text().split()
+            if str(run).encode() in argv and name[0] == "rank":
                 environment = dict(part.split(b"=", 1) for part in (entry / "environ").read_bytes().split(b"\0") if b"=" in part)
-                if int(environment[b"TRAINER_PARENT_PID"]) == _parent(entry):
-                    found[int(environment[b"RANK"])] = int(entry.name)
-        except (OSError, ValueError, KeyError):
+                if int(environment[b"TRAINER_PARENT_PID"]) == _parent(entry):  # not one of its loaders
+                    found[int(name[1])] = int(entry.name)
+        except (OSError, ValueError, KeyError, IndexError):
             continue
     return found
 
