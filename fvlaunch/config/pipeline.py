@@ -21,7 +21,9 @@ FOR_ALL = ("cluster", "tiny")
 """First words of --set that mean every stage; they cannot name one."""
 EXPORTS = ("live", "ema")
 OUTPUTS = ("data", "run")
-_TOP, _STAGE, _REFERENCE = ("description", "stages"), ("name", "recipe", "set"), ("stage", "export", "output", "role")
+CHECKPOINTS = ("last",)
+"""The newest checkpoint's weights, as they were trained: another word for export live."""
+_TOP, _STAGE, _REFERENCE = ("description", "stages"), ("name", "recipe", "set"), ("stage", "export", "checkpoint", "output", "role")
 
 
 @dataclass(frozen=True)
@@ -180,9 +182,8 @@ def _with_sets(stages: Sequence[Stage], asked: Node) -> tuple[list[Stage], list[
 
 def _reference(node: Node, path: KeyPath) -> Reference:
     value: dict[str, Any] = node.plain
-    return Reference(
-        str(value["stage"]), value.get("export"), value.get("output"), str(value.get("role", "student")), node.place, dotted(path)
-    )
+    export = "live" if "checkpoint" in value else value.get("export")
+    return Reference(str(value["stage"]), export, value.get("output"), str(value.get("role", "student")), node.place, dotted(path))
 
 
 def _reference_problems(stage: Stage, names: Sequence[str], index: int) -> list[Problem]:
@@ -206,12 +207,12 @@ def _wrong_reference(node: Node, key: str, own: str, names: Sequence[str], index
         problems.append(Problem(f"{own} names itself", place, key, "a stage can only use what a stage before it made"))
     elif names.index(wanted) >= index:
         problems.append(Problem(f"{wanted} comes after {own}", place, key, "a stage can only use what a stage before it made"))
-    for name, known in (("export", EXPORTS), ("output", OUTPUTS)):
+    for name, known in (("export", EXPORTS), ("checkpoint", CHECKPOINTS), ("output", OUTPUTS)):
         if name in value and value[name] not in known:
             problems.append(Problem(f"{name} must be {' or '.join(known)}, not {value[name]!r}", place, f"{key}.{name}"))
-    if ("export" in value) == ("output" in value) and not problems:
+    if len({"export", "checkpoint", "output"} & value.keys()) != 1 and not problems:
         hint = "{stage: NAME, export: live} for its weights, {stage: NAME, output: data} for the data it made"
-        problems.append(Problem("name one of export and output", place, key, hint))
+        problems.append(Problem("name one of export, checkpoint and output", place, key, hint))
     return problems
 
 

@@ -81,6 +81,12 @@ def test_a_later_stage_starts_from_the_folder_that_the_earlier_ones_weights_will
     assert str(adapter.origins["train", "models", "student", "init_from"]) == "templates/pipelines/two.yaml:9"
 
 
+def test_the_last_checkpoint_of_a_stage_means_its_weights_as_they_were_trained(folder: Path) -> None:
+    live = planned().records
+    write(FILE.replace("export: live", "checkpoint: last"))
+    assert planned().records == live
+
+
 def test_whole_weights_of_a_lora_stage_are_handed_on_and_a_preprocess_stages_data(folder: Path) -> None:
     (folder / "clips/videos").mkdir(parents=True)
     (folder / "clips/videos2caption.json").write_text("[]")
@@ -130,7 +136,9 @@ def test_the_packaged_pipelines_can_be_submitted() -> None:
         ("recipe: shapes-lora", "recipes: shapes-lora", 7, "unknown key 'recipes'", "did you mean recipe?"),
         ("export: live", "exports: live", 9, "unknown key 'exports'", "did you mean export?"),
         ("export: live", "export: best", 9, "export must be live or ema", ""),
-        ("export: live", "role: student", 9, "name one of export and output", "{stage: NAME, export: live}"),
+        ("export: live", "checkpoint: first", 9, "checkpoint must be last, not 'first'", ""),
+        ("export: live", "export: live, checkpoint: last", 9, "name one of", ""),
+        ("export: live", "role: student", 9, "name one of export, checkpoint and output", "{stage: NAME, export: live}"),
         ("export: live", "export: live, role: critic", 9, "teacher has no role 'critic'", "role: student"),
         ("export: live", "output: data", 9, "teacher makes no data", "export: live"),
         ("recipe: shapes-lora", "recipe: shapes-lore", 7, "no recipe is called 'shapes-lore'", "did you mean shapes-lora?"),
