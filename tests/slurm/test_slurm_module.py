@@ -86,7 +86,9 @@ def seen(slurm: SlurmCluster, folder: Path) -> Iterator[dict[str, Sightings]]:
     slurm.run("scontrol", "requeue", jobs["requeued"][0])
     for name in ("preempted", "requeued"):
         job_id, sightings = jobs[name]
-        eventually(lambda sightings=sightings: [one for one in sightings() if one["life"] == 1], told=lambda job_id=job_id: slurm.report(job_id))
+        eventually(
+            lambda sightings=sightings: [one for one in sightings() if one["life"] == 1], told=lambda job_id=job_id: slurm.report(job_id)
+        )
     slurm.run("scancel", jobs["requeued"][0])
     slurm.run("scontrol", "requeue", jobs["notice"][0])  # after its notice: the same signal handler, another cause
     eventually(lambda: [one for one in jobs["notice"][1]() if one["life"] == 1])
@@ -270,6 +272,17 @@ def test_exclude_node_keeps_earlier_ones_and_needs_a_waiting_job(slurm: SlurmClu
     found = asked.job(job_id)
     assert found is not None and sorted(found.excluded_nodes.split(",")) == [first, second]
     assert not asked.exclude_node("99999", first)
+    slurm.cancel_all()
+
+
+def test_a_node_can_be_spared_only_while_enough_others_are_left(slurm: SlurmCluster) -> None:
+    first, second = slurm.nodes
+    job_id = sleeper(slurm, "-H")
+    assert asked.can_spare(job_id, first, 1)
+    assert not asked.can_spare(job_id, first, 2)
+    assert asked.exclude_node(job_id, second)
+    assert not asked.can_spare(job_id, first, 1)
+    assert not asked.can_spare("99999", first, 1)
     slurm.cancel_all()
 
 
