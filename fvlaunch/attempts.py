@@ -71,6 +71,10 @@ class Attempt:
     save_s: float | None = None
     """Seconds that its last checkpoint took to publish."""
     next: str = ""
+    """What was decided then: end, restart, requeue, resubmit."""
+    ranks: int = 1
+    excluded: tuple[str, ...] = ()
+    """Nodes that the next attempt stays away from."""
 
 
 def read_attempt(run: Run, number: int, *, newest: bool) -> Attempt | None:
@@ -96,6 +100,8 @@ def read_attempt(run: Run, number: int, *, newest: bool) -> Attempt | None:
         failure=Failure(**{**failure, "lines": tuple(failure.get("lines", ()))}) if failure else None,
         save_s=last.get("checkpoint", {}).get("save_s"),
         next=last.get("decided", {}).get("next", ""),
+        ranks=int(start.get("ranks") or 1),
+        excluded=tuple(last.get("decided", {}).get("exclude") or ()),
     )
 
 

@@ -12,8 +12,27 @@ from typing import Annotated, Any
 
 import typer
 
-from . import __version__
-from .errors import EXIT_UNEXPECTED, EXIT_USER, FvlaunchError, printable, render
+from . import __version__, cli_upkeep, completing
+from .cli_options import (
+    Account,
+    AsJson,
+    Begin,
+    ClusterName,
+    Constraint,
+    Dependency,
+    Exclude,
+    Memory,
+    Nodelist,
+    Partition,
+    Qos,
+    Ranks,
+    Reservation,
+    RunName,
+    RunsDir,
+    Sets,
+    Time,
+)
+from .errors import EXIT_UNEXPECTED, EXIT_USER, FvlaunchError, UsageError, printable, render
 
 app = typer.Typer(
     name="fvlaunch",
@@ -24,30 +43,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-
-RunName = Annotated[str, typer.Argument(metavar="RUN", help="A name, a unique prefix, a path, a job id, PIPELINE/STAGE, or `last`.")]
-ClusterName = Annotated[str | None, typer.Option("--cluster", metavar="NAME", help="Cluster profile: where it runs.")]
-Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe's key, e.g. train.max_steps=200.")]
-Ranks = Annotated[int | None, typer.Option("--ranks", help="Processes in all; one a GPU.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-RunsDir = Annotated[Path | None, typer.Option("--runs-dir", metavar="DIR", help="Folder of the run directories.")]
-
-
-def sbatch_option(*names: str, text: str) -> Any:
-    return typer.Option(*names, help=text, rich_help_panel="sbatch options")
-
-
-Partition = Annotated[str | None, sbatch_option("-p", "--partition", text="Partition to submit to.")]
-Time = Annotated[str | None, sbatch_option("-t", "--time", text="Time limit of one attempt.")]
-Account = Annotated[str | None, sbatch_option("-A", "--account", text="Account to charge.")]
-Qos = Annotated[str | None, sbatch_option("-q", "--qos", text="Quality of service.")]
-Exclude = Annotated[str | None, sbatch_option("-x", "--exclude", text="Nodes to stay away from.")]
-Nodelist = Annotated[str | None, sbatch_option("-w", "--nodelist", text="Nodes to use.")]
-Constraint = Annotated[str | None, sbatch_option("-C", "--constraint", text="Features that nodes must have, e.g. h100.")]
-Dependency = Annotated[str | None, sbatch_option("-d", "--dependency", text="Start after other jobs, e.g. afterok:123.")]
-Reservation = Annotated[str | None, sbatch_option("--reservation", text="Reservation to use.")]
-Begin = Annotated[str | None, sbatch_option("--begin", text="Start no earlier than this, e.g. now+1hour.")]
-Memory = Annotated[str | None, sbatch_option("--mem", text="Memory of a node.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -60,7 +55,14 @@ def version(show_version: Annotated[bool, typer.Option("--version", is_eager=Tru
 @app.command(context_settings={"allow_extra_args": True})
 def submit(
     ctx: typer.Context,
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE|PIPELINE", help="A recipe's or a pipeline's name or file, or a run's run.yaml.")],
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            metavar="RECIPE|PIPELINE",
+            help="A recipe's or a pipeline's name or file, or a run's run.yaml.",
+            autocompletion=completing.recipes,
+        ),
+    ],
     cluster: ClusterName = None,
     sets: Annotated[
         list[str] | None,
@@ -72,7 +74,12 @@ def submit(
     ranks: Ranks = None,
     nodes: Annotated[int | None, typer.Option("--nodes", help="Full nodes instead of ranks.")] = None,
     runs_dir: RunsDir = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the recipe and the batch script; do nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the recipe, the batch script and the memory; do nothing.")] = False,
+    prepare: Annotated[bool, typer.Option("--prepare", help="Make all but the submission, and print its sbatch line.")] = False,
+    test_only: Annotated[
+        bool, typer.Option("--test-only", help="Ask Slurm whether and when it would start; --cluster A,B and -p A,B: each of them.")
+    ] = False,
+    smoke: Annotated[bool, typer.Option("--smoke", help="3 steps, a save, a validation, a resume of it, and wait: does it work?")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Show progress until the run is over. Ctrl-C detaches.")] = False,
     no_snapshot: Annotated[bool, typer.Option("--no-snapshot", help="Run the installed code, not a copy of it.")] = False,
     json_: AsJson = False,
@@ -96,8 +103,16 @@ def submit(
 
     sbatch = commands.sbatch_of(locals(), ctx.args)
     request = commands.Request(recipe, cluster, sets or [], name, ranks, nodes, runs_dir, sbatch)
+    if sum((dry_run, prepare, test_only, smoke)) > 1:
+        raise UsageError("--dry-run, --prepare, --test-only and --smoke exclude each other")
     if dry_run:
         commands.dry_run(request, json_=json_)
+    elif test_only:
+        raise typer.Exit(commands.test_only(request, json_=json_))
+    elif smoke:
+        raise typer.Exit(commands.smoke(request, take_snapshot=not no_snapshot, json_=json_))
+    elif prepare:
+        commands.prepare(request, take_snapshot=not no_snapshot, json_=json_)
     else:
         raise typer.Exit(commands.submit(request, wait=wait, take_snapshot=not no_snapshot, json_=json_))
 
@@ -105,17 +120,19 @@ def submit(
 @app.command()
 def status(
     runs: Annotated[
-        list[str] | None, typer.Argument(metavar="[RUN]...", help="Default: those that are not over, and the newest ten.")
+        list[str] | None,
+        typer.Argument(metavar="[RUN]...", help="Default: those not over, and the newest.", autocompletion=completing.runs),
     ] = None,
     all_: Annotated[bool, typer.Option("--all", help="Every run.")] = False,
-    attempts: Annotated[bool, typer.Option("--attempts", help="Each attempt: what ended it, its steps and nodes.")] = False,
+    attempts: Annotated[bool, typer.Option("--attempts", help="Each attempt: cause, steps, nodes, GPU-hours, useful part.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it again and again until all is over. Ctrl-C ends the watching.")] = False,
     json_: AsJson = False,
     runs_dir: RunsDir = None,
 ) -> None:
     """What runs are doing, from their records and one question to the scheduler."""
-    from . import commands
+    from . import status_command
 
-    raise typer.Exit(commands.status(runs or [], all_=all_, attempts=attempts, json_=json_, runs_dir=runs_dir))
+    raise typer.Exit(status_command.status(runs or [], all_=all_, attempts=attempts, watch=watch, json_=json_, runs_dir=runs_dir))
 
 
 @app.command()
@@ -137,14 +154,14 @@ def attach(run: RunName, runs_dir: RunsDir = None) -> None:
 @app.command()
 def logs(
     run: RunName,
-    rank: Annotated[int, typer.Option("--rank", help="Which rank's log.")] = 0,
-    attempt: Annotated[int | None, typer.Option("--attempt", help="Which attempt; default: the newest.")] = None,
+    rank: Annotated[str, typer.Option("--rank", metavar="N|N-M|all", help="Whose; of several the lines are merged by time.")] = "0",
+    attempt: Annotated[str | None, typer.Option("--attempt", metavar="N|all", help="Which attempt; default: the newest.")] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as lines come, until the run is over.")] = False,
     grep: Annotated[str | None, typer.Option("--grep", metavar="RE", help="Only lines that match.")] = None,
     agent: Annotated[bool, typer.Option("--agent", help="What the job itself printed instead of a rank.")] = False,
     runs_dir: RunsDir = None,
 ) -> None:
-    """A rank's log."""
+    """A rank's log, or those of several merged by time."""
     from . import commands
 
     commands.logs(run, rank=rank, attempt=attempt, follow=follow, grep=grep, agent=agent, runs_dir=runs_dir)
@@ -213,7 +230,9 @@ def list_(
 
 @app.command()
 def show(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name or file, or a run's run.yaml.")],
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="A recipe's name or file, or a run's run.yaml.", autocompletion=completing.recipes)
+    ],
     cluster: ClusterName = None,
     sets: Sets = None,
     json_: AsJson = False,
@@ -293,12 +312,16 @@ def sample(
     raise typer.Exit(results.sample(run, options, cluster, runs_dir))
 
 
+cli_upkeep.register(app)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: run a command and turn what happened into an exit code and one clear message."""
     sys.exit(run(arguments))
 
 
 def run(arguments: list[str] | None = None) -> int:
+    completing.prepare()
     usage_error: type[Exception] = typer.BadParameter.__bases__[0].__bases__[0]  # ClickException, of the click that typer uses
     try:
         code = app(args=arguments, prog_name="fvlaunch", standalone_mode=False)

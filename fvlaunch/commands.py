@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from . import index
 from . import show as printing
-from .attempts import read_attempts
-from .errors import EXIT_SCHEDULER, NotFound, UsageError, render
+from .errors import FvlaunchError, NotFound, UsageError
 from .pipelines import Pipeline
-from .runs import FINAL_STATES, Run
+from .runs import Run
 from .status import RunStatus
 
 SBATCH_OPTIONS = (
@@ -40,17 +40,22 @@ class Request:
 
         return kind_of(self.recipe) == "pipeline"
 
+    @property
+    def words(self) -> dict[str, Any]:
+        """What was asked for, as run.yaml keeps it."""
+        return {"recipe": self.recipe, "cluster": self.cluster, "set": self.sets, "sbatch": self.sbatch}
+
     def pipeline_plan(self) -> Any:
         from . import pipeline_commands
 
         return pipeline_commands.plan(self.recipe, self.cluster, self.sets, self.name, self.ranks, self.nodes, self.sbatch, self.runs_dir)
 
-    def plan(self) -> tuple[Any, Any]:
+    def plan(self, *, look: bool = True) -> tuple[Any, Any]:
         from . import request
 
         return request.plan_submission(
             self.recipe, self.cluster, sets=self.sets, name=self.name, ranks=self.ranks, nodes=self.nodes, sbatch=self.sbatch,
-            runs_dir=self.runs_dir,
+            runs_dir=self.runs_dir, look=look,
         )  # fmt: skip
 
 
@@ -66,38 +71,70 @@ def sbatch_of(given: dict[str, Any], extra: Sequence[str]) -> dict[str, Any]:
 
 
 def dry_run(asked: Request, *, json_: bool) -> None:
-    from . import jobs
-    from . import submit as submission
-    from .config.yaml import dump
+    from . import beforehand
 
     if asked.is_pipeline:
         from . import pipeline_commands
 
         return pipeline_commands.dry_run(asked.pipeline_plan(), json_=json_)
-    _, plan = asked.plan()
-    run, token = Run(plan.path), jobs.new_token()
-    script = submission.batch_script(run, plan, run.job / token, token) if plan.executor == "slurm" else None
+    composed, plan = asked.plan(look=False)
+    beforehand.dry_run(plan, json_=json_)
+    return beforehand.look(composed)
+
+
+def test_only(asked: Request, *, json_: bool) -> int:
+    """Each cluster of `--cluster A,B` is asked by itself, and each partition of it."""
+    from . import beforehand
+
+    one_each = [replace(asked, cluster=name) for name in asked.cluster.split(",")] if asked.cluster else [asked]
+    plans = [plan for one in one_each for plan in (one.pipeline_plan().stages if one.is_pipeline else [one.plan(look=False)[1]])]
+    beforehand.check_slurm(plans)
+    return beforehand.told(beforehand.ask(plans), json_=json_)
+
+
+def smoke(asked: Request, *, take_snapshot: bool, json_: bool) -> int:
+    from .smoke import smoke as tried
+
+    return tried(asked, take_snapshot=take_snapshot, json_=json_)
+
+
+def prepare(asked: Request, *, take_snapshot: bool, json_: bool) -> None:
+    from . import submit as submission
+
+    if asked.is_pipeline:
+        raise UsageError(
+            "--prepare is of a single run: a chain of jobs needs their ids", hint="submit the pipeline, or prepare a stage's recipe"
+        )
+    composed, plan = asked.plan()
+    if plan.executor != "slurm":
+        raise UsageError("--prepare makes a batch script, and this cluster takes none", hint="choose a Slurm cluster with --cluster")
+    _warn(composed, plan)
+    run, script = submission.prepare_job(plan, take_snapshot=take_snapshot, asked=asked.words)
+    line = f"sbatch {shlex.quote(str(script))}"
     if json_:
-        printing.as_json({"run": plan.name, "path": plan.path, "summary": plan.summary, "recipe": plan.recipe, "batch_script": script})
-        return None
-    printing.say(f"{plan.name}: {plan.summary}; nothing was submitted")
-    printing.out(dump(plan.recipe))
-    if script:
-        printing.out(script)
-    return None
+        return printing.as_json({"run": run.name, "path": str(run.path), "script": str(script), "command": line, "state": "submitting"})
+    printing.say(f"{run.name}: {plan.summary}; nothing was submitted. This does it, or fvlaunch resume {run.name}:")
+    return printing.out(line)
 
 
 def submit(asked: Request, *, wait: bool, take_snapshot: bool, json_: bool) -> int:
     from . import submit as submission
 
-    words = {"recipe": asked.recipe, "cluster": asked.cluster, "set": asked.sets, "sbatch": asked.sbatch}
     if asked.is_pipeline:
         from . import pipeline_commands
 
-        return pipeline_commands.submit(asked.pipeline_plan(), words=words, take_snapshot=take_snapshot, wait_=wait, json_=json_)
-    _, plan = asked.plan()
-    run = submission.submit(plan, take_snapshot=take_snapshot, asked=words)
+        return pipeline_commands.submit(asked.pipeline_plan(), words=asked.words, take_snapshot=take_snapshot, wait_=wait, json_=json_)
+    composed, plan = asked.plan()
+    _warn(composed, plan)
+    run = submission.submit(plan, take_snapshot=take_snapshot, asked=asked.words)
     return _submitted(run, plan.summary, wait=wait, json_=json_)
+
+
+def _warn(composed: Any, plan: Any) -> None:
+    from . import beforehand
+
+    for line in beforehand.warnings(composed, plan):
+        printing.say(line)
 
 
 def _submitted(run: Run, summary: str, *, wait: bool, json_: bool) -> int:
@@ -120,6 +157,19 @@ def _submitted(run: Run, summary: str, *, wait: bool, json_: bool) -> int:
     return 0
 
 
+def fork(
+    word: str, step: int, name: str, cluster: str | None, sets: list[str], ranks: int | None, sbatch: dict[str, Any], *,
+    wait: bool, take_snapshot: bool, json_: bool, runs_dir: Path | None,
+) -> int:  # fmt: skip
+    from .fork import fork as made_of
+
+    chosen = index.runs_dir_option(runs_dir)
+    old = find(word, runs_dir)
+    run, plan = made_of(old, step, name, cluster, sets=sets, ranks=ranks, sbatch=sbatch, runs_dir=chosen, take_snapshot=take_snapshot)
+    printing.say(f"{run.name}: starts from step {step} of {old.name}")
+    return _submitted(run, plan.summary, wait=wait, json_=json_)
+
+
 def resume(
     word: str, cluster: str | None, sets: list[str], ranks: int | None, sbatch: dict[str, Any], *,
     assume_dead: str | None, wait: bool, json_: bool, runs_dir: Path | None,
@@ -137,61 +187,6 @@ def resume(
     last = run.last_checkpoint_step()
     printing.say(f"{run.name}: goes on {f'from step {last}' if last else 'from the start: there is no checkpoint'}")
     return _submitted(run, plan.summary, wait=wait, json_=json_)
-
-
-def status(words: list[str], *, all_: bool, attempts: bool, json_: bool, runs_dir: Path | None) -> int:
-    from .pipeline_status import PipelineStatus, of
-
-    runs = [find_any(word, runs_dir) for word in words] if words else _shown(_known(runs_dir), all_)
-    found, unreachable = of(runs)
-    if json_:
-        printing.as_json(
-            [{**s.dump(), "attempts_list": _attempts(run)} if attempts else s.dump() for s, run in zip(found, runs, strict=True)]
-        )
-    elif len(words) == 1 and isinstance(found[0], PipelineStatus):
-        printing.one_pipeline(found[0], found[0].stages)
-        for stage in runs[0].stages if attempts and isinstance(runs[0], Pipeline) else ():
-            printing.out(f"\n{stage.name}")
-            printing.attempts_table(read_attempts(stage))
-    elif len(words) == 1 and isinstance(runs[0], Run):
-        printing.one_status(found[0], read_attempts(runs[0]) if attempts or found[0].attempts > 1 else [])
-    elif found:
-        printing.statuses(found)
-        for s, run in zip(found, runs, strict=True):
-            if attempts and isinstance(run, Run):
-                printing.out(f"\n{s.run}")
-                printing.attempts_table(read_attempts(run))
-    else:
-        printing.say("no runs yet; fvlaunch submit shapes-finetune starts one here")
-    if unreachable:
-        printing.say(render(unreachable))
-        return EXIT_SCHEDULER
-    return 0
-
-
-def _attempts(run: Run | Pipeline) -> list[dict[str, Any]]:
-    """Of a run; of a pipeline those of all its stages, in order."""
-    from dataclasses import asdict
-
-    if isinstance(run, Pipeline):
-        return [{"stage": stage.path.name, **attempt} for stage in run.stages for attempt in _attempts(stage)]
-    return [asdict(a) for a in read_attempts(run)]
-
-
-def _shown(runs: list[Run | Pipeline], all_: bool) -> list[Run | Pipeline]:
-    if all_:
-        return runs
-    newest = set(runs[-10:])
-    return [run for run in runs if run in newest or not _is_over(run)]
-
-
-def _is_over(run: Run | Pipeline) -> bool:
-    stages = run.stages if isinstance(run, Pipeline) else [run]
-    return all(stage.record().state in FINAL_STATES for stage in stages)
-
-
-def _known(runs_dir: Path | None) -> list[Run | Pipeline]:
-    return index.known_whole([index.runs_dir_option(runs_dir) or Path("runs")])
 
 
 def find(word: str, runs_dir: Path | None) -> Run:
@@ -256,29 +251,56 @@ def _written_by(run: Run) -> str:
 next:     fvlaunch submit finetune --set train.data.path={output}"""
 
 
-def logs(word: str, *, rank: int, attempt: int | None, follow: bool, grep: str | None, agent: bool, runs_dir: Path | None) -> None:
+def logs(word: str, *, rank: str, attempt: str | None, follow: bool, grep: str | None, agent: bool, runs_dir: Path | None) -> None:
     from . import logs as reading
     from .progress import rarely_over
 
     if follow and (agent or attempt is not None):
         raise UsageError("--follow shows the newest attempt of a rank", hint="leave out --attempt and --agent, or --follow")
-    run = find(word, runs_dir)
+    run, ranks = find(word, runs_dir), reading.wanted_ranks(rank)
+    hide = secrets_of(run)
     if agent:
         for path in reading.agent_logs(run):
             printing.say(f"==> {path} <==")
             for line in reading.lines(path, grep):
-                printing.out(line)
-        return
-    if follow:
-        for line in reading.follow(run, rank, grep, rarely_over(run)):
-            printing.out(line)
-        return
-    found = reading.log_file(run, attempt, rank)
-    if found is None:
+                printing.out(hide(line))
+    elif follow:
+        for line in reading.follow(run, ranks, grep, rarely_over(run)):
+            printing.out_now(hide(line))
+    else:
+        _logs(run, ranks, attempt, grep, hide)
+
+
+def secrets_of(run: Run) -> Callable[[str], str]:
+    """Takes out of a line what the run's profile names as a secret: a log is masked only once its attempt is over."""
+    from . import secret_values
+    from .config.yaml import read
+
+    try:
+        names = read(run.config_file).plain["cluster"]["secrets"]
+        values = secret_values.values(name for name in names if isinstance(name, str))
+    except (FvlaunchError, OSError, KeyError, TypeError):
+        values = {}
+    return lambda line: secret_values.redact(line, values)
+
+
+def _logs(run: Run, ranks: tuple[int, ...] | None, attempt: str | None, grep: str | None, hide: Callable[[str], str]) -> None:
+    """Of one attempt or of all."""
+    from . import logs as reading
+
+    numbers = reading.wanted_attempts(run, attempt)
+    if numbers is None:
+        newest = reading.newest_files(run, ranks)
+        shown = [newest] if newest is not None else []
+    else:
+        shown = [(number, files) for number in numbers if (files := reading.log_files(run, number, ranks))]
+    if not shown:
         printing.say(f"{run.name} has no log of a rank yet; --agent shows what its job printed")
-        return
-    for line in reading.lines(found, grep):
-        printing.out(line)
+    for number, files in shown:
+        if len(shown) > 1:
+            printing.say(f"==> attempt-{number:04d} <==")
+        for line in reading.merged(files, grep):
+            printing.out(hide(line))
 
 
 def end(word: str, want: Literal["stop", "cancel"], runs_dir: Path | None) -> None:
@@ -295,6 +317,8 @@ def end(word: str, want: Literal["stop", "cancel"], runs_dir: Path | None) -> No
 
 def list_(what: str, *, json_: bool, runs_dir: Path | None) -> int:
     if what == "runs":
+        from .status_command import status
+
         return status([], all_=True, attempts=False, json_=json_, runs_dir=runs_dir)
     from .config.lookup import listing
 

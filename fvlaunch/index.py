@@ -44,34 +44,41 @@ def runs_dir_option(given: Path | None) -> Path | None:
 
 def known(runs_dirs: Iterable[Path] = ()) -> list[Run]:
     """Every run that can be read, oldest first, the stages of pipelines too."""
-    paths = [Path(one.path / stage.name) for one in known_pipelines(runs_dirs) for stage in one.record().stages]
+    paths = [str(one.path / stage.name) for one in known_pipelines(runs_dirs) for stage in one.record().stages]
     return _runs_in([*_paths(runs_dirs), *paths])
 
 
 def known_whole(runs_dirs: Iterable[Path] = ()) -> list[Run | Pipeline]:
-    """As `known`, but a pipeline in place of its stages."""
-    found: list[Run | Pipeline] = [*_runs_in(_paths(runs_dirs)), *known_pipelines(runs_dirs)]
-    return sorted(found, key=lambda one: one.record().submitted_at)
+    """As `known`, but a pipeline in place of its stages. Each file is read once: there may be thousands."""
+    found: list[tuple[float, Run | Pipeline]] = []
+    for path in _paths(runs_dirs):
+        record = read_json(f"{path}/run.json")
+        if record is not None:
+            found.append((_submitted_at(record), Run(Path(path), record)))
+        elif (folder := read_json(f"{path}/{PIPELINE_FILE}")) is not None:
+            found.append((_submitted_at(folder), Pipeline(Path(path))))
+    return [one for _, one in sorted(found, key=lambda item: item[0])]
 
 
 def known_pipelines(runs_dirs: Iterable[Path] = ()) -> list[Pipeline]:
     """Every pipeline that can be read, oldest first."""
-    found = [Pipeline(path) for path in _paths(runs_dirs) if read_json(path / PIPELINE_FILE) is not None]
+    found = [Pipeline(Path(path)) for path in _paths(runs_dirs) if read_json(f"{path}/{PIPELINE_FILE}") is not None]
     return sorted(found, key=lambda one: one.record().submitted_at)
 
 
-def _paths(runs_dirs: Iterable[Path]) -> list[Path]:
+def _paths(runs_dirs: Iterable[Path]) -> list[str]:
     """Folders of the index and in the given ones, each once. Colleagues' runs in a shared folder cannot be read."""
-    paths = [Path(line["path"]) for line in read_lines(state_folder() / "runs.jsonl") if isinstance(line.get("path"), str)]
+    paths = [line["path"] for line in read_lines(state_folder() / "runs.jsonl") if isinstance(line.get("path"), str)]
     for folder in runs_dirs:
         with contextlib.suppress(OSError):
-            paths += [entry.resolve() for entry in folder.iterdir()]
+            entries = os.scandir(folder.resolve())
+            paths += [str(Path(entry.path).resolve()) if entry.is_symlink() else entry.path for entry in entries]
     return list(dict.fromkeys(paths))
 
 
-def _runs_in(paths: Iterable[Path]) -> list[Run]:
-    records = {path: read_json(path / "run.json") for path in dict.fromkeys(paths)}
-    return [Run(path) for path, record in sorted(records.items(), key=lambda item: _submitted_at(item[1])) if record is not None]
+def _runs_in(paths: Iterable[str]) -> list[Run]:
+    records = {path: read_json(f"{path}/run.json") for path in dict.fromkeys(paths)}
+    return [Run(Path(path)) for path, record in sorted(records.items(), key=lambda item: _submitted_at(item[1])) if record is not None]
 
 
 def find(word: str, runs_dirs: Iterable[Path] = ()) -> Run:

@@ -9,6 +9,7 @@ import os
 import re
 import secrets
 import subprocess
+import time
 from enum import Enum
 from pathlib import Path
 
@@ -17,7 +18,18 @@ from .agent.placement import host_identity, local_job_id, process_start_time
 from .errors import FvlaunchError
 from .runs import Record
 
-__all__ = ["Liveness", "check_job_path", "host_identity", "is_over", "liveness", "local_job_id", "local_pid", "new_token", "num_local_gpus"]
+__all__ = [
+    "Liveness",
+    "check_job_path",
+    "host_identity",
+    "is_over",
+    "liveness",
+    "local_job_id",
+    "local_pid",
+    "new_token",
+    "num_local_gpus",
+    "other_job",
+]
 
 
 _OVER = {
@@ -64,12 +76,29 @@ def liveness(record: Record) -> Liveness:
         same_boot = record.host in (None, host_identity())
         return Liveness.ALIVE if same_boot and local_pid(record.job_id) is not None else Liveness.OVER
     try:
+        if other_job(record) is not None:
+            return Liveness.ALIVE
         details = slurm.job(record.job_id)
+        known = (
+            details is not None and record.token in details.comment + details.work_dir
+        )  # ids come back, and other clusters have the same
+        elsewhere = not known and record.scheduler is not None and slurm.cluster_name() != record.scheduler
     except FvlaunchError:
         return Liveness.UNKNOWN
-    if details is None:
+    if elsewhere:
+        return Liveness.UNKNOWN
+    if details is None or not known:
         return Liveness.OVER  # slurmctld answers and has forgotten it: it forgets none that has not ended
-    return Liveness.OVER if is_over(details.state) else Liveness.ALIVE
+    cut = details.state == "PREEMPTED" and (details.end_at or 0) < time.time() - 10  # final where a site cancels what it preempts
+    return Liveness.OVER if cut or is_over(details.state) else Liveness.ALIVE
+
+
+def other_job(record: Record) -> str | None:
+    """A job of this submission besides the recorded one that is not over: one that nobody could record, or that goes on for it."""
+    if record.executor != "slurm":
+        return None
+    mine = (job for job in slurm.queue().values() if job.job_id != record.job_id and record.token in job.comment + job.work_dir)
+    return next((job.job_id for job in mine if not is_over(job.state)), None)
 
 
 def num_local_gpus() -> int:

@@ -6,6 +6,8 @@ because the site preempted them.
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -63,10 +65,12 @@ def decide(attempts: Sequence[Attempt], limits: Limits, *, in_place: bool, can_r
     over = _over_budget(mine, limits)
     if over:
         return Decision(Action.END, "failed", f"{over}\n{_why(last)}".strip())
-    if in_place:
+    bad = bad_nodes(mine)
+    leave = can_requeue and bool(set(bad_nodes([a for a in mine if _suspect(a)])) & set(last.nodes))
+    if in_place and not leave:
         return Decision(Action.RESTART)
     if can_requeue:
-        return Decision(Action.REQUEUE, exclude=bad_nodes(mine))
+        return Decision(Action.REQUEUE, exclude=bad)
     return Decision(Action.END, "stopped", "the machine told the job to end; fvlaunch resume goes on from the last checkpoint")
 
 
@@ -78,12 +82,33 @@ def may_start(attempts: Sequence[Attempt], limits: Limits, generation: int) -> D
 
 
 def bad_nodes(attempts: Sequence[Attempt]) -> tuple[str, ...]:
-    """Nodes with two strikes: two attempts whose first failure was there."""
-    strikes: dict[str, int] = {}
-    for attempt in attempts:
-        if attempt.failure and attempt.cause in (*OWN_FAILURES, Cause.INTERRUPTED):
-            strikes[attempt.failure.node] = strikes.get(attempt.failure.node, 0) + 1
+    """Nodes with two strikes: two attempts whose first failure was there. What fails alike on two nodes is no node's fault."""
+    blamed = [a for a in attempts if a.failure and a.cause in (*OWN_FAILURES, Cause.INTERRUPTED)]
+    where: dict[str, set[str]] = {}
+    for attempt in blamed:
+        where.setdefault(_kind(attempt), set()).add(_node(attempt))
+    strikes = Counter(_node(attempt) for attempt in blamed if len(where[_kind(attempt)]) == 1)
     return tuple(sorted(node for node, count in strikes.items() if count >= 2))
+
+
+_HARDWARE = re.compile(r"killed by|CUDA error|cuDNN|NVLink|Xid|ECC|Bus error|Input/output error|uncorrectable|hardware", re.IGNORECASE)
+
+
+def _suspect(attempt: Attempt) -> bool:
+    """Whether the failure speaks of the node rather than of the program: a run on one node goes elsewhere for such only."""
+    what = attempt.failure.what if attempt.failure else ""
+    return attempt.cause in (Cause.INTERRUPTED, Cause.HANG) or bool(_HARDWARE.search(what))
+
+
+def _kind(attempt: Attempt) -> str:
+    """A failure without its numbers: a bug fails at another step or address each time. What may be the node's fault stays apart."""
+    if _suspect(attempt):
+        return f"{attempt.cause} {_node(attempt)}"
+    return re.sub(r"0x[0-9a-f]+|\d+", "#", attempt.failure.what if attempt.failure else "")
+
+
+def _node(attempt: Attempt) -> str:
+    return attempt.failure.node if attempt.failure else ""
 
 
 def _over_budget(attempts: Sequence[Attempt], limits: Limits) -> str:

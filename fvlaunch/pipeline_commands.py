@@ -27,28 +27,33 @@ def plan(
 
 
 def dry_run(found: Any, *, json_: bool) -> None:
-    from . import jobs
-    from . import submit as submission
+    from . import beforehand
     from .config.yaml import dump
     from .pipeline_submit import chained
 
     stages = []
     for number, stage in enumerate(found.stages):
-        run, token = Run(stage.path), jobs.new_token()
         told = chained(stage, f"JOB-OF-{found.stages[number - 1].name}" if number else None)
-        script = submission.batch_script(run, told, run.job / token, token) if stage.executor == "slurm" else None
-        stages.append({"run": stage.full_name, "summary": stage.summary, "recipe": stage.recipe, "batch_script": script})
+        script = beforehand.script(told) if stage.executor == "slurm" else None
+        one = {"run": stage.full_name, "summary": stage.summary, "recipe": stage.recipe, "batch_script": script}
+        stages.append({**one, "memory": beforehand.memory_json(stage)})
     if json_:
         printing.as_json({"run": found.name, "path": found.path, "summary": found.summary, "stages": stages})
         return
     printing.say(f"{found.name}: {found.summary}; nothing was submitted")
     for one in stages:
         printing.out(f"# --- {one['run']}: {one['summary']}\n{dump(one['recipe'])}{one['batch_script'] or ''}")
+    for stage in found.stages:
+        for line in beforehand.memory_lines(stage):
+            printing.say(line)
 
 
 def submit(found: Any, *, words: dict[str, Any], take_snapshot: bool, wait_: bool, json_: bool) -> int:
+    from . import beforehand
     from .pipeline_submit import submit as submit_pipeline
 
+    for line in dict.fromkeys(line for stage in found.stages for line in beforehand.warnings_of(stage)):
+        printing.say(line)
     pipeline = submit_pipeline(found, take_snapshot=take_snapshot, asked=words)
     for run, stage in zip(pipeline.stages, found.stages, strict=True):
         printing.say(f"{run.name}: {stage.summary}; {_job(run)}")

@@ -104,6 +104,10 @@ class _Planner:
         plan = plan_of(composed, name=stage.name, ranks=None, nodes=None, sbatch=options, runs_dir=self.folder)
         if self.plans and plan.executor != self.plans[0].executor:
             raise ConfigError.one(f"{stage.name} is {plan.executor}, the stages before it {self.plans[0].executor}", stage.recipe_place)
+        if self.plans and composed.cluster.continue_by == "resubmit":
+            hint = "submit its stages one by one, or use a cluster with continue_by: requeue"
+            message = "a pipeline's jobs wait for each other by number, and this cluster goes on with new jobs (continue_by: resubmit)"
+            raise ConfigError.one(message, stage.recipe_place, "cluster.continue_by", hint)
         check_inputs(composed, self._made)
         self._made.update(_outputs(composed))
         self.plans.append(replace(plan, pipeline=self.name))

@@ -15,7 +15,7 @@ from . import jobs, status
 from .errors import SchedulerUnreachable
 from .pipelines import Pipeline, PipelineRecord, of_stage
 from .progress import ASK_SCHEDULER_S, EXIT_DETACHED, POLL_S, shower
-from .runs import FINAL_STATES, Run
+from .runs import FINAL_STATES, PIPELINE_FILE, Run
 from .status import RunStatus
 
 
@@ -40,13 +40,23 @@ def of_one(pipeline: Pipeline) -> tuple[PipelineStatus, SchedulerUnreachable | N
 
 def of(found: Sequence[Run | Pipeline]) -> tuple[list[RunStatus], SchedulerUnreachable | None]:
     """The status of runs and pipelines, in order, with one question to the scheduler for all. A stage is judged with its pipeline."""
-    pipelines = [one if isinstance(one, Pipeline) else of_stage(one) for one in found]
+    alone: set[Path] = set()  # folders that are no pipeline's: thousands of runs may lie in one
+    pipelines = [one if isinstance(one, Pipeline) else _of_stage(one, alone) for one in found]
     runs = {run.path: run for one in pipelines if one is not None for run in one.stages}
     runs |= {one.path: one for one in found if isinstance(one, Run)}
     said, unreachable = status.of(list(runs.values()))
     by_path = dict(zip(runs, said, strict=True))
     folded = {one.path: _folded(one, by_path) for one in pipelines if one is not None}
     return [_chosen(one, pipeline, folded, by_path) for one, pipeline in zip(found, pipelines, strict=True)], unreachable
+
+
+def _of_stage(run: Run, alone: set[Path]) -> Pipeline | None:
+    if run.path.parent in alone:
+        return None
+    pipeline = of_stage(run)
+    if pipeline is None and not (run.path.parent / PIPELINE_FILE).is_file():
+        alone.add(run.path.parent)
+    return pipeline
 
 
 def _folded(pipeline: Pipeline, by_path: Mapping[Path, RunStatus]) -> PipelineStatus:

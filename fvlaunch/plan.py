@@ -12,6 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from fvlaunch.config import moved
 from fvlaunch.config import sbatch as slurm_options
 from fvlaunch.config.compose import Composed
 from fvlaunch.config.schema import Limits
@@ -65,6 +66,8 @@ class Plan:
     limits: Limits
     origins: dict[KeyPath, str] = field(repr=False)
     """As in Composed, and ("sbatch", NAME) for each option."""
+    path_texts: dict[str, Any] = field(default_factory=dict, repr=False)
+    """Values of the recipe that were written with `${paths.x}`, by dotted key: see config/moved.py."""
     pipeline: str | None = None
     """The pipeline that this run is a stage of; its folder is then `runs_dir`."""
 
@@ -147,6 +150,7 @@ def make_plan(
         srun_args=tuple(cluster.srun_args),
         python=cluster.python,
         limits=cluster.limits,
+        path_texts=moved.inherited(composed.recipe_asked, composed.lock, composed.origins),
         origins={
             **composed.origins,
             **computed,

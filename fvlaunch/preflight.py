@@ -21,6 +21,7 @@ from .errors import ConfigError, Problem
 BUILT_IN = ("tiny-wan", "tiny-wan-a14b", "shapes")
 """Models that need no download: they are made on first use."""
 _MAX_FILES = 5000
+_PROMPTS = "prompts.safetensors"
 
 
 def check_inputs(composed: Composed, made_before: Collection[str] = ()) -> None:
@@ -47,6 +48,56 @@ def _train(composed: Composed, made_before: Collection[str]) -> Iterator[Problem
         yield from _model(composed, ("train", "models", role, "init_from"), model)
     for found in () if made_before else train.method.missing_inputs(train):  # a stage tells when its turn comes
         yield _problem(composed, ("train", *found.path), found.message, found.hint)
+    validation = train.callbacks.validation
+    if validation is not None and validation.videos and validation.model not in made_before:
+        yield from _model(composed, ("train", "callbacks", "validation", "model"), validation, "model")
+    if not made_before and train.data.text_dropout and train.data.prepare is None and (bare := _without_prompts(train.data.folders)):
+        hint = "preprocess writes it; text_dropout: 0 does without"
+        message = f"text_dropout needs the empty prompt's embedding, but {bare} has no {_PROMPTS}"
+        yield _problem(composed, ("train", "data", "text_dropout"), message, hint)
+
+
+def check_samples(composed: Composed) -> None:
+    """ConfigError where clips are not of the recipe's size. Looks into one sample a folder, which costs a quarter of a second."""
+    train = composed.recipe.train
+    if train is None or train.method.needs != "latents" or any("container" in argument for argument in composed.cluster.srun_args):
+        return
+    wanted = list(train.data.latent_shape)
+    problems = []
+    for folder in train.data.folders:
+        found = _latents_of(Path(folder))
+        if found is not None and found[1:] != wanted:
+            message = f"{folder} holds latents of {_times(found[1:])} (frames x height x width), and the recipe wants {_times(wanted)}"
+            hint = "train.data.num_frames, height and width say what; or preprocess the clips at that size"
+            problems.append(_problem(composed, ("train", "data", "num_frames"), message, hint))
+    if problems:
+        raise ConfigError(problems)
+
+
+def _latents_of(folder: Path) -> list[int] | None:
+    """[C, T, H, W] of the first sample of a folder; None where it cannot be told (the ranks will)."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for file in sorted(folder.rglob("*.parquet"))[:1] if folder.is_dir() else ():
+        try:
+            rows = pq.ParquetFile(file).read_row_group(0, columns=["vae_latent_shape"]).column(0).to_pylist()
+        except (OSError, pa.ArrowException, KeyError, IndexError):
+            return None
+        if rows and isinstance(rows[0], list) and len(rows[0]) == 4:
+            return [int(size) for size in rows[0]]
+    return None
+
+
+def _times(sizes: list[int]) -> str:
+    return "x".join(map(str, sizes))
+
+
+def _without_prompts(folders: Mapping[str, int]) -> str | None:
+    """The data's folders, where they are there and none has the embeddings that no sample holds."""
+    there = [Path(folder) for folder in folders if Path(folder).is_dir()]
+    found = any((place / _PROMPTS).is_file() for folder in there for place in (folder, folder.parent))
+    return None if found or not there else " and ".join(map(str, there))
 
 
 def _preprocess(composed: Composed, made_before: Collection[str]) -> Iterator[Problem]:

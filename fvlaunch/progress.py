@@ -11,7 +11,8 @@ from collections.abc import Callable
 
 from .errors import SchedulerUnreachable
 from .runs import FINAL_STATES, Run
-from .status import RunStatus, of
+from .status import of
+from .status_types import RunStatus, role_of
 
 EXIT_DETACHED = 130
 POLL_S = 0.5
@@ -118,7 +119,7 @@ def _live() -> Callable[[RunStatus | None], None]:
 
 
 def describe(status: RunStatus, *, name: bool = True) -> str:
-    """One line: state, step, loss, seconds a step, time to go, attempt."""
+    """One line: state, step, losses, seconds a step, time to go beside the allocation's end, attempt."""
     parts = [status.run] if name else []
     phase = {"starting": "starting", "loading": "loading", "preparing": "preparing data", "saving": "saving"}.get(status.phase or "")
     parts.append(phase if phase and status.state == "running" else status.state)
@@ -126,10 +127,13 @@ def describe(status: RunStatus, *, name: bool = True) -> str:
         parts.append(f"step {status.step}/{status.max_steps}")
     if status.loss is not None and status.step:
         parts.append(f"loss {status.loss:.4f}")
+        parts += [f"{role_of(name)} {value:.4f}" for name, value in status.losses.items()]
     if status.step_s:
         parts.append(f"{status.step_s:.3g} s/step")
     if status.eta_s is not None:
         parts.append(f"ETA {duration(status.eta_s)}")
+        if status.allocation_left_s is not None and status.eta_s > status.allocation_left_s:
+            parts.append(f"allocation ends in {duration(status.allocation_left_s)}")
     if status.attempts > 1:
         parts.append(f"attempt {status.attempts}")
     if status.reason and status.state not in ("running", "finished"):

@@ -10,7 +10,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from . import index, jobs
+from . import index, jobs, lockfile
+from .config import moved
 from .config.compose import Composed, compose
 from .config.lookup import is_path
 from .config.yaml import read
@@ -67,11 +68,13 @@ def plan_submission(
     nodes: int | None,
     sbatch: Mapping[str, Any],
     runs_dir: Path | None,
+    look: bool = True,
 ) -> tuple[Composed, Plan]:
-    """Everything that `submit` needs, checked as far as this machine can: configuration, sizes, and the data's files."""
+    """Everything that `submit` needs, checked as far as this machine can: configuration, sizes, and (`look`) the data's files."""
     composed = compose(recipe, cluster_for(recipe, cluster), sets=sets)
     plan = plan_of(composed, name=name, ranks=ranks, nodes=nodes, sbatch=sbatch, runs_dir=index.runs_dir_option(runs_dir))
-    check_inputs(composed)
+    if look:
+        check_inputs(composed)
     return composed, plan
 
 
@@ -93,15 +96,21 @@ def plan_resume(run: Run, cluster: str | None, *, sets: Sequence[str], ranks: in
     """The next generation of a run: what is frozen must not have changed, what is tunable may have."""
     before = compose(str(run.config_file))
     after = compose(str(run.config_file), cluster, sets=sets)
-    _check_frozen(before, after, sets)
+    _check_frozen(before, after, sets, other_cluster=cluster is not None)
     plan = plan_of(after, name=run.path.name, ranks=ranks, nodes=None, sbatch=sbatch, runs_dir=run.path.parent)
     _check_unfinished(run, run.record(), plan)
     return replace(plan, pipeline=run.path.parent.name) if of_stage(run) else plan
 
 
-def _check_frozen(before: Composed, after: Composed, sets: Sequence[str]) -> None:
+def _check_frozen(before: Composed, after: Composed, sets: Sequence[str], *, other_cluster: bool) -> None:
+    """What makes the run what it is must be as it was; but the same files may lie elsewhere, as after a copy to another cluster."""
     program = before.recipe.program
     old, new = before.recipe_data[program], after.recipe_data.get(program, {})
+    if other_cluster:  # written as ${paths.x}, which is another folder there
+        of_paths = [key.partition(".")[2] for key in before.lock.get("paths") or {} if not any(text.startswith(key) for text in sets)]
+        old = moved.agreeing(old, new, of_paths)
+    if program == "train":
+        old = moved.agreeing(old, new, lockfile.moved_inputs(before.lock, old, new))
     changed = [key for key in (FROZEN if program == "train" else old) if old[key] != new.get(key)]
     hint = "submit it as a new run; at resume max_steps, optimizers, callbacks, checkpoint and tracking may change"
     if changed:

@@ -52,11 +52,16 @@ class Record:
     job_ids: tuple[str, ...] = ()
     host: str | None = None
     """Local executor: where the job runs."""
+    scheduler: str | None = None
+    """Slurm: what the cluster that took the job calls itself; another one cannot say what became of it."""
 
     @classmethod
     def parse(cls, value: dict[str, Any]) -> Record:
-        known = {f.name for f in fields(cls)}
-        return cls(**{**{k: v for k, v in value.items() if k in known}, "job_ids": tuple(value.get("job_ids", ()))})
+        known = value if value.keys() <= _KNOWN else {k: v for k, v in value.items() if k in _KNOWN}
+        return cls(**{**known, "job_ids": tuple(value.get("job_ids", ()))})
+
+
+_KNOWN = frozenset(f.name for f in fields(Record))
 
 
 @dataclass(frozen=True)
@@ -65,23 +70,35 @@ class Intent:
     generation: int
 
 
+class _inside:
+    """A path in the run directory, made when it is asked for: where thousands of runs are listed, most are not."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, run: Run, _: object = None) -> Path:
+        return run.path / self._name
+
+
 class Run:
     """One run directory. Reading never needs a lock; `locked` guards the short read-change-write of run.json and intent.json."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, listed: dict[str, Any] | None = None) -> None:
         self.path = path
-        self.record_file = path / "run.json"
-        self.intent_file = path / "intent.json"
-        self.config_file = path / "run.yaml"
-        self.events_file = path / "events.jsonl"
-        self.attempt_file = path / "attempt.json"
-        self.heartbeat_file = path / "heartbeat.json"
-        self.metrics_file = path / "metrics.jsonl"
-        self.attempts = path / "attempts"
-        self.checkpoints = path / "checkpoints"
-        self.code = path / "code"
-        self.job = path / "job"
-        self.logs = path / "logs"
+        self._listed = listed
+
+    record_file = _inside("run.json")
+    intent_file = _inside("intent.json")
+    config_file = _inside("run.yaml")
+    events_file = _inside("events.jsonl")
+    attempt_file = _inside("attempt.json")
+    heartbeat_file = _inside("heartbeat.json")
+    metrics_file = _inside("metrics.jsonl")
+    attempts = _inside("attempts")
+    checkpoints = _inside("checkpoints")
+    code = _inside("code")
+    job = _inside("job")
+    logs = _inside("logs")
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
@@ -89,11 +106,22 @@ class Run:
     @property
     def name(self) -> str:
         """What RUN on a command line may be: a stage of a pipeline is PIPELINE/STAGE."""
-        parent = self.path.parent
-        return f"{parent.name}/{self.path.name}" if (parent / PIPELINE_FILE).is_file() else self.path.name
+        name = self.path.name
+        folder = str(self.path)[: -len(name) - 1]
+        return f"{self.path.parent.name}/{name}" if os.path.isfile(f"{folder}/{PIPELINE_FILE}") else name  # noqa: PTH113 (thousands)
+
+    def first_record(self) -> Record:
+        """As it was read when runs were listed, once: with thousands of runs each file is read once, not thrice."""
+        value, self._listed = self._listed, None
+        return self._parsed(value) if value is not None else self.record()
+
+    def state_when_listed(self) -> str:
+        return str(self._listed.get("state")) if self._listed is not None else self.record().state
 
     def record(self) -> Record:
-        value = read_json(self.record_file)
+        return self._parsed(read_json(self.record_file))
+
+    def _parsed(self, value: dict[str, Any] | None) -> Record:
         try:
             return Record.parse(value or {})
         except TypeError:  # fields are missing
@@ -146,9 +174,11 @@ class Run:
         return self.attempts / f"{number:04d}.jsonl"
 
     def attempt_numbers(self) -> list[int]:
-        if not self.attempts.is_dir():
+        try:
+            stems = [entry.name[:-6] for entry in os.scandir(self.attempts) if entry.name.endswith(".jsonl")]
+        except OSError:
             return []
-        return sorted(int(p.stem) for p in self.attempts.glob("*.jsonl") if p.stem.isdigit())
+        return sorted(int(stem) for stem in stems if stem.isdigit())
 
     def attempt_events(self, number: int) -> list[dict[str, Any]]:
         return read_lines(self.attempt_log(number))

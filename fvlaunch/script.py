@@ -6,10 +6,12 @@ Values are quoted once, here; templates come from disk and values never become t
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from .config.lookup import template
+from .files import publish_text
 from .plan import Plan
 
 
@@ -19,20 +21,36 @@ def setup_block(plan: Plan, folder: Path, code: Path) -> list[str]:
         "code": shlex.quote(str(code)),
         "folder": shlex.quote(str(folder)),
         "environment": {name: shlex.quote(value) for name, value in plan.env.items()},
+        "traps": plan.cluster.get("continue_by") == "resubmit",
         "cpus_per_task": int(plan.sbatch.get("cpus-per-task") or 0),
         "setup": plan.setup.strip(),
     }
     return _rendered("setup.sh.j2", values)
 
 
-def teardown_block(folder: Path) -> list[str]:
-    """Shell lines after srun, where nobody is left to act."""
-    return _rendered("teardown.sh.j2", {"folder": shlex.quote(str(folder))})
+def teardown_block(plan: Plan, folder: Path, token: str) -> list[str]:
+    """Shell lines after srun: what the agents cannot do, or where none of them is left to act."""
+    values = {"folder": shlex.quote(str(folder)), "token": token, "continue_by": plan.cluster.get("continue_by", "requeue")}
+    return _rendered("teardown.sh.j2", values)
 
 
-def said_file(folder: Path, restart_count: int) -> Path:
-    """The head agent's word that it ended in order, in this life of the job."""
-    return folder / f"said.{restart_count}"
+def leave_word(folder: Path, job_id: str, restart_count: int, word: str = "", exclude: Sequence[str] = ()) -> None:
+    """The head agent's word that it ended in order, in this life of the job.
+
+    `word`: what the batch script has to do then: nothing, requeue, resubmit, or ask (continue unless the job is being ended).
+    """
+    publish_text(folder / f"said.{job_id}.{restart_count}", f"{word}\n{','.join(exclude)}\n")
+    (folder / "wordless").unlink(missing_ok=True)
+
+
+def handed_over(folder: Path, job_id: str) -> bool:
+    """Whether a job's batch script has said that it ends and another job goes on."""
+    return (folder / f"handover.{job_id}").exists()
+
+
+def take_back_handover(folder: Path, job_id: str) -> None:
+    """A job that was requeued after all goes on itself: the one that it submitted must not."""
+    (folder / f"handover.{job_id}").unlink(missing_ok=True)
 
 
 def _rendered(name: str, values: dict[str, Any]) -> list[str]:

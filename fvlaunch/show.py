@@ -8,13 +8,21 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from .attempts import Attempt
 from .progress import duration
-from .status import RunStatus
+from .spent import Spent, total
+from .status_types import RunStatus, role_of
 
 
 def out(text: str) -> None:
     """A line of data."""
     sys.stdout.write(text + "\n")
+
+
+def out_now(text: str) -> None:
+    """A line of data that somebody waits for: a pipe must not hold it back."""
+    out(text)
+    sys.stdout.flush()
 
 
 def say(text: str) -> None:
@@ -41,23 +49,34 @@ def statuses(found: Sequence[RunStatus]) -> None:
         loss = f"{s.loss:.4f}" if s.loss is not None else ""
         pace = f"{s.step_s:.3g}" if s.step_s else ""
         eta = duration(s.eta_s) if s.eta_s is not None else ""
-        state = s.state + (f" ({duration(s.stale_s)} ago)" if s.stale_s is not None else "")
+        state = s.state + (f"? (last known {duration(s.stale_s)} ago)" if s.stale_s is not None else "")
         saved = str(s.last_checkpoint_step or "")
         rows.append([s.run, state, f"{s.step}/{s.max_steps}", loss, pace, eta, str(s.attempts), saved, s.job_id or "", s.cluster])
     table(["RUN", "STATE", "STEP", "LOSS", "S/STEP", "ETA", "ATTEMPTS", "SAVED", "JOB", "CLUSTER"], rows)
 
 
-def one_status(s: RunStatus, attempts: Sequence[Any]) -> None:
+def one_status(s: RunStatus) -> None:
     """A single run, told whole."""
     statuses([s])
     out("")
     if s.reason:
         out(f"{s.state}: {s.reason}")
+    if s.losses:
+        out(f"losses:    {', '.join(f'{role_of(name)} {value:.4f}' for name, value in s.losses.items())}")
+    if s.allocation_left_s is not None:
+        out(f"time:      {_time_left(s)}")
     out(f"directory: {s.path}")
     out(f"updated:   {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(s.updated_at))}")
-    if attempts:
-        out("")
-        attempts_table(attempts)
+
+
+def _time_left(s: RunStatus) -> str:
+    """The run's end beside the allocation's: whether it takes another life can be seen at once."""
+    left = duration(s.allocation_left_s or 0)
+    if s.eta_s is None:
+        return f"the allocation ends in {left}"
+    more = s.eta_s - (s.allocation_left_s or 0)
+    rest = f"; about {duration(more)} of it in another one" if more > 0 else ""
+    return f"{duration(s.eta_s)} to go, the allocation ends in {left}{rest}"
 
 
 def one_pipeline(whole: RunStatus, stages: Sequence[RunStatus]) -> None:
@@ -71,14 +90,28 @@ def one_pipeline(whole: RunStatus, stages: Sequence[RunStatus]) -> None:
     out(f"updated:   {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(whole.updated_at))}")
 
 
-def attempts_table(attempts: Sequence[Any]) -> None:
-    rows = []
-    for a in attempts:
-        took = duration(a.ended_at - a.started_at) if a.ended_at else ""
-        steps = f"{a.step_from or 0}-{a.step_to if a.step_to is not None else ''}"
-        why = f"{a.failure.explain().splitlines()[0]}" if a.failure else ""
-        rows.append([str(a.number), a.cause.value.replace("_", " "), steps, took, a.job_id, ",".join(a.nodes), why])
-    table(["ATTEMPT", "ENDED BY", "STEPS", "TOOK", "JOB", "NODES", "FIRST FAILURE"], rows)
+def attempts_table(attempts: Sequence[Attempt], costs: Sequence[Spent]) -> None:
+    """Each attempt in a line, what they cost and brought together, and the first failure's own words where the last one failed."""
+    rows = [_attempt_row(a, cost) for a, cost in zip(attempts, costs, strict=True)]
+    table(["ATTEMPT", "ENDED BY", "STEPS", "TOOK", "GPU-H", "USEFUL", "JOB", "NODES", "FIRST FAILURE"], rows)
+    if attempts:
+        whole = total(costs)
+        useful = "" if whole.useful is None else f", {whole.useful:.0%} of it in the {whole.steps_kept} steps that count"
+        out(f"{len(attempts)} {'attempt' if len(attempts) == 1 else 'attempts'}, {whole.gpu_hours:.3g} GPU-hours{useful}")
+
+
+def _attempt_row(a: Attempt, cost: Spent) -> list[str]:
+    steps = f"{a.step_from or 0}-{a.step_to if a.step_to is not None else ''}"
+    why = a.failure.explain().splitlines()[0] if a.failure else ""
+    if a.excluded:
+        why += f"; next without {','.join(a.excluded)}"
+    useful = "" if cost.useful is None else f"{cost.useful:.0%}"
+    spans = [duration(cost.seconds), f"{cost.gpu_hours:.3g}", useful]
+    return [str(a.number), a.cause.value.replace("_", " "), steps, *spans, a.job_id, _nodes(a.nodes), why]
+
+
+def _nodes(nodes: Sequence[str]) -> str:
+    return ",".join(nodes) if len(nodes) <= 4 else f"{nodes[0]},... ({len(nodes)} nodes)"
 
 
 def origins(values: Mapping[tuple[Any, ...], Any], where: Mapping[tuple[Any, ...], str]) -> None:

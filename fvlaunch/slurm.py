@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Iterable, Mapping, Sequence
 
 from fvlaunch import slurm_answers as answers
@@ -25,7 +26,10 @@ __all__ = [
     "TestOnly",
     "accounted",
     "available",
+    "can_ask",
+    "can_spare",
     "cancel",
+    "cluster_name",
     "end_time",
     "environment",
     "exclude_node",
@@ -63,6 +67,11 @@ def available() -> bool:
     return shutil.which("sbatch") is not None
 
 
+def can_ask() -> bool:
+    """Whether Slurm's programs are here: many containers lack them."""
+    return shutil.which("scontrol") is not None
+
+
 def version(timeout_s: float = TIMEOUT_S) -> tuple[int, ...] | None:
     """(22, 5, 8), or None where sbatch does not say."""
     return answers.parse_version(_run(["sbatch", "--version"], timeout_s).stdout)
@@ -74,7 +83,7 @@ def version(timeout_s: float = TIMEOUT_S) -> tuple[int, ...] | None:
 def queue(job_ids: Iterable[str] | None = None, timeout_s: float = TIMEOUT_S) -> dict[str, QueuedJob]:
     """My jobs that squeue knows, in one call; of `job_ids` only where given. Absent means unknown, which is not gone."""
     form = answers.QUEUE_FIELDS.replace(",", f":{answers.FIELD},") + f":{answers.RECORD}"
-    done = _run(["squeue", "--me", "--noheader", "--states=all", "-O", form], timeout_s)
+    done = _run(["squeue", "--me", "--all", "--noheader", "--states=all", "-O", form], timeout_s)
     if done.returncode:
         raise _unreachable(done)
     found = answers.parse_queue(done.stdout)
@@ -97,9 +106,15 @@ def end_time(job_id: str, timeout_s: float = TIMEOUT_S) -> int | None:
     return found.end_at if found is not None and found.state == "RUNNING" else None
 
 
-def accounted(job_ids: Iterable[str], timeout_s: float = TIMEOUT_S) -> dict[str, list[AccountedJob]] | None:
-    """Every life of the jobs, oldest first; None where this site keeps no accounts. Costs ten times squeue: never in a loop."""
+def accounted(job_ids: Iterable[str], timeout_s: float = TIMEOUT_S, *, since: int | None = None) -> dict[str, list[AccountedJob]] | None:
+    """Every life of the jobs, oldest first; None where this site keeps no accounts. Costs ten times squeue: never in a loop.
+
+    With `since` (seconds since 1970) all my jobs of that time, for more ids than a command line holds.
+    """
     wanted = [_checked(job_id) for job_id in job_ids]
+    if since is not None:
+        start = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(since))
+        return _sacct([f"--starttime={start}", f"--uid={os.geteuid()}"], timeout_s)
     return _sacct([f"--jobs={','.join(wanted)}"], timeout_s) if wanted else {}
 
 
@@ -125,6 +140,15 @@ def find_by_token(token: str, timeout_s: float = TIMEOUT_S) -> list[str]:
             return []
         found = [one.job_id for job_lives in lives for one in job_lives if token in one.comment or token in one.work_dir]
     return list(dict.fromkeys(found))
+
+
+def cluster_name(timeout_s: float = TIMEOUT_S) -> str | None:
+    """What the Slurm that answers here calls itself."""
+    done = _run(["scontrol", "show", "config"], timeout_s)
+    if done.returncode:
+        raise _unreachable(done)
+    found = re.search(r"^ClusterName\s*=\s*(\S+)", done.stdout, re.MULTILINE)
+    return found[1] if found else None
 
 
 def hostnames(nodes: str, timeout_s: float = TIMEOUT_S) -> list[str]:
@@ -169,6 +193,16 @@ def exclude_node(job_id: str, node: str, timeout_s: float = TIMEOUT_S) -> bool:
     if _checked_nodes(node) in nodes:
         return True
     return _tell(["scontrol", "update", f"jobid={job_id}", f"ExcNodeList={','.join([*nodes, node])}"], timeout_s)
+
+
+def can_spare(job_id: str, node: str, num_nodes: int, timeout_s: float = TIMEOUT_S) -> bool:
+    """Whether so many nodes are left in the job's partition without this one and those it is kept off already."""
+    found = job(job_id, timeout_s)
+    if found is None:
+        return False
+    without = ",".join(part for part in (found.excluded_nodes, _checked_nodes(node)) if part)
+    asked = test_only([f"--partition={found.partition}", f"--nodes={num_nodes}", f"--exclude={without}", "--wrap=true"], timeout_s)
+    return asked.accepted or "node configuration is not available" not in asked.reason
 
 
 def hold(job_id: str, timeout_s: float = TIMEOUT_S) -> bool:

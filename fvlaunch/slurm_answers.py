@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 FIELD, RECORD = "\x1f", "\x1e"
-QUEUE_FIELDS = (
-    "JobID,Name,State,Reason,NodeList,SubmitTime,StartTime,EndTime,TimeLeft,RestartCnt,Partition,Comment,WorkDir"  # as squeue -O has them
+QUEUE_FIELDS = (  # as squeue -O has them
+    "JobID,Name,State,Reason,NodeList,SubmitTime,StartTime,EndTime,TimeLeft,RestartCnt,Partition,exit_code,Comment,WorkDir"
 )
 ACCOUNT_FIELDS = "JobID,State,ExitCode,Submit,Start,End,NodeList,WorkDir,JobName,Comment"
 _FREE_TEXT = ("JobName", "Command", "WorkDir", "Comment", "AdminComment", "SystemComment", "StdErr", "StdIn", "StdOut")
@@ -35,6 +35,8 @@ class QueuedJob:
     """None: no limit, or not running."""
     restarts: int
     partition: str
+    exit_code: str
+    """Code and signal, as in "0:15"."""
     comment: str
     work_dir: str
 
@@ -95,19 +97,24 @@ def parse_queue(text: str) -> dict[str, QueuedJob]:
     found = {}
     for record in text.split(RECORD):
         fields = [_text(value) for value in record.lstrip("\n").split(FIELD)]
-        if len(fields) > 12:
+        if len(fields) > 13:
             job = _queued(fields)
             found[job.job_id] = job
     return found
 
 
 def _queued(fields: list[str]) -> QueuedJob:
-    job_id, name, state, reason, nodes, submitted, start, end, left, restarts, partition, *rest = fields
+    job_id, name, state, reason, nodes, submitted, start, end, left, restarts, partition, code, *rest = fields
     comment, work_dir = FIELD.join(rest[:-1]), rest[-1]
     seconds, again = duration_s(left) if state == "RUNNING" else None, _number(restarts) or 0
-    return QueuedJob(
-        job_id, name, state, reason, nodes, _number(submitted), _number(start), _number(end), seconds, again, partition, comment, work_dir
-    )
+    times = _number(submitted), _number(start), _number(end)
+    return QueuedJob(job_id, name, state, reason, nodes, *times, seconds, again, partition, _exit_code(code), comment, work_dir)
+
+
+def _exit_code(text: str) -> str:
+    """squeue prints what wait() returned: 768 is 3:0, and 15 is 0:15."""
+    status = _number(text)
+    return text if status is None else f"{status >> 8 & 255}:{status & 127}"
 
 
 def parse_accounted(text: str) -> dict[str, list[AccountedJob]]:

@@ -37,6 +37,8 @@ def why_signalled(details: JobDetails | None, my_restarts: int) -> NoticeCause:
         return NoticeCause.PREEMPTION
     if details.reason == "TimeLimit" or details.state in ("TIMEOUT", "DEADLINE"):
         return NoticeCause.TIME_LIMIT
+    if details.state == "COMPLETING" and not details.reason and _preempted_in_this_life(details):
+        return NoticeCause.PREEMPTION  # at a site that cancels what it preempts; where it requeues, the restarts have grown by now
     if details.state == "CANCELLED" or (details.state == "COMPLETING" and not details.reason):
         return NoticeCause.CANCELLED  # whatever the exit code: 0:15 once the batch shell's end is known, 0:0 before, 143:0 with a trap
     return NoticeCause.UNKNOWN

@@ -8,7 +8,7 @@ import signal
 from . import jobs, pipeline_status, slurm
 from .errors import FvlaunchError, RunConflict
 from .pipelines import Pipeline
-from .runs import FINAL_STATES, Run, Want
+from .runs import FINAL_STATES, Record, Run, Want
 
 
 def stop(run: Run) -> str:
@@ -41,12 +41,23 @@ def _end(run: Run, want: Want) -> str:
     if record.state == "waiting":
         run.update(state=state, reason=f"fvlaunch {want} before its turn")
         return f"{run.name}: {state}; its turn had not come"
-    if record.job_id is None:
+    job_id = record.job_id
+    if record.executor == "slurm":
+        job_id = _current(record) or job_id
+    if job_id is None:
         run.update(state=state, reason=f"fvlaunch {want} before a job was known")
         return f"{run.name}: {state}; had its job been taken after all, it ends as soon as it starts"
     if record.executor == "local":
-        return _end_local(run, record.job_id, want, state)
-    return _end_slurm(run, record.job_id, want, state)
+        return _end_local(run, job_id, want, state)
+    return _end_slurm(run, job_id, want, state)
+
+
+def _current(record: Record) -> str | None:
+    """A job found by its token: one that nobody could record, or that goes on for the recorded one."""
+    try:
+        return jobs.other_job(record)
+    except FvlaunchError:
+        return None
 
 
 def _end_local(run: Run, job_id: str, want: Want, state: str) -> str:

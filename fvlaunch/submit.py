@@ -14,11 +14,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from . import jobs, slurm, snapshot
+from . import jobs, lockfile, slurm, snapshot
 from .config.schema import Cluster
 from .config.yaml import dump
 from .errors import FvlaunchError, Interrupted, RunConflict, SchedulerRefused, SchedulerUnreachable
@@ -35,11 +36,13 @@ LOCAL_LIMIT_MIN = 60 * 24 * 3650
 """submitit's local executor ends a job after two minutes unless told; ours has no limit of its own."""
 
 
-def submit(plan: Plan, *, take_snapshot: bool, asked: dict[str, Any]) -> Run:
-    """A new run and its job. If the job is refused, nothing is left behind."""
+def submit(plan: Plan, *, take_snapshot: bool, asked: dict[str, Any], fill: Callable[[Run], None] | None = None) -> Run:
+    """A new run and its job. If the job is refused, nothing is left behind. `fill` puts in what the job is to find there."""
     check_scheduler(plan)
     run = prepare(plan, take_snapshot=take_snapshot, asked=asked)
     try:
+        if fill is not None:
+            fill(run)
         start(run, plan)
     except (SchedulerUnreachable, Interrupted, KeyboardInterrupt):
         remember(run.path)  # the job may be there: status and resume will find out
@@ -58,11 +61,29 @@ def prepare(plan: Plan, *, take_snapshot: bool, asked: dict[str, Any]) -> Run:
     try:
         if take_snapshot:
             snapshot.take(run)
-        _write_config(run, plan, snapshot.lock(plan, asked))
+        _write_config(run, plan, lockfile.make(plan, asked, run))
     except BaseException:
         shutil.rmtree(run.path, ignore_errors=True)
         raise
     return run
+
+
+def prepare_job(plan: Plan, *, take_snapshot: bool, asked: dict[str, Any]) -> tuple[Run, Path]:
+    """A new run with all that its job needs, and the batch script that somebody else will hand to sbatch.
+
+    The job knows the run by its token: its agent records the job's id, and status and resume find it in the queue before that.
+    """
+    run = prepare(plan, take_snapshot=take_snapshot, asked=asked)
+    try:
+        folder = _job_folder(run)
+        script = _write_job(run, plan, folder)
+        run.update(reason=f"prepared, not submitted by fvlaunch: sbatch {shlex.quote(str(script))}, or fvlaunch resume {run.name}")
+        run.event("prepared")
+    except BaseException:
+        shutil.rmtree(run.path, ignore_errors=True)
+        raise
+    remember(run.path)
+    return run, script
 
 
 def check_scheduler(plan: Plan) -> None:
@@ -126,14 +147,14 @@ def renew(run: Run, plan: Plan, *, assume_dead: str | None = None, state: str = 
         if (record.generation, record.token) != (before.generation, before.token):
             raise RunConflict(f"{run.name} was just resumed by another command", hint=f"fvlaunch status {run.name}")
         record = replace(
-            record, generation=record.generation + 1, token=jobs.new_token(), state=state, reason="", job_id=None, host=None,
-            cluster=plan.cluster_name, executor=executor_of(plan), ranks=plan.ranks, nodes=plan.nodes,
-            max_steps=plan.max_steps, submitted_at=time.time(),
+            record, generation=record.generation + 1, token=jobs.new_token(), state=state, reason="",
+            job_id=None, host=None, scheduler=None, cluster=plan.cluster_name, executor=executor_of(plan),
+            ranks=plan.ranks, nodes=plan.nodes, max_steps=plan.max_steps, submitted_at=time.time(),
         )  # fmt: skip
         run.write_intent("run", record.generation)
         run.write_record(record)
     publish_text(run.path / f"run.{before.generation:04d}.yaml", run.config_file.read_text(encoding="utf-8"))  # what it ran by until now
-    _write_config(run, plan, {**snapshot.lock(plan, {}), "resumed_from": before.generation})
+    _write_config(run, plan, lockfile.renewed(run, plan, before.generation))
 
 
 def _check_is_over(run: Run, record: Record, assume_dead: str | None) -> None:
@@ -166,13 +187,32 @@ def start(run: Run, plan: Plan | None = None) -> None:
         record = run.record()
         if record.state == "waiting":
             run.write_record(replace(record, state="submitting"))
-    folder = run.job / record.token
-    folder.mkdir(mode=0o700, exist_ok=True)
+    folder = _job_folder(run)
     if plan is None or plan.executor == "local":
         _start_local(run, folder)
     else:
         _start_slurm(run, plan, folder)
     run.event("submitted", job_id=run.record().job_id, generation=run.record().generation)
+
+
+def _job_folder(run: Run) -> Path:
+    """Of the submission that run.json announces."""
+    folder = run.job / run.record().token
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
+
+
+def _write_job(run: Run, plan: Plan, folder: Path) -> Path:
+    """The batch script, and the pickle that it finds by its own id."""
+    from submitit.core.utils import DelayedSubmission
+
+    from .agent.main import run_agent
+
+    script = folder / "submission.sh"
+    publish_text(script, batch_script(run, plan, folder, run.record().token))
+    DelayedSubmission(run_agent, str(run.path)).dump(folder / "submitted.pkl")
+    (folder / "submitted.pkl").chmod(0o600)
+    return script
 
 
 def batch_script(run: Run, plan: Plan, folder: Path, token: str) -> str:
@@ -203,7 +243,7 @@ def _slurm_executor(run: Run, plan: Plan, folder: Path, token: str) -> Any:
         signal_delay_s=int(plan.limits.notice_lead_s or 120),
         stderr_to_stdout=True,
         setup=setup_block(plan, folder, snapshot.code_folder(run)),
-        teardown=teardown_block(folder),
+        teardown=teardown_block(plan, folder, token),
         srun_args=["--kill-on-bad-exit=0", *plan.srun_args],
         additional_parameters=sbatch_options(plan, folder, token),
     )
@@ -211,14 +251,7 @@ def _slurm_executor(run: Run, plan: Plan, folder: Path, token: str) -> Any:
 
 
 def _start_slurm(run: Run, plan: Plan, folder: Path) -> None:
-    from submitit.core.utils import DelayedSubmission
-
-    from .agent.main import run_agent
-
-    record = run.record()
-    script = folder / "submission.sh"
-    publish_text(script, batch_script(run, plan, folder, record.token))
-    DelayedSubmission(run_agent, str(run.path)).dump(folder / "submitted.pkl")
+    record, script = run.update(scheduler=_scheduler_name()), _write_job(run, plan, folder)
     try:
         job_id, interrupted = _sbatch(script)
         _record_job(run, job_id)
@@ -229,6 +262,14 @@ def _start_slurm(run: Run, plan: Plan, folder: Path) -> None:
         job_id, interrupted = adopted, isinstance(error, KeyboardInterrupt)
     if interrupted:
         raise Interrupted(f"interrupted, but {run.name} has been submitted: job {job_id}", hint=f"fvlaunch cancel {run.name}")
+
+
+def _scheduler_name() -> str | None:
+    """Which Slurm is about to be asked; one that does not answer now will not take a job either."""
+    try:
+        return slurm.cluster_name(timeout_s=5.0)
+    except FvlaunchError:
+        return None
 
 
 def _sbatch(script: Path) -> tuple[str, bool]:
@@ -266,7 +307,7 @@ def adopt(run: Run, record: Record) -> str | None:
     """The job with this submission's token, recorded as the run's, if the scheduler knows one."""
     for wait_s in (0.0, 0.5, 1.5):
         time.sleep(wait_s)
-        found = slurm.find_by_token(record.token)
+        found = [job_id for job_id in slurm.find_by_token(record.token) if job_id not in record.job_ids]
         if found:
             _record_job(run, found[0])
             run.event("adopted", job_id=found[0])
@@ -314,6 +355,7 @@ def _local_child(run: Run) -> None:
     from .agent.main import run_agent
 
     config = load(run)
+    os.umask(0o077)
     os.environ.update(config.cluster.env)
     os.environ["PYTHONPATH"] = _python_path(snapshot.code_folder(run))
     executor = LocalExecutor(folder=run.job / run.record().token, python=_with_setup(config.cluster))

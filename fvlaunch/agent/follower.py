@@ -8,9 +8,10 @@ from __future__ import annotations
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
-from .. import slurm
+from .. import secret_values, slurm
 from ..errors import FvlaunchError
 from ..files import publish_json, read_json
 from ..runconfig import RunConfig
@@ -33,6 +34,7 @@ class Follower:
         self.run, self.config, self.placement, self.signals = run, config, placement, signals
         self.limits = config.cluster.limits
         self.server = ForkServer()
+        self.word: tuple[str, Sequence[str]] = ("", ())
         self._heard, self._heard_at = "", time.monotonic()
         self._next_poll = self._next_beat = 0.0
         self._record: dict[str, Any] = {}
@@ -77,7 +79,7 @@ class Follower:
         record = self._record
         world = self.config.world(self.placement.node, record["host"], record["port"])
         ranks = Ranks(self.run, record["attempt"], record["generation"], world, None, self.server)
-        self._watch = Watch(self.run, self.placement.host, ranks, self.limits, SETTLE_S)
+        self._watch = Watch(self.run, self.placement.host, ranks, self.limits, SETTLE_S, secret_values.values(self.config.cluster.secrets))
         end = self._watch.until_over(self._tick)
         publish_json(report_file(self.run, record["attempt"], self.placement.node), end.dump())
 
@@ -104,6 +106,8 @@ class Follower:
 
     def _without_head(self) -> int:
         """The head is gone without a word (its agent was killed, its node hangs): give the job back, once for all followers."""
+        if self.config.cluster.continue_by == "resubmit" or not slurm.can_ask():
+            return 1  # the batch script finds that the head left no word, and acts
         time.sleep(2.0 * (self.placement.node - 1))
         if self.run.intent().want == "run" and self.run.record().state == "submitted":
             print("agent: nothing is heard of the first node; requeueing the job", file=sys.stderr, flush=True)

@@ -15,7 +15,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,7 @@ class ForkServer:
         if self._process is None or self._process.poll() is not None:
             self._start(arguments, environment, cwd)
         assert self.channel is not None
-        with tempfile.TemporaryFile() as request:
+        with os.fdopen(os.memfd_create("rank"), "wb") as request:  # an environment may hold secrets: never on a disk
             request.write(json.dumps({"environment": environment, "cwd": str(cwd), "arguments": arguments}).encode())
             request.flush()
             with contextlib.suppress(OSError):  # it has just ended: `ended` says so

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from .. import slurm
+from .. import secret_values, slurm
 from ..attempts import Attempt, Cause, Failure, read_attempts
 from ..errors import FvlaunchError
 from ..files import append_line, overwrite_json, publish_json, read_json
@@ -21,6 +21,8 @@ from ..ledger import Action, Decision, decide, may_start
 from ..pipelines import unfinished_before
 from ..runconfig import RunConfig, World
 from ..runs import FINAL_STATES, Intent, Run
+from ..script import handed_over, take_back_handover
+from . import notify
 from .forkserver import ForkServer
 from .notice import Clock, Notice, Signals, understand
 from .outcome import NodeEnd, judge
@@ -35,6 +37,7 @@ REQUEUE_WAIT_S = 300.0
 """After a requeue the scheduler ends this job; an agent that outlives that by so long ends by itself."""
 RESTART_NEEDS_S = 60.0
 STAGE_WAIT_S = 30.0
+_BY_HAND = "fvlaunch resume goes on; `continue_by: resubmit` in the cluster file does it by itself"
 
 
 class Superseded(Exception):
@@ -47,9 +50,12 @@ class Head:
         self.limits = config.cluster.limits
         self.server = ForkServer()
         self.clock = Clock(placement, self.limits.notice_lead_s)
+        self._secrets = secret_values.values(config.cluster.secrets)
         self.generation = 0
         self.attempt = 0
         self.notice: Notice | None = None
+        self.word: tuple[str, Sequence[str]] = ("", ())
+        """Left for the batch script: what it has to do, and the nodes to stay away from."""
         self._next_poll = self._next_beat = 0.0
 
     def main(self) -> int:
@@ -58,7 +64,12 @@ class Head:
             self._claim()
             while True:
                 decision = self._before_attempt() or self._one_attempt()
-                if decision.action is not Action.RESTART:
+                if decision.action is Action.END:
+                    code = self._act(decision)
+                    self._notify(self.run.record().state, decision.reason)
+                    return code
+                self._notify("", "")
+                if decision.action is Action.REQUEUE:
                     return self._act(decision)
         except Superseded as reason:
             print(f"agent: {reason}; nothing is left to do here", file=sys.stderr, flush=True)
@@ -72,12 +83,18 @@ class Head:
                 raise Superseded("another submission owns this run")
             if record.state in FINAL_STATES:
                 raise Superseded(f"the run is {record.state}")
-            if record.job_id not in (None, self.placement.job_id):
+            folder = self.run.job / self.placement.token
+            follows = record.job_id is None or (record.job_id != self.placement.job_id and handed_over(folder, record.job_id))
+            if not follows and record.job_id != self.placement.job_id:
                 raise Superseded(f"job {record.job_id} owns this run")
-            if record.job_id is None:
-                job_ids = (*record.job_ids, self.placement.job_id)
+            if follows:
+                job_ids = tuple(dict.fromkeys([*record.job_ids, self.placement.job_id]))
                 self.run.write_record(replace(record, job_id=self.placement.job_id, job_ids=job_ids, state="submitted"))
+            take_back_handover(folder, self.placement.job_id)
             self.generation = record.generation
+        for attempt in read_attempts(self.run):  # the notice's lead follows from what saves of this run took, in any life of it
+            if attempt.save_s is not None:
+                self.clock.saved(attempt.save_s)
 
     def _before_attempt(self) -> Decision | None:
         intent = self._intent()
@@ -102,6 +119,8 @@ class Head:
 
     def _one_attempt(self) -> Decision:
         numbers = self.run.attempt_numbers()
+        for log in self.run.rank_log(numbers[-1], 0).parent.glob("*.log") if numbers and self._secrets else ():
+            secret_values.mask(log, self._secrets)  # its agent may have been killed before it could
         self.attempt, self.notice = (numbers[-1] if numbers else 0) + 1, None
         publish_json(self.run.attempts / f"{self.attempt:04d}.config.json", self.config.program)
         bind, address = self.placement.listen_address()
@@ -111,7 +130,7 @@ class Head:
         self._log("started", **self._started(world))
         self._publish(address, world.master_port, outcome=None)
         ranks = Ranks(self.run, self.attempt, self.generation, world, store, self.server)
-        watch = Watch(self.run, self.placement.host, ranks, self.limits, SETTLE_S)
+        watch = Watch(self.run, self.placement.host, ranks, self.limits, SETTLE_S, self._secrets)
         self._watch = watch
         end = watch.until_over(self._tick)
         return self._judge([end, *self._reports(wait=len(self.placement.hosts) > 1)])
@@ -141,7 +160,8 @@ class Head:
         overwrite_json(self.run.attempt_file, self._record)
 
     def _log(self, event: str, **details: Any) -> None:
-        append_line(self.run.attempt_log(self.attempt), {"time": time.time(), "event": event, **details})
+        told = secret_values.redacted(details, self._secrets)
+        append_line(self.run.attempt_log(self.attempt), {"time": time.time(), "event": event, **told})
 
     # While the ranks run
 
@@ -282,30 +302,55 @@ class Head:
         self._tell_followers("end")
         return 0 if decision.state == "finished" else 1
 
+    def _notify(self, state: str, reason: str) -> None:
+        attempts = [a for a in read_attempts(self.run) if a.generation == self.generation]
+        why = reason or (attempts[-1].failure.explain() if attempts and attempts[-1].failure else "")
+        notify.tell(self.config.cluster.notify, self.run, notify.event_of(state, attempts), why)
+
     def _requeue(self, decision: Decision) -> int:
         """Before exiting: a preempted job whose task ends by itself would be COMPLETED and never come back."""
-        if self.notice and self.notice.requeued:
+        outside = self._only_outside()
+        if outside:
+            self.word = (outside, self._excluded(decision))
+        elif self.notice and self.notice.requeued:
             if self.notice.cause is not Cause.REQUEUED:
                 time.sleep(REQUEUE_WAIT_S)  # the scheduler ends this task and knows whether it comes back
-            self._tell_followers("requeue")
-            return 1
-        try:
-            slurm.requeue(self.placement.job_id)
-        except FvlaunchError as error:
-            self._log("requeue_failed", text=str(error))
-            self.run.update(state="stopped", reason=f"the job could not be requeued: {error.message}; fvlaunch resume goes on")
-            self._tell_followers("end")
-            return 1
-        for node in decision.exclude:
-            self._exclude(node)
+        else:
+            try:
+                slurm.requeue(self.placement.job_id)
+            except FvlaunchError as error:
+                self._log("requeue_failed", text=str(error))
+                self.run.update(state="stopped", reason=f"the job could not be requeued: {error.message}; {_BY_HAND}")
+                self._tell_followers("end")
+                return 1
+            for node in decision.exclude:
+                self._exclude(node)
         self._tell_followers("requeue")
         return 1  # its fate is decided: to wait for the end would only delay the next life
 
+    def _only_outside(self) -> str:
+        """What the batch script has to do because the agent cannot: submit a new job, or ask and requeue where scontrol is missing here."""
+        if self.notice is not None and self.notice.cause is Cause.REQUEUED and self.notice.requeued:
+            return ""  # Slurm has done it already
+        if self.notice is not None and self.notice.requeued:
+            return "" if slurm.can_ask() else "ask"
+        if self.config.cluster.continue_by == "resubmit":
+            return "resubmit"
+        return "" if slurm.can_ask() else "requeue"
+
+    def _excluded(self, decision: Decision) -> list[str]:
+        """For a new job: those of the profile too, as the option replaces them."""
+        before = str(self.config.cluster.slurm.get("exclude") or "").split(",")
+        return [node for node in dict.fromkeys([*before, *decision.exclude]) if node] if decision.exclude else []
+
     def _exclude(self, node: str) -> None:
-        """Keep the next life off a node; Slurm allows it once the job waits again."""
+        """Keep the next life off a node; Slurm allows it once the job waits again. Not where too few are left: it would wait for ever."""
         for _ in range(5):
             try:
-                slurm.exclude_node(self.placement.job_id, node)
+                if slurm.can_spare(self.placement.job_id, node, len(self.placement.hosts)):
+                    slurm.exclude_node(self.placement.job_id, node)
+                else:
+                    self._log("exclude_skipped", node=node, text="without it too few nodes are left")
                 return
             except FvlaunchError as error:
                 self._log("exclude_failed", node=node, text=str(error))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from .. import secret_values
 from ..errors import FvlaunchError
 from ..runconfig import load
 from ..runs import Run
-from ..script import said_file
+from ..script import leave_word
 from .follower import Follower
 from .head import Head
 from .notice import Signals
@@ -21,16 +23,24 @@ def run_agent(run_path: str) -> None:
     signals = Signals()
     signals.install()
     run, placement = Run(Path(run_path)), discover()
+    word: tuple[str, Sequence[str]] = ("", ())
     try:
-        agent = (Head if placement.is_head else Follower)(run, load(run), placement, signals)
+        config = load(run)
+        secrets = secret_values.values(config.cluster.secrets)
+        os.environ.update(secrets)  # those that lie in files; the ranks get them from here
+        agent = (Head if placement.is_head else Follower)(run, config, placement, signals)
         code = agent.main()
+        word = agent.word
+        sys.stdout.flush()
+        for path in (run.job / placement.token).glob("*.out"):
+            secret_values.mask(path, secrets)
     except FvlaunchError as error:
         print(f"agent: {error}", file=sys.stderr, flush=True)
         code = 1
         if placement.is_head and run.record().token == placement.token:
             run.update(state="failed", reason=str(error))
     if placement.is_head:
-        said_file(run.job / placement.token, placement.restart_count).touch()
+        leave_word(run.job / placement.token, placement.job_id, placement.restart_count, *word)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)  # submitit would pickle a result and translate the code

@@ -19,6 +19,12 @@ _ECHO = re.compile(
     r"connection (closed|reset|refused)|closed by peer|broken pipe|gloo|nccl|socket|timed out|timeout|watchdog|store|peer|aborted",
     re.IGNORECASE,
 )
+_CASCADE = re.compile(
+    r"^\[rank\d+\]:\[[EWI]|^\[[EWI]\d* |^frame #\d+:|^terminate called|^  what\(\):|^Fatal Python error: Aborted|resource_tracker"
+    r"|ProcessGroup(NCCL|Gloo)|TCPStore|[Ww]atchdog|NCCL (WARN|INFO)|destroy_process_group"
+)
+"""Lines that every rank writes once any of them is gone, and what C++ adds to them."""
+_STACK = re.compile(r"^(Current thread|Thread) 0x[0-9a-f]+")
 _MEMORY = re.compile(r"out of memory|OutOfMemoryError|MemoryError|DefaultCPUAllocator: can't allocate", re.IGNORECASE)
 
 
@@ -44,9 +50,14 @@ class RankEnd:
 
     @property
     def is_echo(self) -> bool:
-        """Whether it only failed because another rank was gone."""
-        last = self.told or " ".join(self.lines[-3:])
+        """Whether it only failed because another rank was gone. Told by the error's own words: a file may be called store.py."""
+        last = "\n".join(_words(self.told.splitlines() or self.lines[-3:]))
         return self.code > 0 and self.code != EXIT_NO_RESTART and bool(_ECHO.search(last)) and not _MEMORY.search(last)
+
+
+def _words(lines: Sequence[str]) -> list[str]:
+    """What a traceback says, without where: its lines that are not indented."""
+    return [line for line in lines if line and not line.startswith((" ", "\t", "Traceback"))]
 
 
 @dataclass(frozen=True)
@@ -56,6 +67,8 @@ class NodeEnd:
     node: str
     ends: tuple[RankEnd, ...] = ()
     hung_rank: int | None = None
+    hung_waits: bool = False
+    """That rank only waited for others, on other nodes, as did all here: by their stacks."""
     memory_kills: int = 0
     """Processes that the kernel killed on this node for want of memory during the attempt."""
 
@@ -86,11 +99,8 @@ def judge(
         return notice, None
     if lost is not None:
         return Cause.INTERRUPTED, lost
-    for node in nodes:
-        if node.hung_rank is not None:
-            hung = next((e for e in node.ends if e.rank == node.hung_rank), None)
-            what = "no progress within the limit; the stacks of all its threads are in its log"
-            return Cause.HANG, Failure(node.hung_rank, node.node, hung.step if hung else None, what, hung.lines if hung else ())
+    if hung := _hung(nodes):
+        return Cause.HANG, hung
     failed = [end for end in ends if end.failed]
     if not failed:
         return Cause.REQUEUED, None  # saved and ended, though nobody here was told to
@@ -99,6 +109,16 @@ def judge(
         name, rank = silent[0]
         return Cause.INTERRUPTED, Failure(rank, name, first.step, "this node, or its agent, ended without a word")
     return (Cause.OUT_OF_MEMORY if _out_of_memory(first, nodes) else Cause.CRASH), _failure(first, nodes)
+
+
+def _hung(nodes: Sequence[NodeEnd]) -> Failure | None:
+    """Each node's agent names a rank; of those one that did not wait for others held them up, else the one least far on."""
+    found = [(node, end) for node in nodes for end in node.ends if end.rank == node.hung_rank]
+    if not found:
+        return None
+    node, end = min(found, key=lambda pair: (pair[0].hung_waits, -1 if pair[1].step is None else pair[1].step))
+    what = "no progress within the limit; the stacks of all its threads are in its log"
+    return Failure(end.rank, node.node, end.step, what, end.lines)
 
 
 def _out_of_memory(end: RankEnd, nodes: Sequence[NodeEnd]) -> bool:
@@ -121,6 +141,20 @@ def _failure(end: RankEnd, nodes: Sequence[NodeEnd]) -> Failure:
 
 
 def last_lines(log: str, count: int = 12) -> tuple[str, ...]:
-    """The end of a rank's log, without blank lines and without what other ranks' failures made it say."""
-    kept = [line.rstrip()[:400] for line in log.splitlines() if line.strip() and "resource_tracker" not in line]
-    return tuple(kept[-count:])
+    """The end of a rank's log, without blank lines and without what other ranks' failures made it say.
+
+    Of a log that ends with the stacks of its threads: the innermost calls of the thread that was at work.
+    """
+    kept = [line.rstrip()[:400] for line in log.splitlines() if line.strip()]
+    own = [line for line in kept if not _CASCADE.search(line)] or kept
+    at_work = max((n for n, line in enumerate(own) if line.startswith("Current thread 0x")), default=None)
+    if at_work is not None and all(line.startswith("  File ") or _STACK.match(line) for line in own[at_work:]):
+        return tuple(own[at_work : at_work + count])
+    return tuple(own[-count:])
+
+
+def waits_for_others(log: str) -> bool | None:
+    """Whether the stacks at the end of a rank's log show it inside torch: in a collective, or in a step that holds one. None: no stacks."""
+    block = log.rpartition("Current thread 0x")[2] if "Current thread 0x" in log else ""
+    innermost = re.search(r'^  File "([^"]+)"', block, re.MULTILINE)
+    return "/torch/" in innermost[1] if innermost else None

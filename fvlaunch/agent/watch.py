@@ -6,13 +6,14 @@ Must not decide what comes after: it ends with a NodeEnd. What differs between h
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from .. import secret_values
 from ..attempts import WORKING
 from ..runs import Run
-from .outcome import NodeEnd, RankEnd, last_lines
+from .outcome import NodeEnd, RankEnd, last_lines, waits_for_others
 from .pulse import HangLimits, Pulse
 from .ranks import Ranks
 
@@ -23,14 +24,17 @@ STACKS_WAIT_S = 2.0
 class Watch:
     """`settle_s`: how long the ranks may take to end by themselves once one of them has failed."""
 
-    def __init__(self, run: Run, node: str, ranks: Ranks, limits: HangLimits, settle_s: float) -> None:
+    def __init__(
+        self, run: Run, node: str, ranks: Ranks, limits: HangLimits, settle_s: float, secrets: Mapping[str, str] | None = None
+    ) -> None:
         self.run, self.node, self.ranks = run, node, ranks
         self.pulse = Pulse([], limits, time.monotonic())
-        self._limits, self._settle_s = limits, settle_s
+        self._limits, self._settle_s, self._secrets = limits, settle_s, secrets or {}
         self._deadline: float | None = None
         self._told: dict[int, str] = {}
         self._steps: dict[int, int] = {}
         self.hung_rank: int | None = None
+        self._hung_waits = False
         self._memory_kills = _memory_kills()
 
     def until_over(self, tick: Callable[[list[dict[str, Any]]], None]) -> NodeEnd:
@@ -69,7 +73,7 @@ class Watch:
             self.pulse.note(message, now)
             rank = message["rank"]
             if message.get("kind") == "failure":
-                self._told[rank] = str(message.get("text", ""))
+                self._told[rank] = secret_values.redact(str(message.get("text", "")), self._secrets)
             step = message.get("count") if message.get("phase") in WORKING else message.get("step")
             if isinstance(step, int):
                 self._steps[rank] = max(step, self._steps.get(rank, 0))
@@ -85,12 +89,21 @@ class Watch:
         culprit = self.pulse.hung(alive, now) if self._deadline is None else None
         if culprit is not None:
             stopped = self.ranks.stopped()
-            self.hung_rank = culprit if stopped is None else stopped
             self.ranks.dump_stacks()
             time.sleep(STACKS_WAIT_S)
+            self.hung_rank = self._by_stacks(culprit) if stopped is None else stopped
             self.ranks.kill()
 
+    def _by_stacks(self, behind: int) -> int:
+        """The rank that hangs in its own code while the others wait for it in torch. Heartbeats are too coarse to tell by a step."""
+        waits = {r.rank: waits_for_others(_tail(r.log)) for r in self.ranks.alive()}
+        apart = [rank for rank, waiting in waits.items() if waiting is False]
+        self._hung_waits = not apart and all(waits.values())
+        return behind if not apart or behind in apart else min(apart)
+
     def _end(self) -> NodeEnd:
+        for rank in self.ranks.ranks:
+            secret_values.mask(rank.log, self._secrets)
         ends = tuple(
             RankEnd(
                 rank=r.rank,
@@ -104,7 +117,7 @@ class Watch:
             )
             for r in self.ranks.ranks
         )
-        return NodeEnd(self.node, ends, self.hung_rank, max(0, _memory_kills() - self._memory_kills))
+        return NodeEnd(self.node, ends, self.hung_rank, self._hung_waits, max(0, _memory_kills() - self._memory_kills))
 
 
 def _tail(path: Path, size: int = 16384) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from fvlaunch.config import folders, lookup, tiny
+from fvlaunch.config import folders, lookup, moved, tiny
 from fvlaunch.config.extends import Files
 from fvlaunch.config.merge import merge, overlay
 from fvlaunch.config.schema import Cluster, Recipe
@@ -83,9 +83,11 @@ def compose(
         cluster_path = lookup.find("cluster", cluster_name, cwd)
         cluster_name = cluster_path.stem if lookup.is_path(cluster_name) else cluster_name
         cluster_node = Files("cluster", cwd).load(cluster_path)
+    lock = file.value["lock"].plain if run and "lock" in file.value else {}
+    if run and cluster is not None:
+        recipe_node = moved.put_back(recipe_node, lock, file.value["lock"].place) if "lock" in file.value else recipe_node
     recipe_node, cluster_node = _with_sets(recipe_node, cluster_node, asked)
     parts = _resolve(recipe_node, cluster_node, cwd, folders.environment() if environment is None else environment)
-    lock = file.value["lock"].plain if run and "lock" in file.value else {}
     return Composed(
         **parts,
         recipe_name=name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
@@ -102,6 +103,13 @@ def _interpreter(value: str) -> str:
     return value
 
 
+def _words(value: Any) -> Any:
+    try:
+        return shlex.split(value) if isinstance(value, str) else value
+    except ValueError as error:
+        raise _wrong(f"the command cannot be split into words: {error}", "write it as a list: [program, argument]") from None
+
+
 def _one_line(value: Any) -> Any:
     return " ".join(value.split()) if isinstance(value, str) else value
 
@@ -182,6 +190,19 @@ class Limits(Section):
     """From asking ranks to stop to killing them, where nothing else sets a deadline."""
 
 
+NotifyOn = Literal["failed", "finished", "stopped", "cancelled", "stalled"]
+
+
+class Notify(Section):
+    """A command that is told what became of a run."""
+
+    on: Annotated[list[NotifyOn], Field(min_length=1)] = ["failed", "finished", "stalled"]
+    """stalled: an attempt hung, or ended without a new step."""
+    command: Annotated[list[str], BeforeValidator(_words), Field(min_length=1)]
+    """An argument list, or a line that is split as a shell would; never run by one. The event is a JSON object on its stdin."""
+    timeout_s: PositiveFloat = 30
+
+
 class ClusterResources(Section):
     """Defaults of this cluster for what a recipe's `resources` says."""
 
@@ -196,6 +217,8 @@ class Cluster(Section):
     executor: Literal["slurm", "local"]
     ranks_per_node: PositiveInt | None = None
     """null: slurm.gpus-per-node (or gres), else 1. Local: one node, as many ranks as asked."""
+    gpu_memory_gb: PositiveFloat | None = None
+    """Of one GPU: submit warns where the estimate of a run's memory is more."""
     runs_dir: Annotated[str, BeforeValidator(_run_path)] | None = None
     """Shared by all nodes; null: ./runs."""
     paths: Annotated[dict[str, str], BeforeValidator(_each(_path))] = {}
@@ -210,7 +233,11 @@ class Cluster(Section):
     env: Annotated[dict[str, str], BeforeValidator(_each(_variable))] = {}
     secrets: list[Annotated[str, BeforeValidator(_secret)]] = []
     """Names of environment variables that are passed on; their values are never written down."""
+    continue_by: Literal["requeue", "resubmit"] = "requeue"
+    """How a run gets its next life: the same job again, or a new one, for sites that cancel what they preempt or allow no requeue."""
     limits: Limits = Limits()
+    notify: Notify | None = None
+    """What is run on the first node when a run ends or stalls."""
     resources: ClusterResources = ClusterResources()
 
     def default_ranks_per_node(self) -> int | None:

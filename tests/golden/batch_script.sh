@@ -35,12 +35,45 @@ srun --unbuffered --output /shared/runs/run-1/job/0123456789abcdef/%j_%t_log.out
 
 # teardown
 code=$?
-# An agent that ends in order leaves its word. Where all ended without one (killed, their node lost), the job gets another
-# life, unless somebody is ending it: then it is not RUNNING any more.
-if [ "$code" -ne 0 ] && [ ! -e /shared/runs/run-1/job/0123456789abcdef/"said.${SLURM_RESTART_COUNT:-0}" ]; then
-    if scontrol show job "$SLURM_JOB_ID" | grep -q 'JobState=RUNNING'; then
-        echo "fvlaunch: the agents ended without a word (srun: $code); requeueing the job" >&2
-        scontrol requeue "$SLURM_JOB_ID"
+# The head agent leaves its word when it ends: what is to follow, where only this script can do it (outside a container, or by a new
+# job), and the nodes to stay away from. Where all agents ended without a word (killed, their node lost) the job goes on, unless
+# somebody is ending it: then it is not RUNNING any more.
+word=/shared/runs/run-1/job/0123456789abcdef/"said.$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}"
+next= exclude= told=
+if [ -e "$word" ]; then
+    { read -r next; read -r exclude; } <"$word" || :
+elif [ "$code" -ne 0 ]; then
+    echo "fvlaunch: the agents ended without a word (srun: $code)" >&2
+    next=ask
+    ls /shared/runs/run-1/job/0123456789abcdef/../../attempts/*.jsonl 2>/dev/null | wc -l >>/shared/runs/run-1/job/0123456789abcdef/wordless
+    if [ "$(tail -n 5 /shared/runs/run-1/job/0123456789abcdef/wordless | uniq -c | awk 'NR == 1 { print $1 }')" = 5 ]; then
+        echo "fvlaunch: five times in a row no attempt was even begun; not again" >&2
+        next=
     fi
+fi
+if [ "$next" = ask ]; then
+    next=
+    told=$(scontrol show job "$SLURM_JOB_ID") || :
+    if grep -Eq '^ *JobState=RUNNING ' <<<"$told"; then
+        next=requeue
+    fi
+fi
+if [ "$next" = requeue ]; then
+    echo "fvlaunch: requeueing the job" >&2
+    scontrol requeue "$SLURM_JOB_ID"
+elif [ "$next" = resubmit ]; then
+    touch /shared/runs/run-1/job/0123456789abcdef/"handover.$SLURM_JOB_ID"
+    job=$SLURM_JOB_ID
+    ( # as from a login node: what this job was given must not reach the next one
+        for name in $(compgen -e | grep -E '^(SLURM|SBATCH|SRUN|PMI|PMIX|SUBMITIT)_' | grep -vx SLURM_CONF); do unset "$name"; done
+        cd /
+        for pause in 0 5 30; do
+            sleep "$pause"
+            # A reply of sbatch may be lost: a job that is there already is not submitted again.
+            waiting=$(squeue --me --noheader --states=PENDING,CONFIGURING,RUNNING --format='%i %k') || continue
+            if grep -v "^$job " <<<"$waiting" | grep -q 'fvlaunch:0123456789abcdef'; then break; fi
+            grep -vE '^#SBATCH --(begin|dependency|hold)\b' /shared/runs/run-1/job/0123456789abcdef/submission.sh | sbatch --parsable ${exclude:+"--exclude=$exclude"} && break
+        done
+    )
 fi
 exit "$code"

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from tests.slurm import accounting as accounts
 from tests.slurm.cluster_files import Shape, free_ports, missing_programs, search_path, write_files
 
 _ACTIVE = "PENDING,CONFIGURING,RUNNING,COMPLETING,SUSPENDED,REQUEUED,REQUEUE_HOLD,SPECIAL_EXIT,SIGNALING,STAGE_OUT,STOPPED"
@@ -33,6 +34,7 @@ class SlurmCluster:
     kill_wait_s                    from the SIGTERM of a time limit, cancel or requeue to the SIGKILL
     quick_requeue                  a requeued job waits (BeginTime) for seconds by Slurm's own rule; a thread lets it start at once.
                                    May be switched on and off at any time, to look at a job that waits
+    accounting                     with slurmdbd and its database, so that sacct answers (5 s more)
     extra                          more lines for slurm.conf (a later line wins over an earlier one only where Slurm says so)
     """
 
@@ -49,17 +51,15 @@ class SlurmCluster:
         accounting: bool = False,
         extra: Sequence[str] = (),
     ) -> None:
-        if accounting:
-            raise NotImplementedError("slurmdbd is not started yet")
         self.nodes = [f"127.0.0.{11 + index}" for index in range(nodes)]
         self.cpus, self.memory_mb, self.gpus = cpus, memory_mb, gpus
         self.grace_s, self.kill_wait_s, self.quick_requeue = grace_s, kill_wait_s, quick_requeue
-        self.extra = list(extra)
+        self.accounting, self.extra = accounting, list(extra)
         self.directory = Path()
         self.env: dict[str, str] = {}
         self.start_s = 0.0
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
-        self._controller_port = 0
+        self._controller_port = self._accounts_port = 0
         self._over_at: dict[str, float] = {}
         self._ended = threading.Event()
         self._poker: threading.Thread | None = None
@@ -75,6 +75,8 @@ class SlurmCluster:
     def start(self) -> SlurmCluster:
         if missing := missing_programs():
             raise RuntimeError(f"not installed: {', '.join(missing)} (apt-get install slurm-wlm munge)")
+        if self.accounting and (missing := accounts.missing_programs()):
+            raise RuntimeError(f"not installed: {', '.join(missing)} ({accounts.INSTALL})")
         began = time.monotonic()
         self.directory = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))
         self.directory.chmod(0o711)  # munged wants every parent of its socket searchable by others
@@ -82,6 +84,8 @@ class SlurmCluster:
         try:
             self._write_files()
             self._start_munged()
+            if self.accounting:
+                self._start_accounting()
             self.start_ctld()  # before the nodes: one that finds no controller tries again a second later
             for node in self.nodes:
                 self.start_slurmd(node, wait=False)
@@ -102,7 +106,7 @@ class SlurmCluster:
         with contextlib.suppress(subprocess.SubprocessError, AssertionError):
             if self._alive("slurmctld"):
                 self.cancel_all(timeout_s=5)
-        for name in sorted(self._daemons, key=lambda name: name == "munged"):
+        for name in sorted(self._daemons, key=lambda name: (name == "munged", name == "mariadbd", name)):
             self._end(name)
         self._kill(self._own_processes())
         shutil.rmtree(self.directory, ignore_errors=True)
@@ -112,11 +116,13 @@ class SlurmCluster:
             key: value for key, value in os.environ.items() if not re.match(r"(SLURM|SBATCH|SRUN|SQUEUE|SALLOC|SACCT|SCANCEL|SINFO)_", key)
         }
         own = {"SLURM_CONF": str(self.directory / "slurm.conf"), _MARK: str(self.directory)}
-        return {**kept, **own, "PATH": search_path(), "LC_ALL": "C.UTF-8"}
+        database = accounts.environment(self.directory) if self.accounting else {}
+        return {**kept, **own, **database, "PATH": search_path(), "LC_ALL": "C.UTF-8"}
 
     def _write_files(self) -> None:
-        self._controller_port, *node_ports = free_ports(1 + len(self.nodes))
-        shape = Shape(self.nodes, self.cpus, self.memory_mb, self.gpus, self.grace_s, self.kill_wait_s, self.extra)
+        self._controller_port, self._accounts_port, *node_ports = free_ports(2 + len(self.nodes))
+        extra = [*(accounts.slurm_lines(self.directory, self._accounts_port) if self.accounting else []), *self.extra]
+        shape = Shape(self.nodes, self.cpus, self.memory_mb, self.gpus, self.grace_s, self.kill_wait_s, extra)
         write_files(self.directory, shape, self._controller_port, node_ports)
 
     def _start_munged(self) -> None:
@@ -129,6 +135,21 @@ class SlurmCluster:
     def _munge_answers(self) -> bool:
         with socket.socket(socket.AF_UNIX) as one:
             return one.connect_ex(str(self.directory / "munge.sock")) == 0
+
+    def _start_accounting(self) -> None:
+        accounts.write_files(self.directory, self._accounts_port, self.env)
+        self._spawn("mariadbd", *accounts.database_argv(self.directory))
+        self._until((self.directory / "mysql.sock").exists, 30, "the database did not start")
+        self.start_dbd()
+        self.run("sacctmgr", "-i", "add", "cluster", "test")
+
+    def start_dbd(self) -> None:
+        self._spawn("slurmdbd", "slurmdbd", "-D")
+        self._until(lambda: self._listens("slurmdbd", self._accounts_port), 60, "slurmdbd does not answer")
+
+    def stop_dbd(self) -> None:
+        """The accounts are gone; slurmctld keeps what it has to tell them until they are back."""
+        self._end("slurmdbd")
 
     def _spawn(self, name: str, *argv: str, node: str = "") -> None:
         program = shutil.which(argv[0], path=search_path())
@@ -282,13 +303,13 @@ class SlurmCluster:
 
     def start_ctld(self) -> None:
         self._spawn("slurmctld", "slurmctld", "-D", "-i")
-        self._until(self._controller_listens, 30, "slurmctld does not answer")
+        self._until(lambda: self._listens("slurmctld", self._controller_port), 30, "slurmctld does not answer")
 
-    def _controller_listens(self) -> bool:
+    def _listens(self, name: str, port: int) -> bool:
         """Asked without a client: one that is refused tries again only a second later."""
-        assert self._alive("slurmctld"), f"slurmctld ended:\n{self._log_of('slurmctld')}"
+        assert self._alive(name), f"{name} ended:\n{self._log_of(name)}"
         with socket.socket() as one:
-            return one.connect_ex(("127.0.0.1", self._controller_port)) == 0
+            return one.connect_ex(("127.0.0.1", port)) == 0
 
     def pause_ctld(self) -> None:
         """The controller hangs: connections are taken, nothing is answered."""

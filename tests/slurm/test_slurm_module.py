@@ -275,6 +275,17 @@ def test_exclude_node_keeps_earlier_ones_and_needs_a_waiting_job(slurm: SlurmClu
     slurm.cancel_all()
 
 
+def test_a_node_can_be_spared_only_while_enough_others_are_left(slurm: SlurmCluster) -> None:
+    first, second = slurm.nodes
+    job_id = sleeper(slurm, "-H")
+    assert asked.can_spare(job_id, first, 1)
+    assert not asked.can_spare(job_id, first, 2)
+    assert asked.exclude_node(job_id, second)
+    assert not asked.can_spare(job_id, first, 1)
+    assert not asked.can_spare("99999", first, 1)
+    slurm.cancel_all()
+
+
 def test_hold_and_release(slurm: SlurmCluster) -> None:
     job_id = sleeper(slurm, "--begin=now+1hour")
     assert asked.hold(job_id)

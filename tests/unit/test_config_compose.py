@@ -34,7 +34,7 @@ def test_every_leaf_has_an_origin(write: Write, here: Path) -> None:
     assert origins["train.optimizers.student.lr"] == "b.yaml:8"
     assert origins["train.optimizers.student.betas"] == "default"
     assert origins["train.flow_shift"] == origins["cluster.limits.crashes"] == "--set"
-    assert origins["cluster.executor"].endswith("clusters/local.yaml:2")
+    assert origins["cluster.executor"].endswith("clusters/local.yaml:3")
     assert all(not isinstance(_at(found, path), dict) or _at(found, path) == {} for path in origins)
 
 

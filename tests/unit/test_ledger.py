@@ -13,8 +13,8 @@ from fvlaunch.ledger import Action, bad_nodes, decide, may_start
 LIMITS = Limits()
 
 
-def attempt(number: int, cause: Cause, step_to: int | None, node: str = "n1", generation: int = 1) -> Attempt:
-    failure = Failure(0, node, step_to, "boom", ("Traceback", "ValueError: boom")) if cause in (Cause.CRASH, Cause.HANG) else None
+def attempt(number: int, cause: Cause, step_to: int | None, node: str = "n1", generation: int = 1, what: str = "boom") -> Attempt:
+    failure = Failure(0, node, step_to, what, ("Traceback", "ValueError: boom")) if cause in (Cause.CRASH, Cause.HANG) else None
     return Attempt(number, generation, "7", (node,), 0.0, 1.0, cause, None, step_to, failure)
 
 
@@ -90,9 +90,31 @@ def test_resume_gives_fresh_budgets() -> None:
 
 
 def test_a_node_is_excluded_at_its_second_strike() -> None:
-    attempts = [attempt(1, Cause.CRASH, 5, "n1"), attempt(2, Cause.CRASH, 9, "n2"), attempt(3, Cause.HANG, 12, "n1")]
+    attempts = [
+        attempt(1, Cause.CRASH, 5, "n1", what="CUDA error: an illegal memory access"),
+        attempt(2, Cause.CRASH, 9, "n2"),
+        attempt(3, Cause.HANG, 12, "n1"),
+    ]
     assert bad_nodes(attempts[:2]) == ()
     assert after(*attempts, in_place=False).exclude == ("n1",)
+
+
+def test_what_fails_alike_on_two_nodes_is_no_nodes_fault() -> None:
+    attempts = [attempt(n, Cause.CRASH, 5 * n, node, what=f"KeyError: {n}") for n, node in enumerate(["n1", "n1", "n2"], 1)]
+    assert bad_nodes(attempts[:2]) == ("n1",)
+    assert bad_nodes(attempts) == ()
+    hangs = [attempt(n, Cause.HANG, 5 * n, node) for n, node in enumerate(["n1", "n2", "n1"], 1)]
+    assert bad_nodes(hangs) == ("n1",)
+
+
+def test_a_run_on_one_node_leaves_it_at_the_second_strike_that_speaks_of_the_node() -> None:
+    hangs = [attempt(n, Cause.HANG, 5 * n) for n in (1, 2)]
+    assert after(hangs[0], in_place=True).action is Action.RESTART
+    decision = after(*hangs, in_place=True)
+    assert (decision.action, decision.exclude) == (Action.REQUEUE, ("n1",))
+    assert after(*hangs, in_place=True, can_requeue=False).action is Action.RESTART  # here there is no other
+    bugs = [attempt(n, Cause.CRASH, 5 * n, what="KeyError: 'x'") for n in (1, 2)]
+    assert after(*bugs, in_place=True).action is Action.RESTART
 
 
 def test_a_local_run_told_to_end_is_stopped_not_requeued() -> None:

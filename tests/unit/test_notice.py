@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
 from fvlaunch import slurm
 from fvlaunch.agent import notice
+from fvlaunch.agent.head import Head
 from fvlaunch.agent.placement import Placement
 from fvlaunch.attempts import Cause
+from fvlaunch.config.compose import compose
 from fvlaunch.errors import SchedulerUnreachable
-from fvlaunch.runs import Intent
+from fvlaunch.runconfig import RunConfig
+from fvlaunch.runs import Intent, Record, create
 from fvlaunch.slurm_answers import JobDetails
 
 TERM, USR2 = [signal.SIGTERM], [signal.SIGUSR2]
@@ -122,3 +127,16 @@ def test_an_extended_limit_is_noticed_before_the_ranks_are_told(monkeypatch) -> 
     clock = notice.Clock(placement(end_in_s=5), 60)
     monkeypatch.setattr(slurm, "end_time", lambda _job: int(time.time()) + 5)
     assert clock.due()
+
+
+def test_the_lead_follows_from_the_saves_of_earlier_lives_too(tmp_path: Path) -> None:
+    where = placement(end_in_s=24 * 3600)
+    now = time.time()
+    run = create(tmp_path / "r", Record("r", "tiny", "lab", "slurm", 1, where.token, 9, 1, 1, now, now, job_id=where.job_id))
+    events = [{"event": "started", "time": now, "generation": 1, "job_id": where.job_id}, {"event": "checkpoint", "step": 5, "save_s": 200}]
+    run.attempt_log(1).write_text("".join(json.dumps(event) + "\n" for event in events))
+    composed = compose("shapes-finetune", "local", cwd=tmp_path)
+    head = Head(run, RunConfig(composed.recipe, composed.cluster, 1), where, notice.Signals())
+    assert head.clock.lead_s() == notice.FIRST_LEAD_S
+    head._claim()
+    assert head.clock.lead_s() == 430

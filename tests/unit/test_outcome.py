@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-from fvlaunch.agent.outcome import NodeEnd, RankEnd, judge
+from fvlaunch.agent.outcome import NodeEnd, RankEnd, judge, last_lines, waits_for_others
 from fvlaunch.attempts import Cause
 
 ECHO = "RuntimeError: [../gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:4242"
@@ -80,3 +80,57 @@ def test_a_node_that_fell_silent_is_lost_when_the_others_only_saw_connections_br
     assert failure is not None
     assert (failure.node, failure.rank, failure.step) == ("n2", 8, 9)
     assert judge([NodeEnd("n1", (own,))], None, [("n2", 8)])[0] is Cause.CRASH
+
+
+def test_the_last_lines_are_the_ranks_own_without_the_cascade() -> None:
+    log = """step 7
+Traceback (most recent call last):
+  File "train.py", line 3, in step
+ValueError: bad batch
+[rank3]:[E ProcessGroupNCCL.cpp:616] [Rank 3] Watchdog caught collective operation timeout
+frame #0: c10::Error::Error(c10::SourceLocation, std::string) + 0x96
+terminate called after throwing an instance of 'c10::DistBackendError'
+  what():  [Rank 3] Process group watchdog thread terminated
+resource_tracker: There appear to be 1 leaked semaphore objects
+"""
+    assert last_lines(log)[-1] == "ValueError: bad batch"
+    assert last_lines(log, 2) == ('  File "train.py", line 3, in step', "ValueError: bad batch")
+    only = "[rank3]:[E ProcessGroupNCCL.cpp:616] Watchdog caught collective operation timeout"
+    assert last_lines(only) == (only,)  # better than nothing
+
+
+def test_of_stacks_the_innermost_calls_of_the_thread_at_work_are_told() -> None:
+    frames = "".join(f'  File "f{n}.py", line {n} in call{n}\n' for n in range(40))
+    log = f"step 7\nThread 0x00007f01 (most recent call first):\n{frames}\nCurrent thread 0x00007f02 (most recent call first):\n{frames}"
+    told = last_lines(log)
+    assert told[0].startswith("Current thread") and told[1].endswith("in call0") and len(told) == 12
+
+
+def test_a_file_called_store_makes_no_echo() -> None:
+    told = "Traceback\n  File \"/site/store.py\", line 3, in timeout\n    peer.get()\nKeyError: 'x'"
+    ends = (end(0, 1, at=1.0, told=told), end(1, 1, at=2.0, told="ValueError: later"))
+    _, failure = judge([NodeEnd("n1", ends)], None)
+    assert failure is not None and failure.rank == 0
+
+
+def test_of_hung_nodes_the_rank_least_far_on_is_named() -> None:
+    one = NodeEnd("n1", (end(0, -9, killed_by_agent=True, step=5),), hung_rank=0)
+    two = NodeEnd("n2", (end(1, -9, killed_by_agent=True, step=4, node="n2"),), hung_rank=1)
+    _, failure = judge([one, two], None)
+    assert failure is not None and (failure.node, failure.rank, failure.step) == ("n2", 1, 4)
+
+
+def test_a_node_whose_ranks_only_waited_is_not_the_one_that_hung() -> None:
+    waited = NodeEnd("n1", (end(0, -9, killed_by_agent=True, step=4),), hung_rank=0, hung_waits=True)
+    hung = NodeEnd("n2", (end(1, -9, killed_by_agent=True, step=5, node="n2"),), hung_rank=1)
+    _, failure = judge([waited, NodeEnd.parse(hung.dump())], None)
+    assert failure is not None and failure.node == "n2"
+
+
+def test_stacks_tell_who_waits_for_others() -> None:
+    head = (
+        'Thread 0x1 (most recent call first):\n  File "/lib/threading.py", line 1 in wait\n\nCurrent thread 0x2 (most recent call first):\n'
+    )
+    assert waits_for_others(head + '  File "/site/torch/distributed/distributed_c10d.py", line 9 in all_reduce\n  File "mine.py"') is True
+    assert waits_for_others(head + '  File "/home/me/mine.py", line 9 in load\n  File "/site/torch/x.py", line 1 in f') is False
+    assert waits_for_others("step 7\n") is None

@@ -116,6 +116,14 @@ def test_on_slurm_a_stage_waits_for_the_one_before_it_and_only_the_first_for_wha
     assert "begin" not in second.sbatch and "dependency" not in second.cluster["slurm"]
 
 
+def test_a_chain_of_jobs_is_refused_where_each_life_is_a_new_job(folder: Path) -> None:
+    (folder / "clusters/new.yaml").write_text((folder / "clusters/big.yaml").read_text() + "continue_by: resubmit\n")
+    with pytest.raises(ConfigError) as caught:
+        planned(cluster="new")
+    [problem] = caught.value.problems
+    assert problem.key.endswith("cluster.continue_by") and "one by one" in problem.hint
+
+
 def test_the_packaged_pipelines_can_be_submitted() -> None:
     for path in (Path(__file__).parents[2] / "templates/pipelines").glob("*.yaml"):
         assert len(plan_pipeline(path.stem, "local", sets=[], name=None, sbatch={}, runs_dir=None).stages) > 1

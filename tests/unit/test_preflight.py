@@ -48,7 +48,7 @@ def test_no_data_is_refused_unless_it_will_be_prepared(tmp_path: Path) -> None:
     composed = compose("shapes-finetune", "local", cwd=tmp_path, sets=["train.data.prepare=null"])
     with pytest.raises(ConfigError, match="does not exist") as caught:
         check_inputs(composed)
-    assert caught.value.key == "train.data.path" and str(caught.value.where).endswith("base/shapes.yaml:19")
+    assert caught.value.key == "train.data.path" and str(caught.value.where).endswith("base/shapes.yaml:20")
     (tmp_path / "data/shapes").mkdir(parents=True)
     with pytest.raises(ConfigError, match="holds no parquet files"):
         check_inputs(composed)
@@ -58,7 +58,7 @@ def test_a_model_that_was_not_downloaded_is_named_with_the_command_that_fetches_
     (data, model) = problems(tmp_path, "finetune")
     assert "does not exist" in data.message and data.key == "train.data.path"
     assert (model.key, "Wan-AI/Wan2.1-T2V-1.3B-Diffusers" in model.message) == ("train.models.student.init_from", True)
-    assert "fvlaunch submit download" in model.hint and str(model.where).endswith("base/wan2.1-t2v-1.3b.yaml:9")
+    assert "fvlaunch submit download" in model.hint and str(model.where).endswith("base/wan2.1-t2v-1.3b.yaml:10")
 
 
 def test_a_model_in_part_is_not_there(tmp_path: Path) -> None:

@@ -102,6 +102,8 @@ def details(state: str, *, reason: str = "", restarts: int = 0, code: str = "0:0
         (details("COMPLETING", code="0:0"), 0, NoticeCause.CANCELLED),  # the batch shell's end is not known yet: seen
         (details("COMPLETING", restarts=2, code="0:15"), 2, NoticeCause.CANCELLED),
         (details("CANCELLED", code="0:15"), 0, NoticeCause.CANCELLED),
+        (details("COMPLETING", code="0:15", preempted_at=250), 0, NoticeCause.PREEMPTION),  # PreemptMode=CANCEL: seen
+        (details("COMPLETING", code="0:15", preempted_at=150), 0, NoticeCause.CANCELLED),  # that was in an earlier life
         (details("COMPLETING", reason="OutOfMemory", code="0:125"), 0, NoticeCause.UNKNOWN),
         (details("SUSPENDED"), 0, NoticeCause.UNKNOWN),
         (None, 0, NoticeCause.UNKNOWN),
@@ -114,9 +116,9 @@ def test_the_cause_of_a_signal_is_what_the_scheduler_says_at_that_moment(
 
 
 QUEUE = (
-    "3\x1fwrap\x1fFAILED\x1fJobLaunchFailure\x1f127.0.0.11\x1f1795252768\x1f1795252768\x1f1795252768\x1f365-00:00:00\x1f0\x1flow\x1f(null)\x1f/w\x1e\n"
-    "2\x1fwrap\x1fPENDING\x1fDependency\x1f\x1f1795252768\x1fN/A\x1fN/A\x1fUNLIMITED\x1f0\x1flow\x1f(null)\x1f/w\x1e\n"
-    "1\x1fa b=c\x1fRUNNING\x1fNone\x1f127.0.0.11\x1f1795252768\x1f1795252768\x1f1826788768\x1f1-23:59:59\x1f4\x1flow"
+    "3\x1fwrap\x1fFAILED\x1fJobLaunchFailure\x1f127.0.0.11\x1f1795252768\x1f1795252768\x1f1795252768\x1f365-00:00:00\x1f0\x1flow\x1f53\x1f(null)\x1f/w\x1e\n"
+    "2\x1fwrap\x1fPENDING\x1fDependency\x1f\x1f1795252768\x1fN/A\x1fN/A\x1fUNLIMITED\x1f0\x1flow\x1f0\x1f(null)\x1f/w\x1e\n"
+    "1\x1fa b=c\x1fRUNNING\x1fNone\x1f127.0.0.11\x1f1795252768\x1f1795252768\x1f1826788768\x1f1-23:59:59\x1f4\x1flow\x1f36608"
     '\x1fhi | \x1f=x\nnew "line"\x1f/my runs\x1e\n'
 )
 
@@ -128,6 +130,7 @@ def test_a_queue_is_read_whatever_its_comments_hold() -> None:
     assert found["1"].time_left_s == 2 * 24 * 3600 - 1
     assert (found["2"].start_at, found["2"].time_left_s, found["2"].comment) == (None, None, "")
     assert found["3"].time_left_s is None  # it has ended
+    assert [found[job].exit_code for job in "321"] == ["0:53", "0:0", "143:0"]
     assert parse_queue("") == {}
 
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from fvlaunch import jobs, logs, progress, slurm, status
+from fvlaunch import jobs, progress, slurm, status
 from fvlaunch.attempts import Attempt, Cause
-from fvlaunch.errors import FvlaunchError, SchedulerUnreachable
+from fvlaunch.errors import SchedulerUnreachable
 from fvlaunch.runs import FINAL_STATES, Intent, Record, Run, create
-from fvlaunch.slurm_answers import JobDetails
+from fvlaunch.slurm_answers import QueuedJob
 from fvlaunch.status import RunStatus, Seen, judge, last_metrics
 
 RECORD = Record(
@@ -44,8 +44,13 @@ def gone(word: str = "") -> Seen:
         ({}, [], ALIVE, "running", "on n1"),
         ({}, [RUNNING], ALIVE, "running", "on n1"),
         ({}, [RUNNING], SILENT, "running", "cannot be reached"),
-        ({}, [PREEMPTED], PENDING, "requeued", "after preemption: waits for resources"),
-        ({}, [RUNNING], PENDING, "requeued", "waits for resources"),
+        ({}, [PREEMPTED], PENDING, "requeued", "after a preemption: waits for resources"),
+        ({}, [RUNNING], PENDING, "requeued", "its last life ended without a word: waits for resources"),
+        ({}, [replace(PREEMPTED, next="requeue")], SILENT, "requeued", "cannot be reached"),
+        ({"state": "submitting", "job_id": None}, [], replace(PENDING, job_id="8"), "queued", "waits for resources"),
+        ({"state": "submitting", "job_id": None}, [], replace(ALIVE, job_id="8"), "running", "on n1"),
+        ({"state": "submitting", "job_id": None}, [], SILENT, "submitting", "cannot be reached"),
+        ({}, [], gone("PREEMPTED"), "stopped", "ended by that instead of being requeued; fvlaunch resume a"),
         ({}, [PREEMPTED], gone("CANCELLED by 1000"), "cancelled", "through the scheduler"),
         ({}, [RUNNING], gone("TIMEOUT"), "stopped", "fvlaunch resume a"),
         ({}, [RUNNING], gone("NODE_FAIL"), "failed", "NODE_FAIL before its agent could say why"),
@@ -71,28 +76,96 @@ def run(tmp_path: Path) -> Run:
     return create(tmp_path / "a", RECORD)
 
 
-def details(state: str, **changes: Any) -> JobDetails:
-    blank = dict.fromkeys(JobDetails.__dataclass_fields__)
-    return JobDetails(**{**blank, "job_id": "7", "state": state, "reason": "", "exit_code": "0:0", **changes})
+def listed(state: str, **changes: Any) -> dict[str, QueuedJob]:
+    blank: dict[str, Any] = {
+        **dict.fromkeys(QueuedJob.__dataclass_fields__),
+        "reason": "",
+        "exit_code": "0:0",
+        "work_dir": "",
+        "restarts": 0,
+    }
+    return {"7": QueuedJob(**{**blank, "job_id": "7", "state": state, "comment": "fvlaunch:t", **changes})}
 
 
-def test_an_unreachable_scheduler_is_told_with_the_age_of_what_is_known(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def silent(*_: Any, **__: Any) -> Any:
+@pytest.fixture
+def scheduler(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What squeue and the accounts answer, and how often they were asked."""
+    told: dict[str, Any] = {"queue": {}, "accounts": None, "asked": []}
+
+    def queue(timeout_s: float) -> Any:
+        told["asked"].append("squeue")
+        return told["queue"]() if callable(told["queue"]) else told["queue"]
+
+    def accounted(ids: Any, timeout_s: float, since: int | None = None) -> Any:
+        told["asked"].append("sacct")
+        return told["accounts"]
+
+    monkeypatch.setattr(slurm, "queue", queue)
+    monkeypatch.setattr(slurm, "accounted", accounted)
+    return told
+
+
+def test_an_unreachable_scheduler_is_told_with_the_age_of_what_is_known(run: Run, scheduler: dict[str, Any]) -> None:
+    def silent() -> Any:
         raise SchedulerUnreachable("no answer")
 
-    monkeypatch.setattr(slurm, "queue", silent)
+    scheduler["queue"] = silent
     run.record_file.write_text(json.dumps({**json.loads(run.record_file.read_text()), "updated_at": time.time() - 90}))
     [found], unreachable = status.of([run])
     assert found.state == "queued" and not found.is_over and unreachable is not None
     assert found.stale_s is not None and 89 < found.stale_s < 120
 
 
-def test_a_job_that_squeue_does_not_list_is_asked_after_before_it_is_called_gone(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slurm, "queue", lambda _, timeout_s: {})
-    monkeypatch.setattr(slurm, "job", lambda _, timeout_s: details("RUNNING"))
-    assert status.of([run])[0][0].state == "running"
-    monkeypatch.setattr(slurm, "job", lambda _, timeout_s: None)
+def test_a_job_that_nobody_knows_is_lost_unless_its_agent_was_heard_of(run: Run, scheduler: dict[str, Any]) -> None:
     assert status.of([run])[0][0].state == "lost"
+    assert scheduler["asked"] == ["squeue", "sacct"]
+    run.attempt_log(1).write_text('{"time": 1, "event": "started", "generation": 2, "job_id": "7"}\n')
+    run.heartbeat_file.write_text(json.dumps({"time": time.time() - 10, "attempt": 1}))
+    [found], _ = status.of([run])
+    assert found.state == "running" and "the scheduler does not know its job" in found.reason
+    run.heartbeat_file.write_text(json.dumps({"time": time.time() - 1000, "attempt": 1}))
+    assert status.of([run])[0][0].state == "lost"
+
+
+def test_an_end_that_was_seen_once_is_not_forgotten_when_the_scheduler_forgets_it(run: Run, scheduler: dict[str, Any]) -> None:
+    scheduler["queue"] = listed("CANCELLED")
+    assert status.of([run])[0][0].state == "cancelled"
+    assert status.of([run])[0][0].state == "cancelled"
+    scheduler["queue"] = {}
+    assert status.of([run])[0][0].state == "cancelled"
+    assert [event["event"] for event in run.events()] == ["job_ended"]
+
+
+def test_a_job_of_the_same_number_that_is_not_the_runs_says_nothing_of_it(run: Run, scheduler: dict[str, Any]) -> None:
+    scheduler["queue"] = listed("RUNNING", comment="somebody's", work_dir="/elsewhere")
+    assert status.of([run])[0][0].state == "lost"
+    scheduler["queue"] = listed("RUNNING", comment="", work_dir="/runs/a/job/t")
+    assert status.of([run])[0][0].state == "running"
+
+
+def test_a_job_on_another_slurm_is_unknown_here_not_gone(run: Run, scheduler: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slurm, "cluster_name", lambda timeout_s: "here")
+    run.update(scheduler="away")
+    [found], _ = status.of([run])
+    assert (found.state, found.is_over) == ("queued", False) and "on the Slurm cluster away; ask there" in found.reason
+    assert scheduler["asked"] == ["squeue"]
+    run.update(scheduler="here")
+    assert status.of([run])[0][0].state == "lost"
+
+
+def test_an_agent_that_fell_silent_is_told_of_beside_a_job_that_runs(run: Run, scheduler: dict[str, Any]) -> None:
+    scheduler["queue"] = listed("RUNNING")
+    run.attempt_log(1).write_text('{"time": 1, "event": "started", "generation": 2, "job_id": "7"}\n')
+    for age, told in ((5, False), (600, True)):
+        run.heartbeat_file.write_text(json.dumps({"time": time.time() - age, "attempt": 1}))
+        assert ("nothing was heard of its agent for 10 minutes" in status.of([run])[0][0].reason) is told
+
+
+def test_preempted_is_final_only_once_it_stays_so(run: Run, scheduler: dict[str, Any]) -> None:
+    scheduler["queue"] = listed("PREEMPTED", end_at=int(time.time()))
+    assert status.of([run])[0][0].state == "running"
+    scheduler["queue"] = listed("PREEMPTED", end_at=int(time.time()) - 60)
+    assert status.of([run])[0][0].state == "stopped"
 
 
 @pytest.mark.parametrize(("want", "state"), [("stop", "stopped"), ("cancel", "cancelled"), ("run", "lost")])
@@ -102,21 +175,20 @@ def test_a_job_that_ended_before_its_agent_listened_ended_as_the_person_wanted(w
     assert judge(replace(RECORD, state="submitted"), [], gone, Intent(want, RECORD.generation - 1))[0] == "lost"
 
 
-def test_a_run_that_ends_while_it_is_asked_about_is_not_lost(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def ends(_: Any, timeout_s: float) -> JobDetails:
+def test_a_run_that_ends_while_it_is_asked_about_is_not_lost(run: Run, scheduler: dict[str, Any]) -> None:
+    def ends() -> Any:
         run.update(state="finished", reason="")
-        return details("COMPLETED")
+        return listed("COMPLETED")
 
-    monkeypatch.setattr(slurm, "queue", lambda _, timeout_s: {})
-    monkeypatch.setattr(slurm, "job", ends)
+    scheduler["queue"] = ends
     assert status.of([run])[0][0].state == "finished"
+    assert run.events() == []
 
 
-def test_a_run_that_is_over_costs_the_scheduler_nothing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_is_over_costs_the_scheduler_nothing(run: Run, scheduler: dict[str, Any]) -> None:
     run.update(state="failed", reason="crashed")
-    monkeypatch.setattr(slurm, "queue", lambda _, timeout_s: pytest.fail("squeue was called"))
-    monkeypatch.setattr(slurm, "job", lambda _, timeout_s: pytest.fail("scontrol was called"))
     assert status.of([run])[0][0].reason == "crashed"
+    assert scheduler["asked"] == []
 
 
 def test_a_local_run_of_another_machine_is_not_called_gone(run: Run) -> None:
@@ -127,10 +199,10 @@ def test_a_local_run_of_another_machine_is_not_called_gone(run: Run) -> None:
     assert status.of([run])[0][0].state == "running"
 
 
-def test_a_status_holds_what_the_files_say(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slurm, "queue", lambda _, timeout_s: {})
-    monkeypatch.setattr(slurm, "job", lambda _, timeout_s: details("RUNNING"))
-    run.metrics_file.write_text('{"step": 39, "loss": 1}\n{"step": 40, "loss": 0.5, "step_s": 9}\n{"step": 41, "lo')
+def test_a_status_holds_what_the_files_say(run: Run, scheduler: dict[str, Any]) -> None:
+    scheduler["queue"] = listed("RUNNING")
+    first = '{"step": 39, "loss": 1, "generator_loss": 0.25, "critic_loss": 0.75}\n'
+    run.metrics_file.write_text(first + '{"step": 40, "loss": 0.5, "critic_loss": 0.5, "step_s": 9}\n{"step": 41, "lo')
     run.heartbeat_file.write_text(json.dumps({"time": 5.0, "median_step_s": 0.25, "phase": "stepping"}))
     run.attempt_log(1).write_text('{"time": 1, "event": "started", "generation": 2, "job_id": "7"}\n')
     (run.checkpoints / "step-00000030").mkdir()
@@ -139,6 +211,7 @@ def test_a_status_holds_what_the_files_say(run: Run, monkeypatch: pytest.MonkeyP
     [found], _ = status.of([run])
     assert (found.state, found.step, found.loss, found.step_s, found.phase) == ("running", 40, 0.5, 0.25, "stepping")
     assert (found.eta_s, found.last_checkpoint_step, found.attempts, found.job_ids) == (15.0, 30, 1, ("7",))
+    assert found.losses == {"generator_loss": 0.25, "critic_loss": 0.5}  # a student is not updated at every step
 
 
 def test_metrics_that_cannot_be_read_are_no_metrics(tmp_path: Path) -> None:
@@ -158,6 +231,10 @@ STATUS = RunStatus("a", "r", "c", "running", "", 0, 100, "7", ("7",), 1, None, 1
         ({"phase": "preparing"}, "a  preparing data"),
         ({"state": "queued", "phase": "loading", "reason": "waits\nlong"}, "a  queued  (waits)"),
         ({"step": 40, "loss": 0.51234, "step_s": 0.25, "eta_s": 15.0}, "a  running  step 40/100  loss 0.5123  0.25 s/step  ETA 15s"),
+        (
+            {"step": 40, "loss": 2.0, "losses": {"generator_loss": 0.5, "critic_loss": 1.5}, "eta_s": 90.0, "allocation_left_s": 60.0},
+            "a  running  step 40/100  loss 2.0000  student 0.5000  critic 1.5000  ETA 1m30s  allocation ends in 1m00s",
+        ),
         ({"step": 40, "loss": 0.0, "attempts": 3}, "a  running  step 40/100  loss 0.0000  attempt 3"),
         ({"state": "finished", "step": 100, "reason": "all done"}, "a  finished  step 100/100"),
         ({"state": "failed", "step": 4, "reason": "rank 1 on n1: killed\n  line"}, "a  failed  step 4/100  (rank 1 on n1: killed)"),
@@ -205,69 +282,3 @@ def test_a_loop_asks_a_scheduler_rarely_and_sees_the_end_at_once(run: Run, monke
     assert next(asked) == 1
     run.update(state="finished")
     assert is_over()
-
-
-# Logs
-
-
-def write_log(run: Run, attempt: int, text: str, rank: int = 0) -> Path:
-    run.attempt_log(attempt).touch()
-    path = run.rank_log(attempt, rank)
-    path.parent.mkdir(exist_ok=True)
-    with path.open("a") as file:
-        file.write(text)
-    return path
-
-
-def test_the_newest_attempt_that_has_a_log_is_shown(run: Run) -> None:
-    assert logs.log_file(run, None, 0) is None and logs.log_file(run, None, 3) is None
-    write_log(run, 1, "one\n")
-    write_log(run, 2, "two\n")
-    run.attempt_log(3).touch()  # it has only just started
-    assert logs.log_file(run, None, 0) == run.rank_log(2, 0) and logs.log_file(run, 1, 0) == run.rank_log(1, 0)
-    with pytest.raises(FvlaunchError) as caught:
-        logs.log_file(run, 9, 0)
-    assert caught.value.hint == "its attempts: 1-3"
-
-
-def test_lines_are_searched_and_bytes_that_are_no_text_do_no_harm(run: Run) -> None:
-    path = write_log(run, 1, "step 1\n")
-    path.write_bytes(b"step 1\nloss \xff 2\nstep 3")
-    assert list(logs.lines(path, None)) == ["step 1", "loss \ufffd 2", "step 3"]
-    assert list(logs.lines(path, "^step")) == ["step 1", "step 3"]
-
-
-def test_following_shows_every_line_once_over_two_attempts(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The last words of a crashed attempt come just before the next one starts: they are what is looked for."""
-    monkeypatch.setattr(logs, "POLL_S", 0)
-    monkeypatch.setattr(logs, "CHUNK", 3)
-    write_log(run, 1, "first\nhalf a ")
-    turns = count()
-
-    def is_over() -> bool:
-        turn = next(turns)
-        if turn == 1:
-            write_log(run, 1, "line: äöü\nTraceback\nunended")
-            write_log(run, 2, "second\n")
-        elif turn == 2:
-            write_log(run, 2, "last without an end")
-        return turn == 2
-
-    assert list(logs.follow(run, 0, None, is_over)) == [
-        "==> attempt-0001 rank-0000 <==", "first", "half a line: äöü", "Traceback", "unended",
-        "==> attempt-0002 rank-0000 <==", "second", "last without an end",
-    ]  # fmt: skip
-
-
-def test_following_can_be_searched_and_waits_for_a_log_that_is_not_there_yet(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logs, "POLL_S", 0)
-    run.attempt_log(1).touch()
-    turns = count()
-
-    def is_over() -> bool:
-        turn = next(turns)
-        if turn == 2:
-            write_log(run, 1, "step 1\nother\nstep 2\n", rank=1)
-        return turn == 3
-
-    assert list(logs.follow(run, 1, "step", is_over)) == ["==> attempt-0001 rank-0001 <==", "step 1", "step 2"]

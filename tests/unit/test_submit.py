@@ -9,41 +9,22 @@ import os
 import shlex
 import subprocess
 import sys
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from fvlaunch import index
 from fvlaunch import submit as submission
-from fvlaunch.config.compose import compose
 from fvlaunch.config.schema import Cluster
 from fvlaunch.errors import FvlaunchError, Interrupted, RunConflict, SchedulerRefused, SchedulerUnreachable
-from fvlaunch.plan import Plan, make_plan
+from fvlaunch.plan import Plan
 from fvlaunch.runs import Run
 from fvlaunch.script import sbatch_options
+from tests.support.plans import CLUSTER, RECIPE, TOKEN, make, script_of
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "batch_script.sh"
 REFRESH = "FVLAUNCH_REFRESH_GOLDEN=1 python -m pytest tests/unit/test_submit.py -k golden"
-TOKEN = "0123456789abcdef"
-RECIPE = """\
-extends: base/shapes
-train:
-  max_steps: 5
-  method: {kind: finetune}
-  optimizers: {student: {kind: adamw, lr: 1e-3}}
-"""
-CLUSTER: dict[str, Any] = {
-    "executor": "slurm",
-    "python": "/opt/venv/bin/python",
-    "paths": {"data": "/data"},
-    "slurm": {"partition": "main", "gpus-per-node": 4, "cpus-per-task": 32, "time": "24:00:00", "comment": "project x", "exclusive": True},
-    "srun_args": ["--mpi=none"],
-    "setup": "module load cuda\nsource activate",
-    "env": {"NCCL_DEBUG": "WARN"},
-}
 HOSTILE = """it's "x" $(touch CANARY) `touch CANARY`; touch CANARY & * \\ ! #é"""
 
 
@@ -55,18 +36,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Path("own.yaml").write_text(RECIPE)
     Path("clusters").mkdir()
     return tmp_path
-
-
-def make(runs_dir: Path, environment: dict[str, str] | None = None, **changes: Any) -> Plan:
-    Path("clusters/lab.yaml").write_text(yaml.safe_dump({**CLUSTER, **changes}))
-    composed = compose("own.yaml", "lab")
-    return make_plan(composed, now=datetime(2026, 1, 2), cwd=Path.cwd(), name="run-1", ranks=8, runs_dir=runs_dir, shell=environment)
-
-
-def script_of(plan: Plan) -> str:
-    run = Run(plan.path)
-    run.code.mkdir(parents=True, exist_ok=True)
-    return submission.batch_script(run, plan, run.job / TOKEN, TOKEN)
 
 
 # The script
@@ -147,27 +116,6 @@ def test_setup_lines_run_before_srun_and_their_failure_is_theirs(tmp_path: Path)
     assert env["FROM_SETUP"] == "7"
 
 
-@pytest.mark.parametrize(
-    ("state", "said", "requeued"),
-    [("RUNNING", None, True), ("RUNNING", "said.0", True), ("RUNNING", "said.2", False), ("COMPLETING", None, False)],
-)
-def test_a_job_whose_agents_died_without_a_word_gets_another_life_unless_somebody_ends_it(
-    tmp_path: Path, state: str, said: str | None, requeued: bool
-) -> None:
-    plan = make(tmp_path / "runs", setup="")
-    text, job = script_of(plan), plan.path / "job" / TOKEN
-    job.mkdir(parents=True)
-    if said:
-        (job / said).touch()
-    for name, shell in (("srun", "exit 9"), ("scontrol", f'echo "$@" >>{tmp_path}/asked; echo "   JobState={state} Reason=None"')):
-        (tmp_path / name).write_text(f"#!/bin/sh\n{shell}\n")
-        (tmp_path / name).chmod(0o755)
-    env = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": "2"}
-    done = subprocess.run(["bash"], input=text, env=env, capture_output=True, text=True, timeout=20, check=False)
-    asked = (tmp_path / "asked").read_text() if (tmp_path / "asked").exists() else ""
-    assert done.returncode == 9 and ("requeue 7" in asked) is requeued
-
-
 @pytest.mark.parametrize("bad", ["a%j", "a\nb", "a\x07"])
 def test_a_run_directory_that_a_script_cannot_name_is_refused(tmp_path: Path, slurm: Slurm, bad: str) -> None:
     with pytest.raises(FvlaunchError):
@@ -186,7 +134,7 @@ class Slurm:
         self._script("sbatch", 'env >environment; printf "%s\\n" "$@" >argv; eval "$(cat answer)"')
         self._script("squeue", "[ -e queue ] && cat queue; exit $(cat squeue_code)")
         self._script("sacct", 'echo "Slurm accounting storage is disabled" >&2; exit 1')
-        fields = ["4711", "run-1", "PENDING", "None", *[""] * 5, "0", "main", "fvlaunch:%s", "/job\\036\\n"]
+        fields = ["4711", "run-1", "PENDING", "None", *[""] * 5, "0", "main", "0", "fvlaunch:%s", "/job\\036\\n"]
         line = "\\037".join(fields)
         self._script("take", f"""token=$(sed -n "s/.*fvlaunch:\\([0-9a-f]*\\).*/\\1/p" "$1"); printf '{line}' "$token" >queue""")
         self.answers('take "$2"; echo "4711;cluster"')

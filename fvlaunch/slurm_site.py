@@ -1,0 +1,47 @@
+"""Owns asking Slurm how a site is configured, and one small job that looks at a node. With slurm.py the only module that runs its commands.
+
+Must not judge (site_checks.py does).
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from . import slurm
+from . import slurm_answers as answers
+from .errors import SchedulerRefused
+
+_PAIR = re.compile(r"([A-Za-z]\w*)=(\S*)")
+
+
+def version(timeout_s: float = slurm.TIMEOUT_S) -> tuple[int, ...] | None:
+    """(22, 5, 8). Not asked of sbatch: sites wrap that one."""
+    return answers.parse_version(slurm._run(["scontrol", "--version"], timeout_s).stdout)
+
+
+def config(timeout_s: float = slurm.TIMEOUT_S) -> dict[str, str]:
+    """`scontrol show config` by key; "(null)" is ""."""
+    done = slurm._run(["scontrol", "show", "config"], timeout_s)
+    if done.returncode:
+        raise slurm._unreachable(done)
+    pairs = (line.partition("=") for line in done.stdout.splitlines() if "=" in line)
+    return {key.strip(): "" if value.strip() == "(null)" else value.strip() for key, _, value in pairs}
+
+
+def partitions(timeout_s: float = slurm.TIMEOUT_S) -> dict[str, dict[str, str]]:
+    """`scontrol show partition`: each one's facts by name."""
+    done = slurm._run(["scontrol", "show", "partition"], timeout_s)
+    if done.returncode:
+        raise slurm._unreachable(done)
+    found = [dict(_PAIR.findall(part)) for part in done.stdout.split("\n\n")]
+    return {facts["PartitionName"]: facts for facts in found if "PartitionName" in facts}
+
+
+def submit_script(script: Path, timeout_s: float = 30.0) -> str:
+    """Hand a script to sbatch that is no run's; its job id."""
+    done = slurm._run(["sbatch", "--parsable", str(script)], timeout_s)
+    job_id = done.stdout.strip().partition(";")[0]
+    if done.returncode or not job_id.isdigit():
+        raise SchedulerRefused(f"sbatch refused the job: {slurm._said(done)}")
+    return job_id
