@@ -293,6 +293,8 @@ def sample(
     height: Annotated[int | None, typer.Option("--height", help="Pixels.")] = None,
     width: Annotated[int | None, typer.Option("--width", help="Pixels.")] = None,
     fps: Annotated[int | None, typer.Option("--fps", help="Frames a second.")] = None,
+    local_attn_size: Annotated[int | None, typer.Option("--local-attn-size", help="Latent frames that a causal block sees.")] = None,
+    sink_frames: Annotated[int | None, typer.Option("--sink-frames", help="The first of them, however long the video.")] = None,
     model: Annotated[str | None, typer.Option("--model", help="Whose VAE and text encoder to use, or an adapter's base.")] = None,
     step: Step = None,
     weights: Weights = "live",
@@ -306,7 +308,7 @@ def sample(
     options: dict[str, results.Value] = {
         "prompt": prompt, "prompts": prompts, "to": to, "num_videos": num_videos, "seed": seed, "steps": steps, "timesteps": timesteps,
         "solver": solver, "guidance": guidance, "negative": negative, "num_frames": num_frames, "height": height, "width": width,
-        "fps": fps, "model": model,
+        "fps": fps, "local_attn_size": local_attn_size, "sink_frames": sink_frames, "model": model,
         "step": step, "weights": weights, "role": role,
     }  # fmt: skip
     raise typer.Exit(results.sample(run, options, cluster, runs_dir))

@@ -46,6 +46,12 @@ def _train(composed: Composed, made_before: Collection[str]) -> Iterator[Problem
         if getattr(model, "init_from", None) in made_before:
             continue
         yield from _model(composed, ("train", "models", role, "init_from"), model)
+        for name, expert in getattr(model, "experts", {}).items():
+            if expert.init_from not in made_before:
+                yield from _model(composed, ("train", "models", role, "experts", name, "init_from"), expert)
+        own: Any = model
+        for missing in () if made_before or not hasattr(own, "missing_inputs") else own.missing_inputs(role):
+            yield _problem(composed, ("train", *missing.path), missing.message, missing.hint)
     for found in () if made_before else train.method.missing_inputs(train):  # a stage tells when its turn comes
         yield _problem(composed, ("train", *found.path), found.message, found.hint)
     validation = train.callbacks.validation

@@ -6,7 +6,7 @@ Must not know datasets, prompts files or training. The moving-shapes codec is in
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -38,6 +38,9 @@ class Codec(Protocol):
 
     def decode_video(self, latents: Tensor) -> Tensor:
         """Un-normalised latents [C, T', H', W'] -> [3, T, H, W] in [-1, 1]."""
+
+    def decode_parts(self, parts: Iterable[Tensor]) -> Iterator[Tensor]:
+        """The same, of a video's latents as they come, [C, n, H', W'] each -> the frames [3, m, H, W] that they add."""
 
     def encode_text(self, text: str) -> Tensor:
         """[L, D], without padding."""
@@ -73,6 +76,29 @@ class WanCodec:
         """Un-normalised latents [C, T', H', W'] -> [3, 4 (T' - 1) + 1, 8 H', 8 W'] in [-1, 1]."""
         with torch.inference_mode():
             return _plain(self._vae_or_fail().decode(latents[None].to(self._device, self._dtype)).sample[0].clamp(-1, 1))
+
+    def decode_parts(self, parts: Iterable[Tensor]) -> Iterator[Tensor]:
+        """The same, of a video's latents as they come, [C, n, H', W'] each: the decoder looks back only, on what it remembers.
+
+        The first frame of latents gives one frame, each later one four.
+        """
+        vae = self._vae_or_fail()
+        remembered: list[Any] = [None] * vae._cached_conv_counts["decoder"]
+        first = True
+        for part in parts:
+            with torch.inference_mode():
+                hidden, made = vae.post_quant_conv(part[None].to(self._device, self._dtype)), []
+                for frame in hidden.split(1, 2):
+                    made.append(vae.decoder(frame, feat_cache=remembered, feat_idx=[0], first_chunk=first))
+                    first = False
+                yield _plain(self._unpatched(torch.cat(made, 2))[0].clamp(-1, 1))
+
+    def _unpatched(self, frames: Tensor) -> Tensor:
+        from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
+
+        size = self._vae_or_fail().config.patch_size  # of Wan2.2's 5B model
+        found: Tensor = frames if size is None else unpatchify(frames, patch_size=size)
+        return found
 
     def encode_text(self, text: str) -> Tensor:
         """[tokens, D]: the last hidden state, cleaned and cut to 512 tokens as WanPipeline does."""

@@ -5,6 +5,7 @@ The folder appears whole or not at all, and only after every file of weights has
   a whole pipeline  where the role started from one: WanPipeline.from_pretrained(DIR)
   transformer/      elsewhere: WanTransformer3DModel.from_pretrained(DIR, subfolder="transformer")
   an adapter        of a LoRA run, unless merged: pipe.load_lora_weights(DIR)
+Of two experts the second is in transformer_2/, its adapter in a file of its own.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ def export(asked: Request) -> Path:
     """Make `asked.to`; UserError where it exists already or something is missing."""
     if asked.to.exists() or asked.to.is_symlink():
         raise UserError(f"{asked.to} exists already", "nothing is ever overwritten: give another folder, or remove it")
-    asked.checkpoint.names(asked.role, asked.weights)  # fails early
+    for one in asked.each:
+        asked.checkpoint.names(one.role, one.weights, one.network)  # fails early
     if asked.merge and asked.model.lora is None:
         raise UserError(f"{asked.role!r} was trained without LoRA: there is nothing to merge", "leave out --merge")
     target = asked.to.absolute()
@@ -66,13 +68,14 @@ def export(asked: Request) -> Path:
 
 def _fill(folder: Path, asked: Request) -> None:
     if asked.adapter_only:
-        write_adapter(folder, asked)
+        for one in asked.each:
+            write_adapter(folder, one)
     else:
-        write_transformer(folder / COMPONENT, asked)
+        for one in asked.each:
+            write_transformer(folder / one.network, one)
         _scheduler(asked).save_pretrained(folder / "scheduler")
         if asked.kind == "pipeline":
-            assert asked.base is not None
-            _take_rest(asked.base, folder)
+            _take_rest(asked, folder)
     _write_texts(folder, asked)
 
 
@@ -94,17 +97,21 @@ def _scheduler(asked: Request) -> Any:
     return solver(kind, found.flow_shift or shift)
 
 
-def _take_rest(base: Path, folder: Path) -> None:
+def _take_rest(asked: Request, folder: Path) -> None:
     """Everything of the base pipeline that is not replaced."""
+    base, written = asked.base, {one.network for one in asked.each}
+    assert base is not None
     for path in sorted(base.rglob("*")):
         relative = path.relative_to(base)
-        if path.is_dir() or relative.parts[0] in _OWN or any(part.startswith(".") for part in relative.parts):
+        if path.is_dir() or relative.parts[0] in _OWN | written or any(part.startswith(".") for part in relative.parts):
             continue
         (folder / relative).parent.mkdir(parents=True, exist_ok=True)
         _link_or_copy(path.resolve(), folder / relative)
     index = json.loads((folder / "model_index.json").read_text())
     scheduler = json.loads((folder / "scheduler/scheduler_config.json").read_text())
     index["scheduler"] = ["diffusers", scheduler["_class_name"]]
+    if len(written) > 1:
+        index |= {name: ["diffusers", "WanTransformer3DModel"] for name in written} | {"boundary_ratio": asked.section.boundary_ratio}
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
 
 
@@ -143,12 +150,13 @@ def _told_sampling(asked: Request) -> dict[str, Any]:
 def _card(folder: Path, asked: Request, train: dict[str, Any]) -> Card:
     validation = _sampling(asked)
     assert validation.num_steps is not None and validation.guidance_scale is not None
-    base = asked.model.init_from
+    base = asked.section.init_from
     return Card(
         name=asked.to.name, kind=asked.kind, folder=asked.hub_id or str(asked.to), base=base, step=asked.checkpoint.step,
         weights=asked.weights, role=asked.role, train=train, versions=_versions(), prompt=(validation.prompts or [_DEFAULT_PROMPT])[0],
         num_steps=validation.num_steps, guidance_scale=validation.guidance_scale, fps=validation.fps,
         sample=_sample(folder, asked.checkpoint), few_steps=_few_steps(asked), sparse=asked.attention is not None,
+        networks=[one.network for one in asked.each],
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Owns what an export is of, and its weights: a whole transformer, or an adapter by either of its names. Must not know commands.
+"""Owns what an export is of, and its weights: whole transformers, or adapters by either of their names. Must not know commands.
 
 Files are written where the caller says; publishing them is the caller's.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -18,12 +18,13 @@ from torch import Tensor
 from . import lora, weight_files
 from .config.attention import SparseAttention
 from .errors import UserError
-from .models import source, vsa_network
+from .models import experts, source, vsa_network
 from .models import weights as model_weights
 from .trained import Checkpoint, Weights
 
 COMPONENT = "transformer"
 LORA_FILE = "pytorch_lora_weights.safetensors"
+"""The adapter of that component; of another one: lora_file."""
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -40,22 +41,39 @@ class Request:
     max_shard_gb: float = 10.0
     lora_keys: Literal["diffusers", "original"] = "diffusers"
     hub_id: str | None = None
+    network: str = COMPONENT
+    """Which one of the role's; `each` are all."""
+
+    @property
+    def each(self) -> list[Request]:
+        return [replace(self, network=name) for name in self.checkpoint.networks(self.role)]
+
+    @cached_property
+    def section(self) -> Any:
+        """The role's, of the configuration."""
+        return self.checkpoint.config.models[self.role]
 
     @cached_property
     def model(self) -> Any:
-        """The role's section of the configuration."""
-        return self.checkpoint.config.models[self.role]
+        """The network's section, as of a role of one network."""
+        return experts.section_of(self.section, self.network)
 
     @cached_property
     def base(self) -> Path | None:
         """The folder that the role started from."""
-        return None if self.model.init_from is None else source.resolve(self.model.init_from, self.model.revision)
+        return None if self.section.init_from is None else source.resolve(self.section.init_from, self.section.revision)
+
+    @cached_property
+    def folder(self) -> Path | None:
+        """The network's own, in what it started from."""
+        if self.model.init_from is None:
+            return None
+        return model_weights.subfolder(source.resolve(self.model.init_from, self.model.revision), COMPONENT)
 
     @cached_property
     def attention(self) -> SparseAttention | None:
         """As the role's network had it at the checkpoint's step; None: dense."""
-        folder = None if self.base is None else model_weights.subfolder(self.base, COMPONENT)
-        found = vsa_network.wanted(getattr(self.model, "attention", None), folder)
+        found = vsa_network.wanted(getattr(self.model, "attention", None), self.folder)
         return None if found is None else found.at(self.checkpoint.step)
 
     @property
@@ -94,11 +112,10 @@ def _network(asked: Request) -> Any:
     from diffusers import WanTransformer3DModel
 
     with torch.device("meta"):
-        if asked.base is None:
+        if asked.folder is None:
             made = WanTransformer3DModel(**asked.model.architecture.model_dump())
         else:
-            folder = model_weights.subfolder(asked.base, COMPONENT)
-            made = WanTransformer3DModel.from_config(model_weights.read_config(folder, "WanTransformer3DModel"))
+            made = WanTransformer3DModel.from_config(model_weights.read_config(asked.folder, "WanTransformer3DModel"))
         if asked.attention is not None:
             vsa_network.install(made, asked.attention)
         return made
@@ -111,7 +128,7 @@ def _stored_type(name: str, network: Any, dtype: str) -> torch.dtype:
 
 
 def _saved(asked: Request) -> tuple[weight_files.Read, dict[str, torch.Size]]:
-    names = asked.checkpoint.names(asked.role, asked.weights)
+    names = asked.checkpoint.names(asked.role, asked.weights, asked.network)
 
     def read(wanted: Sequence[str]) -> dict[str, Tensor]:
         found = asked.checkpoint.read(names[name][0] for name in wanted)
@@ -131,36 +148,40 @@ def with_adapter(asked: Request) -> Any:
     """The base network in float32 with the trained adapter in it, on the CPU."""
     from diffusers import WanTransformer3DModel
 
-    if asked.base is None:
+    if asked.folder is None:
         raise UserError(f"{asked.role!r} has an adapter on random weights: there is no base model to merge it into", "leave out --merge")
-    folder = model_weights.subfolder(asked.base, COMPONENT)
-    network = WanTransformer3DModel.from_pretrained(folder, dtype=torch.float32)
+    network = WanTransformer3DModel.from_pretrained(asked.folder, dtype=torch.float32)
     if asked.attention is not None:
-        vsa_network.reinstall(network, folder, asked.attention)
+        vsa_network.reinstall(network, asked.folder, asked.attention)
     lora.inject(network, asked.model.lora)
     adapters = lora.adapters_of(network)
     with torch.no_grad():
-        for name, tensor in asked.checkpoint.weights(asked.role, asked.weights).items():
+        for name, tensor in asked.checkpoint.weights(asked.role, asked.weights, asked.network).items():
             adapters[name].copy_(tensor)
     return network
 
 
+def lora_file(network: str) -> str:
+    """An adapter's file. Stock pipelines read the second expert's with load_into_transformer_2=True, by the same names as the first's."""
+    return LORA_FILE if network == COMPONENT else LORA_FILE.replace(".safetensors", f"_{network}.safetensors")
+
+
 def write_adapter(folder: Path, asked: Request) -> None:
-    """LORA_FILE: with peft's description in its metadata, or, in the original names, with an alpha beside each layer."""
+    """With peft's description in its metadata, or, in the original names, with an alpha beside each layer."""
     from safetensors.torch import save_file
 
-    network = _network(asked)
+    network, path = _network(asked), folder / lora_file(asked.network)
     lora.inject(network, asked.model.lora)
-    state = asked.checkpoint.weights(asked.role, asked.weights)
+    state = asked.checkpoint.weights(asked.role, asked.weights, asked.network)
     if asked.lora_keys == "original":
         renamed = original_names(state, asked.model.lora.scaled_alpha)
-        save_file(renamed, folder / LORA_FILE, metadata={"format": "pt"})
-        weight_files.check_same(folder / LORA_FILE, renamed)
+        save_file(renamed, path, metadata={"format": "pt"})
+        weight_files.check_same(path, renamed)
         return
     plain = {lora.exported_name(name): tensor for name, tensor in state.items()}
     description = {f"{COMPONENT}.{key}": value for key, value in lora.adapter_config(network).items()}
-    save_file(plain, folder / LORA_FILE, metadata={"format": "pt", "lora_adapter_metadata": json.dumps(description, sort_keys=True)})
-    weight_files.check_same(folder / LORA_FILE, plain)
+    save_file(plain, path, metadata={"format": "pt", "lora_adapter_metadata": json.dumps(description, sort_keys=True)})
+    weight_files.check_same(path, plain)
 
 
 _ORIGINAL = {

@@ -49,6 +49,21 @@ class FlowSchedule:
         """x0 in the type of `noisy`, computed in float64: at sigma near 0 the difference is small beside both."""
         return (noisy.double() - self._broadcast(timesteps, noisy) * velocity.double()).to(noisy.dtype)
 
+    def to_level(self, noisy: Tensor, velocity: Tensor, timesteps: Tensor, sigma: float) -> Tensor:
+        """The state at `sigma` on the straight line that the velocity leads along, in the type of `noisy`, in float64; at 0 it is x0."""
+        return (noisy.double() - (self._broadcast(timesteps, noisy) - sigma) * velocity.double()).to(noisy.dtype)
+
+    def add_noise_above(self, latents: Tensor, noise: Tensor, timesteps: Tensor, sigma: float) -> Tensor:
+        """x_t in the type of `latents`, which have noise of `sigma` already, and get none where x_t has no more. At 0 it is add_noise.
+
+        alpha x + beta eps with alpha = (1 - sigma_t) / (1 - sigma) and beta^2 = sigma_t^2 - (alpha sigma)^2: the data's share and the
+        noise's whole variance are those of t (ALGORITHMS.md section 7).
+        """
+        now = self._broadcast(timesteps, latents).clamp(min=sigma)
+        alpha = (1 - now) / (1 - sigma)
+        beta = (now.square() - (alpha * sigma).square()).clamp(min=0).sqrt()
+        return (alpha * latents.double() + beta * noise.double()).to(latents.dtype)
+
     def to_velocity(self, noisy: Tensor, clean: Tensor, timesteps: Tensor) -> Tensor:
         """The velocity that leads from `noisy` to `clean`, in the type of `noisy`, computed in float64."""
         return ((noisy.double() - clean.double()) / self._broadcast(timesteps, noisy)).to(noisy.dtype)

@@ -5,13 +5,15 @@ What a run shows while it trains and what is sampled from it afterwards are made
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .block_by_block import stream, streams
+from .blocks import Window
 from .codecs import Codec, WanCodec
 from .config import TrainConfig
 from .config.validation import ValidationConfig
@@ -23,7 +25,7 @@ from .flow import FlowSchedule
 from .models import source
 from .models.base import COMPUTE_TYPES, ModelBase
 from .randomness import derived_seed
-from .sampling import fixed_noise, guided, sample, solve, solver
+from .sampling import fixed_noise, frame_noise, guided, sample, solve, solver
 
 SHAPES = "shapes"
 """Stands for the moving-shapes task's codec where a model folder could."""
@@ -39,6 +41,10 @@ class Sampling:
     solver: str
     flow_shift: float
     timesteps: tuple[float, ...] | None = None
+    context_noise: float = 0.0
+    """Of a causal network: the timestep at which a block is shown to later ones."""
+    window: Window | None = None
+    """Of a causal network; None: its own."""
 
 
 def sampling_of(train: TrainConfig, validation: ValidationConfig, channels: int) -> Sampling:
@@ -51,7 +57,11 @@ def sampling_of(train: TrainConfig, validation: ValidationConfig, channels: int)
     shift = validation.flow_shift or train.flow_shift
     assert validation.num_steps is not None and validation.guidance_scale is not None and validation.solver is not None
     few = None if validation.timesteps is None else tuple(validation.timesteps)
-    return Sampling((channels, t, h, w), validation.num_steps, validation.guidance_scale, validation.solver, shift, few)
+    window = validation.window(train.models.get("student"), train.data)
+    return Sampling(
+        (channels, t, h, w), validation.num_steps, validation.guidance_scale, validation.solver, shift, few,
+        getattr(train.method, "context_noise", 0.0), None if window is None else Window(*window),
+    )  # fmt: skip
 
 
 def latents(
@@ -61,12 +71,20 @@ def latents(
 
     Noise is the seed's alone, that of later steps too, the same on any device. Collective where the network is sharded.
     """
-    noise = fixed_noise(sampling.shape, seed).to(model.device)[None].transpose(1, 2)
+    return torch.cat(list(latent_parts(model, prompt, negative, seed, sampling, tick)), 1)
+
+
+def latent_parts(
+    model: ModelBase, prompt: Tensor, negative: Tensor | None, seed: int, sampling: Sampling, tick: Callable[[], None] = lambda: None
+) -> Iterator[Tensor]:
+    """The same, of a causal network block by block as they are made, else in one: [C, n, H, W] each."""
+    draw = frame_noise if streams(model) else fixed_noise
+    noise = draw(sampling.shape, seed).to(model.device)[None].transpose(1, 2)
     fresh = torch.Generator().manual_seed(derived_seed("few steps", seed))
-    return denoised(model, noise, prompt[None], negative, sampling, fresh, tick).transpose(1, 2)[0]
+    for part in _denoised_parts(model, noise, prompt[None], negative, sampling, fresh, tick):
+        yield part.transpose(1, 2)[0]
 
 
-@torch.no_grad()
 def denoised(
     model: ModelBase,
     noise: Tensor,
@@ -77,6 +95,36 @@ def denoised(
     tick: Callable[[], None] = lambda: None,
 ) -> Tensor:
     """Noise [B, T, C, H, W] -> normalised latents, alike. prompts [B, L, D], negative [L, D]; `fresh`: where later noise comes from."""
+    return torch.cat(list(_denoised_parts(model, noise, prompts, negative, sampling, fresh, tick)), 1)
+
+
+def _denoised_parts(
+    model: ModelBase,
+    noise: Tensor,
+    prompts: Tensor,
+    negative: Tensor | None,
+    sampling: Sampling,
+    fresh: torch.Generator,
+    tick: Callable[[], None],
+) -> Iterator[Tensor]:
+    if not streams(model):
+        yield _denoised_at_once(model, noise, prompts, negative, sampling, fresh, tick)
+        return
+    on_device = [None if text is None else text.to(model.device).expand(len(noise), -1, -1) for text in (prompts, negative)]
+    assert on_device[0] is not None
+    yield from stream(model, noise, on_device[0], on_device[1], sampling, fresh, tick)
+
+
+@torch.no_grad()
+def _denoised_at_once(
+    model: ModelBase,
+    noise: Tensor,
+    prompts: Tensor,
+    negative: Tensor | None,
+    sampling: Sampling,
+    fresh: torch.Generator,
+    tick: Callable[[], None],
+) -> Tensor:
     predict = guided(_conditioned(model, prompts), _conditioned(model, negative), sampling.guidance_scale)
     if sampling.timesteps is None:
         kind: Any = sampling.solver
@@ -98,8 +146,17 @@ def _conditioned(model: ModelBase, prompts: Tensor | None) -> Callable[[Tensor, 
 
 def decode(codec: Codec, normalised: Tensor, train: TrainConfig) -> Tensor:
     """Normalised latents [C, T, H, W] -> video [3, T, H, W] in [-1, 1] on the CPU."""
+    return codec.decode_video(_denormalised(normalised, train))
+
+
+def decode_parts(codec: Codec, normalised: Iterator[Tensor], train: TrainConfig) -> Iterator[Tensor]:
+    """The same, of latents as they come, [C, n, H, W] each: their frames [3, m, H, W]."""
+    return codec.decode_parts(_denormalised(part, train) for part in normalised)
+
+
+def _denormalised(normalised: Tensor, train: TrainConfig) -> Tensor:
     mean, std = (values.reshape(-1, 1, 1, 1) for values in dataset.statistics(train.data))
-    return codec.decode_video(normalised.float().cpu() * std + mean)
+    return normalised.float().cpu() * std + mean
 
 
 # --- prompts and codecs

@@ -25,9 +25,9 @@ def clean_loss(predicted: Tensor, clean: Tensor, weights: Tensor | None = None) 
     return _mean_square(wide(predicted) - wide(clean), weights)
 
 
-def regression_loss(predicted: Tensor, target: Tensor) -> Tensor:
+def regression_loss(predicted: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
     """0.5 mean((x0_predicted - x0)^2) over everything: a student's against the end of its teacher's trajectory."""
-    return 0.5 * clean_loss(predicted, target)
+    return 0.5 * clean_loss(predicted, target, weights)
 
 
 def distribution_matching_loss(generated: Tensor, fake: Tensor, real: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import av
@@ -36,13 +36,19 @@ def pixels(video: Tensor) -> Pixels:
 
 def write_mp4(path: Path, video: Tensor, fps: float) -> Path:
     """H.264 that any player shows: small videos enlarged by a whole factor, odd sizes filled up by repeating the last row or column."""
-    frames = _even(_enlarged(pixels(video)))
+    return write_mp4_parts(path, [video], fps)
+
+
+def write_mp4_parts(path: Path, parts: Iterable[Tensor], fps: float) -> Path:
+    """The same, of a video whose frames come part by part: each is encoded at once and not kept."""
 
     def encode(temporary: Path) -> None:
         with av.open(str(temporary), "w", format="mp4") as container:
             stream = container.add_stream("libx264", rate=max(1, round(fps)), options={"crf": "17", "preset": "veryfast"})
-            stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
-            for frame in frames:
+            stream.pix_fmt = "yuv420p"
+            for number, frame in enumerate(frame for part in parts for frame in _even(_enlarged(pixels(part)))):
+                if number == 0:
+                    stream.height, stream.width = frame.shape[:2]
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
             container.mux(stream.encode())
 

@@ -56,6 +56,8 @@ class Card:
     """Of a student that takes few."""
     sparse: bool = False
     """Whether its self-attention is video sparse attention."""
+    networks: Sequence[str] = ("transformer",)
+    """By their folders; of two experts, both."""
 
     def text(self) -> str:
         parts = [_front_matter(self), f"# {self.name}", self._what(), self._sample(), self._how(), self._recipe()]
@@ -66,14 +68,17 @@ class Card:
         method = self.train["method"]["kind"]
         of = f" of `{self.base}`" if self.base else ""
         made = f"{kind}, made by `{method}` training{of}: the {self.weights} weights of `{self.role}` after {self.step} steps."
-        causal = self.train["models"][self.role].get("family") == "causal-wan"
-        note = "\n\nIts self-attention was trained block-causally; stock pipelines attend in both directions." if causal else ""
+        causal = str(self.train["models"][self.role].get("family")).startswith("causal-wan")
+        note = (
+            "\n\nIts self-attention was trained block-causally; stock pipelines attend in both directions. `python -m trainers.sample` "
+            "goes on block by block, as it was trained to, also beyond the length of its training clips."
+        )
         sparse = (
             "\n\nIts self-attention was trained as video sparse attention (arXiv 2505.13389). Stock diffusers loads the weights, says that "
             "it leaves out the gates (`to_gate_compress`), and attends densely; `python -m trainers.sample` puts both back."
         )
         few = f"\n\n{self.few_steps.text()}" if self.few_steps is not None else ""
-        return made + few + note + (sparse if self.sparse else "")
+        return made + few + (note if causal else "") + (sparse if self.sparse else "")
 
     def _sample(self) -> str:
         return f"A sample of the run's own validation: [{self.sample}]({self.sample})" if self.sample else ""
@@ -84,9 +89,9 @@ class Card:
     def snippet(self) -> str:
         """Python that makes a file with the weights; with diffusers and nothing else."""
         if self.kind == "transformer":
-            return _TRANSFORMER.format(folder=self.folder)
+            return _TRANSFORMERS + "".join(_TRANSFORMER.format(folder=self.folder, name=name) for name in self.networks)
         data = self.train["data"]
-        load = _LORA if self.kind == "lora" else _PIPELINE
+        load = _LORA + (_LORA_2 if len(self.networks) > 1 else "") if self.kind == "lora" else _PIPELINE
         few = self.few_steps.snippet() if self.few_steps is not None else ""
         return load.format(folder=self.folder, base=self.base) + few + _SAMPLE.format(
             prompt=json.dumps(self.prompt, ensure_ascii=False), num_frames=data["num_frames"], height=data["height"], width=data["width"],
@@ -116,11 +121,13 @@ def _front_matter(card: Card) -> str:
     return "\n".join(lines)
 
 
-_TRANSFORMER = """\
+_TRANSFORMERS = """\
 from diffusers import WanTransformer3DModel
 
-transformer = WanTransformer3DModel.from_pretrained("{folder}", subfolder="transformer")
-print(f"{{transformer.num_parameters():,}} parameters")
+"""
+_TRANSFORMER = """\
+{name} = WanTransformer3DModel.from_pretrained("{folder}", subfolder="{name}")
+print(f"{{{name}.num_parameters():,}} parameters")
 """
 _PIPELINE = """\
 import torch
@@ -136,6 +143,9 @@ from diffusers import WanPipeline
 gpu = torch.cuda.is_available()
 pipe = WanPipeline.from_pretrained("{base}", dtype=torch.bfloat16 if gpu else torch.float32)
 pipe.load_lora_weights("{folder}", weight_name="pytorch_lora_weights.safetensors")
+"""
+_LORA_2 = """\
+pipe.load_lora_weights("{folder}", weight_name="pytorch_lora_weights_transformer_2.safetensors", load_into_transformer_2=True)
 """
 _FEW_STEPS = """\
 from diffusers import FlowMatchEulerDiscreteScheduler

@@ -46,6 +46,7 @@ def network_of(folder: Path, place: Parallel, *, step: int | None = None, weight
     train, trained_role, made_at = told_of
     own: Any = train.models[trained_role].model_copy(
         update={"init_from": str(folder), "revision": None, "architecture": None, "lora": None, "activation_checkpointing": "none"}
+        | ({"experts": {}} if hasattr(train.models[trained_role], "experts") else {})
     )
     model = built(own, trained_role, train, place, load_weights=True)
     kept = train.model_copy(update={"models": {**train.models, trained_role: own.model_copy(update={"init_from": None})}})
@@ -60,12 +61,13 @@ def refuse_choice(folder: Path, step: int | None, weights: Weights) -> None:
 
 def restored(checkpoint: Checkpoint, role: str, weights: Weights, place: Parallel) -> ModelBase:
     """The role's network with a checkpoint's weights, as training and validation have it. Collective."""
-    checkpoint.names(role, weights)  # fails early
-    plain = checkpoint.config.models[role].model_copy(update={"activation_checkpointing": "none", "compile": False})
-    model = built(plain, role, checkpoint.config, place, adapted=getattr(plain, "lora", None) is not None)
-    names = checkpoint.names(role, weights)
-    state = {names[name][0]: tensor for name, tensor in get_model_state_dict(model.transformer).items() if name in names}
-    dcp.load(state, storage_reader=SafeReader(checkpoint.folder))
+    names = {network: checkpoint.names(role, weights, network) for network in checkpoint.networks(role)}  # fails early
+    plain: Any = checkpoint.config.models[role].model_copy(update={"activation_checkpointing": "none", "compile": False})
+    model = built(plain, role, checkpoint.config, place, adapted=plain.adapted)
+    for network, module in model.networks.items():
+        held = names[network]
+        state = {held[name][0]: tensor for name, tensor in get_model_state_dict(module).items() if name in held}
+        dcp.load(state, storage_reader=SafeReader(checkpoint.folder))
     model.on_step(checkpoint.step)
     return model
 
@@ -74,7 +76,8 @@ def built(config: Any, role: str, train: TrainConfig, place: Parallel, *, adapte
     model = model_class(config.family)(
         config, role, trainable=adapted, precision=train.precision, seed=train.seed, parallel=place, load_weights=load_weights
     )
-    model.transformer.eval()
+    for network in model.networks.values():
+        network.eval()
     return model
 
 

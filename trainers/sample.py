@@ -1,7 +1,8 @@
 """Owns `python -m trainers.sample RUN|FOLDER --prompt TEXT`: videos from a run's weights or from an exported folder, as mp4.
 
 A run is sampled as its own validation does it. A folder with a whole pipeline goes through stock diffusers; one with an adapter
-too, on its base model; one with a transformer alone is sampled as a run. Must not change what it samples from.
+too, on its base model; one with a transformer alone, or of a causal network, is sampled as a run. A causal network goes on block by
+block: each is decoded and encoded as soon as it is made. Must not change what it samples from.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from .config.validation import ValidationConfig
 from .data.dataset import statistics
 from .errors import UserError
 from .export import told
-from .export_weights import COMPONENT, LORA_FILE
+from .export_weights import COMPONENT, LORA_FILE, lora_file
 from .models import source, vsa_network
 from .models import weights as model_weights
 from .models.base import ModelBase
@@ -33,8 +34,8 @@ from .restoring import network_of, refuse_choice, training_of
 from .sampling import few_step_solver
 from .trained import Weights
 
-Make = Callable[[str, int], Tensor]
-"""(prompt, seed) -> video [3, T, H, W] in [-1, 1] on the CPU."""
+Make = Callable[[str, int], Iterator[Tensor]]
+"""(prompt, seed) -> a video [3, T, H, W] in [-1, 1] on the CPU, in one or more parts along T, as they are made."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class Asked:
     height: int | None = None
     width: int | None = None
     fps: int | None = None
+    local_attn_size: int | None = None
+    sink_frames: int | None = None
     model: str | None = None
 
     def over(self, train: TrainConfig | None) -> ValidationConfig:
@@ -65,11 +68,13 @@ class Asked:
             found = ValidationConfig.model_validate({**before.model_dump(), **given})
             if wrong := found.sampler_problem(few, trained_shift):
                 raise UserError(f"{wrong[0]}: {wrong[1]}", wrong[2])
+            if train is not None and (wrong := found.window_problem(train.models.get("student"), train.data)):
+                raise UserError(f"{wrong[0]}: {wrong[1]}", wrong[2])
             if train is None and found.timesteps is not None:
                 raise UserError(
                     "nothing tells the flow shift that these weights were trained with", "leave out --timesteps, or export them here"
                 )
-            return found.filled(few)
+            return found.filled(few, train.method.few_step_solver) if train else found.filled(few)
         except ValidationError as error:
             raise UserError("; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())) from None
 
@@ -83,9 +88,9 @@ def as_validated(model: ModelBase, train: TrainConfig, settings: ValidationConfi
     if sampling.guidance_scale != 1:
         negative = generation.negative_embedding(train, settings.negative_prompt, lambda: codec).embedding
 
-    def make(prompt: str, seed: int) -> Tensor:
+    def make(prompt: str, seed: int) -> Iterator[Tensor]:
         (embedded,) = generation.embed([prompt], train, lambda: codec)
-        return generation.decode(codec, generation.latents(model, embedded.embedding, negative, seed, sampling), train)
+        return generation.decode_parts(codec, generation.latent_parts(model, embedded.embedding, negative, seed, sampling), train)
 
     return make
 
@@ -93,31 +98,39 @@ def as_validated(model: ModelBase, train: TrainConfig, settings: ValidationConfi
 def by_stock_pipeline(pipeline: Any, settings: ValidationConfig, sizes: dict[str, int]) -> Make:
     """diffusers' WanPipeline as it is."""
 
-    def make(prompt: str, seed: int) -> Tensor:
+    def make(prompt: str, seed: int) -> Iterator[Tensor]:
         torch.manual_seed(seed)  # a stochastic scheduler draws from the global generator
         options: dict[str, Any] = {} if settings.negative_prompt is None else {"negative_prompt": settings.negative_prompt}
         frames = pipeline(
             prompt=prompt, num_inference_steps=settings.num_steps, guidance_scale=settings.guidance_scale,
             generator=torch.Generator().manual_seed(seed), output_type="pt", **sizes, **options,
         ).frames[0]  # fmt: skip
-        video: Tensor = frames.float().cpu().transpose(0, 1) * 2 - 1
-        return video
+        yield frames.float().cpu().transpose(0, 1) * 2 - 1
 
     return make
 
 
 def maker_of(place_: Path, asked: Asked, *, step: int | None, weights: Weights, role: str) -> tuple[Make, ValidationConfig]:
     """What samples from a run or a folder, and how."""
-    if not trained.is_run(place_) and ((place_ / "model_index.json").is_file() or (place_ / LORA_FILE).is_file()):
+    is_pipeline = (place_ / "model_index.json").is_file()
+    if not trained.is_run(place_) and (is_pipeline or (place_ / LORA_FILE).is_file()) and not _is_causal(told_of := training_of(place_)):
         refuse_choice(place_, step, weights)
-        told_of = training_of(place_)
         settings = asked.over(told_of[0] if told_of else None)
         return by_stock_pipeline(_pipeline(place_, told_of, settings), settings, _sizes(asked, told_of)), settings
+    if (place_ / LORA_FILE).is_file():
+        raise UserError(f"{place_} is the adapter of a causal network, which stock pipelines do not sample", "export the run with --merge")
     found = network_of(place_, parallel.start(ParallelConfig()), step=step, weights=weights, role=role)
     settings = asked.over(found.train)
+    if is_pipeline and settings.model is None:
+        settings = settings.model_copy(update={"model": str(place_)})
     if trained.is_run(place_):
         sys.stderr.write(f"step {found.step}, {weights} weights of {role}\n")
     return as_validated(found.model, found.train, settings), settings
+
+
+def _is_causal(told_of: tuple[TrainConfig, str, int] | None) -> bool:
+    """Stock diffusers would let its frames look at later ones."""
+    return told_of is not None and hasattr(told_of[0].models[told_of[1]], "num_frames_per_block")
 
 
 def _sparse_again(network: Any, folder: Path, told_of: tuple[TrainConfig, str, int] | None) -> None:
@@ -125,6 +138,13 @@ def _sparse_again(network: Any, folder: Path, told_of: tuple[TrainConfig, str, i
     configured = getattr(told_of[0].models[told_of[1]], "attention", None) if told_of else None
     if (attention := vsa_network.wanted(configured, folder)) is not None:
         vsa_network.reinstall(network, folder, attention)
+
+
+def _load_adapters(pipeline: Any, folder: Path) -> None:
+    """One, or one an expert."""
+    pipeline.load_lora_weights(folder, weight_name=LORA_FILE)
+    if (second := folder / lora_file("transformer_2")).is_file():
+        pipeline.load_lora_weights(folder, weight_name=second.name, load_into_transformer_2=True)
 
 
 def _pipeline(folder: Path, told_of: tuple[TrainConfig, str, int] | None, settings: ValidationConfig) -> Any:
@@ -145,9 +165,10 @@ def _pipeline(folder: Path, told_of: tuple[TrainConfig, str, int] | None, settin
     gpu = torch.cuda.is_available()
     try:
         pipeline = WanPipeline.from_pretrained(base, dtype=torch.bfloat16 if gpu else torch.float32, local_files_only=True)
-        _sparse_again(pipeline.transformer, model_weights.subfolder(base, COMPONENT), told_of)
+        for name in (COMPONENT, *(("transformer_2",) if getattr(pipeline, "transformer_2", None) is not None else ())):
+            _sparse_again(getattr(pipeline, name), model_weights.subfolder(base, name), told_of)
         if adapter.is_file():
-            pipeline.load_lora_weights(folder, weight_name=LORA_FILE)
+            _load_adapters(pipeline, folder)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise UserError(f"diffusers cannot load {base}: {str(error).strip().splitlines()[0]}", "is it a whole Wan pipeline?") from None
     if settings.timesteps is not None:
@@ -184,16 +205,32 @@ def _main(options: argparse.Namespace) -> None:
     targets = _targets(to, count)
     asked = Asked(**{name: getattr(options, name) for name in vars(Asked())})
     make, settings = maker_of(options.source, asked, step=options.step, weights=options.weights, role=options.role)
-    made = []
+    shown = []
     for number, path in enumerate(targets):
-        prompt, started = prompts[number // options.num_videos], time.monotonic()
-        video = make(prompt, options.seed + number)
-        media.write_mp4(path, video, settings.fps)
-        made.append((prompt, video))
+        prompt, started, kept = prompts[number // options.num_videos], time.monotonic(), list[Tensor]()
+        parts = _told(path, make(prompt, options.seed + number))
+        media.write_mp4_parts(path, _also(kept, parts) if count > 1 else parts, settings.fps)
+        shown += [(prompt, torch.cat(kept, 1))] if kept else []
         sys.stderr.write(f"{path}: {prompt} ({time.monotonic() - started:.1f} s)\n")
         sys.stdout.write(f"{path}\n")
-    if len(made) > 1:
-        media.write_png(to / "sheet.png", media.contact_sheet(made))
+    if shown:
+        media.write_png(to / "sheet.png", media.contact_sheet(shown))
+
+
+def _told(path: Path, parts: Iterator[Tensor]) -> Iterator[Tensor]:
+    """Of a video in more than one part, how many frames there are after each but the first."""
+    frames, started = 0, time.monotonic()
+    for number, part in enumerate(parts):
+        frames += part.shape[1]
+        if number:
+            sys.stderr.write(f"{path}: {frames} frames ({time.monotonic() - started:.1f} s)\n")
+        yield part
+
+
+def _also(kept: list[Tensor], parts: Iterator[Tensor]) -> Iterator[Tensor]:
+    for part in parts:
+        kept.append(part)
+        yield part
 
 
 def _prompts(options: argparse.Namespace) -> list[str]:
@@ -240,6 +277,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--height", type=_positive)
     add("--width", type=_positive)
     add("--fps", type=_positive)
+    add("--local-attn-size", type=_positive, metavar="N", help="of a causal student: latent frames that a block sees")
+    add("--sink-frames", type=int, metavar="N", help="of a causal student: the first so many of them, however long the video")
     add("--model", help="base model of an adapter, or whose VAE and text encoder to use: a folder, a hub id, or shapes")
     add("--step", type=int, help="a run's checkpoint; default: the newest that verifies")
     add("--weights", choices=["live", "ema"], default="live")

@@ -54,9 +54,16 @@ def sample(
         velocity = predict(noisy, here)
         clean = schedule.to_clean(noisy, velocity, here)
         if number + 1 < len(at):
-            eps = implied_noise(schedule, noisy, velocity, here) if generator is None else fresh_noise(noise, generator)
-            noisy = schedule.add_noise(clean, eps, at[number + 1].expand(batch))
+            eps = None if generator is None else fresh_noise(noise, generator)
+            noisy = renoise(schedule, clean, noisy, velocity, here, at[number + 1].expand(batch), eps)
     return clean
+
+
+def renoise(
+    schedule: FlowSchedule, clean: Tensor, noisy: Tensor, velocity: Tensor, now: Tensor, then: Tensor, noise: Tensor | None
+) -> Tensor:
+    """The state at timesteps `then` after a clean prediction at `now`: with `noise`, or with the noise that the prediction implies."""
+    return schedule.add_noise(clean, implied_noise(schedule, noisy, velocity, now) if noise is None else noise, then)
 
 
 def fresh_noise(like: Tensor, generator: torch.Generator) -> Tensor:
@@ -113,3 +120,10 @@ def solve(predict: Predict, scheduler: Any, noise: Tensor, num_steps: int, *, ti
 def fixed_noise(shape: Sequence[int], seed: int) -> Tensor:
     """[C, T, H, W] on the CPU: what stock pipelines draw for a single video from torch.Generator().manual_seed(seed)."""
     return torch.randn(1, *shape, generator=torch.Generator().manual_seed(seed))[0]
+
+
+def frame_noise(shape: Sequence[int], seed: int) -> Tensor:
+    """[C, T, H, W] on the CPU, drawn frame after frame: a longer video starts from what a shorter one does."""
+    channels, frames, height, width = shape
+    generator = torch.Generator().manual_seed(seed)
+    return torch.stack([torch.randn(channels, height, width, generator=generator) for _ in range(frames)], 1)

@@ -42,9 +42,17 @@ class Checkpoint:
     saved: dict[str, Any]
     """DCP's index: flat key -> sizes and types."""
 
-    def names(self, role: str, weights: Weights) -> dict[str, tuple[str, torch.Size, torch.dtype]]:
+    def networks(self, role: str) -> list[str]:
+        """Of a role that was trained, by their folders in a pipeline; UserError for another."""
+        found = sorted({".".join(key.split(".")[2:3]) for key in self.saved if key.startswith(f"roles.{role}.")})
+        if not found:
+            self._refuse(role, "live")
+        return found
+
+    def names(self, role: str, weights: Weights, network: str = "transformer") -> dict[str, tuple[str, torch.Size, torch.dtype]]:
         """By parameter name: (key in the checkpoint, shape, type). UserError where the checkpoint has no such weights."""
-        prefix = f"roles.{role}.transformer." if weights == "live" else f"callbacks.ema.{role}."
+        part = role if len(self.networks(role)) == 1 else f"{role}.{network}"
+        prefix = f"roles.{role}.{network}." if weights == "live" else f"callbacks.ema.{part}."
         found = {
             key.removeprefix(prefix): (key, entry.size, entry.properties.dtype)
             for key, entry in self.saved.items()
@@ -67,9 +75,9 @@ class Checkpoint:
             ) from None
         return state
 
-    def weights(self, role: str, weights: Weights) -> dict[str, Tensor]:
+    def weights(self, role: str, weights: Weights, network: str = "transformer") -> dict[str, Tensor]:
         """By parameter name, all at once."""
-        names = self.names(role, weights)
+        names = self.names(role, weights, network)
         read = self.read(key for key, _, _ in names.values())
         return {name: read[key] for name, (key, _, _) in names.items()}
 

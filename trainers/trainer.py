@@ -123,8 +123,8 @@ class Trainer:
     def _build_ema(self) -> EMACallback | None:
         if self.config.callbacks.ema is None:
             return None
-        averaged = {role: self.method.role_models[role].transformer for role in self.method.averaged_roles()}
-        return EMACallback(self.config.callbacks.ema, averaged)
+        averaged = [self.method.parts(role) for role in self.method.averaged_roles()]
+        return EMACallback(self.config.callbacks.ema, {part: network for parts in averaged for part, network in parts.items()})
 
     def _resume(self) -> int:
         """Load the newest checkpoint. Configured rates and callbacks win over what it was made with."""
@@ -182,6 +182,7 @@ class Trainer:
         names, sums = self._gradients(rounds)
         found_inf, norms = self._clip()
         rate = self.method.all_optimizers()[0].param_groups[0]["lr"]
+        stepped = self.method.stepped_parts(self.step)
         for optimizer in self.method.get_optimizers(self.step):
             optim.step(optimizer, found_inf)
         for scheduler in self.method.get_lr_schedulers(self.step):
@@ -189,7 +190,7 @@ class Trainer:
         for optimizer in self.method.all_optimizers():
             optimizer.zero_grad(set_to_none=True)
         if self.ema is not None:
-            self.ema.on_step(self.step, self.method.stepped_roles(self.step))
+            self.ema.on_step(self.step, stepped)
         numbers = torch.cat([self.parallel.mean(sums / len(rounds)), torch.stack(list(norms.values()))])
         known = {"lr": rate, "step_s": round(time.monotonic() - started, 6), "attempt": self.control.attempt}
         self._record(self.delayed.push(self.step, [*names, *norms], numbers, known))

@@ -88,7 +88,8 @@ class TrajectoryCache:
         """As a teacher there is; a cache that is complete does without."""
         found: dict[str, Any] = self.method.settings(self._config)
         if "teacher" in self._config.models:
-            found["teacher"] = cache.teacher_digest(source.resolve(*self._teacher()))
+            section: Any = self._config.models["teacher"]
+            found["teacher"] = cache.teacher_digest(*(source.resolve(*reference) for reference in section.references))
         return found
 
     def _negative(self) -> str | None:

@@ -254,13 +254,16 @@ def _use_averages(train: TrainConfig) -> bool:
 @contextmanager
 def _still(model: ModelBase) -> Iterator[None]:
     """The network as it is for sampling."""
-    training = model.transformer.training
-    model.transformer.eval()
+    networks = list(model.networks.values())
+    training = [network.training for network in networks]
+    for network in networks:
+        network.eval()
     try:
         yield
     finally:
-        model.transformer.train(training)
-        drop_gathered(model.transformer)
+        for network, before in zip(networks, training, strict=True):
+            network.train(before)
+            drop_gathered(network)
 
 
 def _read(folder: Path) -> Outcome | None:

@@ -54,6 +54,8 @@ def recipe_folders(recipe: Node, cwd: Path) -> Node:
         recipe = _changed(recipe, ("preprocess", key), cwd, if_there=True)
     for role in _names(recipe, "train", "models"):
         recipe = _changed(recipe, ("train", "models", role, "init_from"), cwd)
+        for expert in ("transformer", "transformer_2"):
+            recipe = _changed(recipe, ("train", "models", role, "experts", expert, "init_from"), cwd)
     for row in _names(recipe, "evaluate", "rows"):
         recipe = _changed(recipe, ("evaluate", "rows", row, "source"), cwd, always=True)
     return recipe

@@ -70,6 +70,10 @@ ELSEWHERE = {
     "model_path": "train.models.<role>.init_from",
     "pretrained_model_name_or_path": "train.models.<role>.init_from",
     "generator_update_interval": "train.method.generator_update_interval",
+    "dfake_gen_update_ratio": "train.method.generator_update_interval",
+    "denoising_step_list": "train.method.denoising_steps",
+    "warp_denoising_step": "train.method.warp_denoising_steps",
+    "num_frame_per_block": "train.models.student.num_frames_per_block",
     "log_dir": "runs_dir of the cluster",
 }
 """Keys of FastVideo and its relatives, and the dotted key that says the same here."""

@@ -30,7 +30,8 @@ def shrink(recipe: Node) -> Node:
     layer: dict[str, Any] = {"resources": {"ranks": 1}}
     if train := _block(recipe, "train"):
         data = {**_CLIP, **_BATCH, **_folder(_block(train["data"], "") if "data" in train else {}, "path")}
-        models = {role: {"init_from": _model(name), "revision": None, **_tiles(train, role)} for role, name in _references(train).items()}
+        roles = _block(train["models"], "") if "models" in train else {}
+        models = {role: {**_small(_block(roles[role], "")), **_tiles(train, role)} for role in _references(train)}
         layer["train"] = {"precision": "fp32", "parallel": {"replicate": None, "shard": None}, "data": data, "models": models}
         if cache := _folder(_block(train["method"], "") if "method" in train else {}, "cache"):  # another teacher's trajectories
             layer["train"]["method"] = cache
@@ -51,6 +52,14 @@ def _references(train: dict[str, Node]) -> dict[str, str]:
     roles = _block(train["models"], "") if "models" in train else {}
     found = {role: _text(_block(model, ""), "init_from") for role, model in roles.items()}
     return {role: name for role, name in found.items() if name}
+
+
+def _small(model: dict[str, Node]) -> dict[str, Any]:
+    """What a role starts from, each of its experts too where these are told apart."""
+    both = EXPERTS if _text(model, "family").endswith("a14b") else _model(_text(model, "init_from"))
+    apart = _block(model["experts"], "") if "experts" in model else {}
+    experts = {name: {"init_from": EXPERTS, "revision": None} for name, block in apart.items() if _text(_block(block, ""), "init_from")}
+    return {"init_from": both, "revision": None, **({"experts": experts} if experts else {})}
 
 
 def _tiles(train: dict[str, Node], role: str) -> dict[str, Any]:

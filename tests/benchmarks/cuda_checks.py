@@ -9,7 +9,7 @@ import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -41,6 +41,9 @@ SIDE, SMALL_SIDE = 16, 8
 LIMITS = {"fp32": (1e-4, 1e-3), "bf16": (2e-2, 4e-2)}
 """Relative errors of the velocity, and of the gradient of the parameter that fares worst."""
 ADAPTERS = {"rank": 4, "alpha": 8}
+WINDOW = {"local_attn_size": 4, "sink_frames": 1}
+"""Of networks that go on block by block: the last block does not see all earlier frames."""
+CHECKPOINTED_WINDOW = {**WINDOW, "activation_checkpointing": "full"}
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,8 @@ class Variant:
     precision: str = "fp32"
     model: dict[str, Any] = field(default_factory=dict)
     cheap: bool = False
+    streamed: bool = False
+    """Block by block, with a cache of keys and values."""
 
 
 VARIANTS = (
@@ -62,6 +67,8 @@ VARIANTS = (
     Variant("causal Wan, fp32", "causal-wan"),
     Variant("causal Wan, bf16, checkpointing full", "causal-wan", "bf16", {"activation_checkpointing": "full"}),
     Variant("causal Wan, bf16, checkpointing selective", "causal-wan", "bf16", {"activation_checkpointing": "selective"}, cheap=True),
+    Variant("causal Wan, block by block, fp32", "causal-wan", "fp32", WINDOW, streamed=True),
+    Variant("causal Wan, block by block, bf16, checkpointing full", "causal-wan", "bf16", CHECKPOINTED_WINDOW, cheap=True, streamed=True),
     Variant("Wan, LoRA, fp32", model={"lora": ADAPTERS}),
     Variant("Wan, LoRA, bf16, checkpointing full", "wan", "bf16", {"lora": ADAPTERS, "activation_checkpointing": "full"}),
     Variant("Wan, fp32, compiled", model={"compile": True}),
@@ -116,7 +123,7 @@ def _against_cpu(variant: Variant, place: Parallel, reference: Parallel, side: i
     forward, backward = LIMITS[variant.precision]
 
     def make() -> tuple[str, bool]:
-        wanted = _reference(variant.family, "lora" in variant.model, reference, side)
+        wanted = _reference(variant.family, "lora" in variant.model, variant.streamed, reference, side)
         found = _outcome(variant, place, side)
         errors = relative(found[0], wanted[0]), _worst(found[1], wanted[1])
         return f"{errors[0]:.1e}, gradients {errors[1]:.1e}", errors[0] <= forward and errors[1] <= backward
@@ -128,18 +135,30 @@ def _against_cpu(variant: Variant, place: Parallel, reference: Parallel, side: i
 
 
 @cache
-def _reference(family: str, adapted: bool, place: Parallel, side: int) -> Outcome:
-    return _outcome(Variant("", family, model={"lora": ADAPTERS} if adapted else {}), place, side)
+def _reference(family: str, adapted: bool, streamed: bool, place: Parallel, side: int) -> Outcome:
+    section: dict[str, Any] = {**({"lora": ADAPTERS} if adapted else {}), **(WINDOW if streamed else {})}
+    return _outcome(Variant("", family, model=section, streamed=streamed), place, side)
 
 
 def _outcome(variant: Variant, place: Parallel, side: int) -> Outcome:
     model = _network(variant, place)
     noisy, noise, prompt, timesteps = (part.to(place.device) for part in _inputs(variant.family, side))
-    velocity = model.predict_velocity(noisy, timesteps, prompt)
+    predict = partial(_streamed, model) if variant.streamed else model.predict_velocity
+    velocity = predict(noisy, timesteps, prompt)
     losses.velocity_loss(velocity, noise, noisy).backward()
     trained = {name: p for name, p in model.transformer.named_parameters() if p.requires_grad}
     assert all(p.grad is not None for p in trained.values()), "a trained parameter has no gradient"
     return _comparable(velocity), {name: _comparable(p.grad) for name, p in trained.items()}
+
+
+def _streamed(model: Any, noisy: Tensor, timesteps: Tensor, prompt: Tensor) -> Tensor:
+    """All blocks are predicted and written before the backward pass begins."""
+    cache, found = model.open_cache(len(noisy), prompt, FRAMES, tuple(noisy.shape[-2:])), []
+    for start in range(0, FRAMES, PER_BLOCK):
+        block, levels = noisy[:, start : start + PER_BLOCK], timesteps[:, start : start + PER_BLOCK]
+        found.append(model.predict_block(block, levels, prompt, cache, start=start))
+        model.write_block(block, torch.zeros_like(levels), prompt, cache, start=start)
+    return torch.cat(found, 1)
 
 
 def _network(variant: Variant, place: Parallel) -> Any:

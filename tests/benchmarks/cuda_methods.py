@@ -21,12 +21,12 @@ class _Drawn:
         super().__init__(*arguments)
         self.cuda_generator = torch.Generator()
 
-    def prepare_batch(self: Any, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    def prepare_batch(self: Any, batch: Batch, high: bool | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """As the method itself, on the CPU, then moved."""
         kept = self.device, self.schedule
         self.device, self.schedule = torch.device("cpu"), FlowSchedule(self.cfg.flow_shift)
         try:
-            _clean, noise, timesteps = super().prepare_batch({"latents": batch["latents"].cpu()})  # type: ignore[misc]
+            _clean, noise, timesteps = super().prepare_batch({"latents": batch["latents"].cpu()}, high)  # type: ignore[misc]
         finally:
             self.device, self.schedule = kept
         return batch["latents"], noise.to(self.device), timesteps.to(self.device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,24 @@ def test_latents_are_the_posterior_mean_before_any_normalisation(codec: WanCodec
         decoded = pipeline.vae.decode(latents[None]).sample[0].clamp(-1, 1)
     assert torch.equal(codec.decode_video(latents), decoded)
     assert decoded.shape == (3, 9, 32, 48)
+
+
+@pytest.mark.parametrize("lengths", [(5,), (1, 1, 1, 1, 1), (2, 3), (3, 2)], ids=str)
+def test_latents_that_come_part_by_part_are_decoded_to_the_same_frames(codec: WanCodec, lengths: tuple[int, ...]) -> None:
+    """To the bit, and each part's frames before the next part is asked for."""
+    latents = torch.randn(16, 5, 4, 6, generator=torch.Generator().manual_seed(0))
+    asked: list[int] = []
+
+    def parts() -> Iterator[torch.Tensor]:
+        for part in latents.split(lengths, 1):
+            asked.append(part.shape[1])
+            yield part
+
+    found = []
+    for video in codec.decode_parts(parts()):
+        found.append(video)
+        assert sum(part.shape[1] for part in found) == 4 * sum(asked) - 3
+    assert torch.equal(torch.cat(found, 1), codec.decode_video(latents))
 
 
 def test_parts_are_loaded_where_they_are_asked_for(folder: Path, tmp_path: Path) -> None:

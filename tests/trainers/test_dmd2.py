@@ -259,7 +259,7 @@ def test_the_student_steps_at_its_interval_and_the_critic_always(folder: Path) -
     method = make(folder, generator_update_interval=3)
     for iteration in range(1, 8):
         wanted = ["student", "critic"] if iteration % 3 == 0 else ["critic"]
-        assert method.stepped_roles(iteration) == wanted and list(method.get_grad_clip_targets(iteration)) == wanted
+        assert method.stepped_parts(iteration) == wanted and list(method.get_grad_clip_targets(iteration)) == wanted
         assert method.get_optimizers(iteration) == [method._optimizer_dict[role][0] for role in wanted]
         assert method.get_lr_schedulers(iteration) == [method._lr_scheduler_dict[role] for role in wanted]
     assert method.averaged_roles() == ["student"]

@@ -168,5 +168,5 @@ def test_a_method_is_found_by_its_kind_and_in_a_file_of_the_users(tmp_path: Any)
 def test_only_the_student_is_clipped_stepped_and_scheduled() -> None:
     method = make()
     assert list(method.get_grad_clip_targets(1)) == ["student"]
-    assert method.stepped_roles(1) == ["student"]
+    assert method.stepped_parts(1) == ["student"]
     assert len(method.get_optimizers(1)) == len(method.get_lr_schedulers(1)) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import av
@@ -10,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from trainers.media import contact_sheet, pixels, write_mp4, write_png
+from trainers.media import contact_sheet, pixels, write_mp4, write_mp4_parts, write_png
 
 
 def decoded(path: Path) -> np.ndarray:
@@ -32,6 +33,25 @@ def test_tiny_videos_are_enlarged_pixel_by_pixel_and_odd_sizes_filled_up(tmp_pat
     checks = (torch.arange(64).reshape(8, 8).fmod(2) * 2 - 1).expand(3, 5, 8, 8)
     assert decoded(write_mp4(tmp_path / "small.mp4", checks, 8)).shape == (5, 64, 64, 3)
     assert decoded(write_mp4(tmp_path / "odd.mp4", torch.zeros(3, 2, 65, 67), 8)).shape == (2, 66, 68, 3)
+
+
+def test_a_video_that_comes_part_by_part_is_the_same_and_has_no_name_before_it_is_whole(tmp_path: Path) -> None:
+    video = torch.linspace(-1, 1, 7).reshape(1, 7, 1, 1).expand(3, 7, 16, 16)
+    there: list[list[str]] = []
+
+    def parts(fails: bool = False) -> Iterator[torch.Tensor]:
+        for part in video.split(3, 1):
+            there.append([path.name for path in tmp_path.iterdir()])
+            yield part
+        if fails:
+            raise ValueError("the network broke")
+
+    whole, joined = write_mp4(tmp_path / "a.mp4", video, 8), write_mp4_parts(tmp_path / "b.mp4", parts(), 8)
+    assert decoded(joined).shape == (7, 64, 64, 3) and np.abs(decoded(whole).astype(int) - decoded(joined)).max() < 16
+    assert len(there) == 3 and not any("b.mp4" in names for names in there)
+    with pytest.raises(ValueError, match="broke"):
+        write_mp4_parts(tmp_path / "c.mp4", parts(fails=True), 8)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4", "b.mp4"]
 
 
 def test_values_out_of_range_or_not_finite_do_not_wrap_around() -> None:

@@ -125,8 +125,12 @@ def test_a_chain_of_jobs_is_refused_where_each_life_is_a_new_job(folder: Path) -
 
 
 def test_the_packaged_pipelines_can_be_submitted() -> None:
+    """Those of real models at a laptop's size: the models are not here."""
+    Path("data").mkdir(exist_ok=True)
+    Path("data/prompts.txt").write_text("a cat\n")
     for path in (Path(__file__).parents[2] / "templates/pipelines").glob("*.yaml"):
-        assert len(plan_pipeline(path.stem, "local", sets=[], name=None, sbatch={}, runs_dir=None).stages) > 1
+        sets = [] if path.stem.startswith("shapes") else ["tiny=true"]
+        assert len(plan_pipeline(path.stem, "local", sets=sets, name=None, sbatch={}, runs_dir=None).stages) > 1
 
 
 # --- what a file may say

@@ -61,12 +61,17 @@ def _shown(value: Any) -> str:
     return value[:12] if isinstance(value, str) and len(value) == 64 else str(value)
 
 
-def teacher_digest(folder: Path) -> str:
-    """Tells one network's weights from another's, wherever they lie: their description, sizes, and bytes from all over their files."""
-    root = folder / "transformer" if (folder / "transformer").is_dir() else folder
+def teacher_digest(*folders: Path) -> str:
+    """Tells one teacher's weights from another's, wherever they lie: descriptions, sizes, and bytes from all over the files.
+
+    Of what it starts from, and of what its experts start from where that is said apart.
+    """
     digest = hashlib.sha256()
-    for path in [root / "config.json", *sorted(root.glob("*.safetensors"))]:
-        _add(digest, path)
+    for folder in folders:
+        root = folder / "transformer" if (folder / "transformer").is_dir() else folder
+        for network in (root, *([folder / "transformer_2"] if (folder / "transformer_2").is_dir() else [])):
+            for path in [network / "config.json", *sorted(network.glob("*.safetensors"))]:
+                _add(digest, path)
     return digest.hexdigest()
 
 
@@ -85,16 +90,11 @@ def _places(size: int) -> Sequence[int]:
     return [number * (size - _CHUNK_BYTES) // (_CHUNKS - 1) for number in range(_CHUNKS)]
 
 
-def local_digest(reference: str | None, revision: str | None) -> str | None:
-    """Of a model that is on this machine; None for one that is not, or is yet to be made."""
+def local_digest(references: Sequence[tuple[str, str | None]]) -> str | None:
+    """Of (model, revision) that are all on this machine; None where one is not, or is yet to be made."""
+    folders = [hub.local_model(*reference) for reference in references]
+    found = [folder for folder in folders if folder is not None]
     try:
-        if reference is None:
-            return None
-        folder = Path(reference).expanduser()
-        return teacher_digest(folder if folder.is_dir() else hub.snapshot("model", reference, revision)) if _is_one(reference) else None
-    except (hub.NotHere, OSError):
+        return teacher_digest(*found) if found and len(found) == len(folders) else None
+    except OSError:
         return None
-
-
-def _is_one(reference: str) -> bool:
-    return Path(reference).expanduser().is_dir() or hub.is_id(reference)

@@ -121,6 +121,8 @@ def _validation(config: TrainConfig) -> list[Problem]:
         problems.append(Problem((*path, "weights"), "is ema, but there are no averages", "add callbacks.ema, or weights: live"))
     if wrong := asked.sampler_problem(config.method.few_steps(config.flow_shift), config.flow_shift):
         problems.append(Problem((*path, wrong[0]), f"{wrong[0]}: {wrong[1]}", wrong[2]))
+    if wrong := asked.window_problem(config.models.get("student"), config.data):
+        problems.append(Problem((*path, wrong[0]), f"{wrong[0]}: {wrong[1]}", wrong[2]))
     return problems
 
 

@@ -40,6 +40,19 @@ def snapshot(kind: Kind, name: str, revision: str | None = None) -> Path:
         raise NotHere(f"the {wanted} is not in the Hugging Face cache ({constants.HF_HUB_CACHE})") from None
 
 
+def local_model(reference: str | None, revision: str | None = None) -> Path | None:
+    """The folder of a model that is written as a folder or as an id; None for one that is not here, or is made on first use."""
+    if reference is None:
+        return None
+    folder = Path(reference).expanduser()
+    if folder.is_dir():
+        return folder
+    try:
+        return snapshot("model", reference, revision) if is_id(reference) else None
+    except (NotHere, OSError):
+        return None
+
+
 def storage(kind: Kind, name: str) -> Path:
     """Where the cache keeps a repository: blobs, refs, snapshots."""
     from huggingface_hub import constants

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 _GRID = 1000
 _NEARLY_NOISE = 900
@@ -61,6 +62,22 @@ def wrong(steps: Sequence[float], shift: float, warped: bool, *, from_noise: boo
     if from_noise and found[0] < _NEARLY_NOISE:
         return f"{name} starts at timestep {found[0]:.4g}, but sampling starts from pure noise", f"let it start with {_GRID}"
     return None
+
+
+def one_sided(timesteps: Sequence[float], student: Any) -> tuple[str, str] | None:
+    """(what is wrong, a hint) where the student is two experts, and would be trained and sampled with one of them only."""
+    boundary_ratio = getattr(student, "boundary_ratio", None)
+    if boundary_ratio is None:
+        return None
+    boundary = boundary_ratio * _GRID
+    if len({t >= boundary for t in timesteps}) == 2:
+        return None
+    left, side = ("transformer_2", "at or above") if timesteps[0] >= boundary else ("transformer", "below")
+    listed = ", ".join(f"{t:.5g}" for t in timesteps)
+    return (
+        f"the timesteps {listed} are all {side} the boundary of the student's experts, {boundary:g}: {left} would do nothing",
+        "steps on both sides; flow_shift moves those that are warped",
+    )
 
 
 def trajectory(num_steps: int, shift: float) -> list[int]:

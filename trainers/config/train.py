@@ -45,7 +45,8 @@ class TrainConfig(Section):
 
     def sampling(self, asked: ValidationConfig | None = None) -> ValidationConfig:
         """How the student is sampled: as `asked`, else by callbacks.validation, with its nulls filled in."""
-        return (asked or self.callbacks.validation or ValidationConfig()).filled(self.method.few_steps(self.flow_shift))
+        wanted = asked or self.callbacks.validation or ValidationConfig()
+        return wanted.filled(self.method.few_steps(self.flow_shift), self.method.few_step_solver)
 
     def resolved(self) -> dict[str, Any]:
         """Plain data that parses back to an equal config."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from . import steps
 from .data import DataConfig
+from .families.causal_wan import blocks_fit
 from .section import Section
 
 FEW_STEP_SOLVERS = ("sde", "ode")
@@ -32,7 +33,7 @@ class ValidationConfig(Section):
     """Prompt n is sampled from the noise of seed + n, at every validation."""
     solver: Literal["unipc", "euler", "sde", "ode"] | None = None
     """unipc, euler: many steps, as stock pipelines make them. sde, ode: the few timesteps of a distilled student, with fresh noise
-    after each or with the noise that its prediction implies. null: sde for a student of few steps, unipc for others."""
+    after each or with the noise that its prediction implies. null: as a student of few steps is trained, unipc for others."""
     num_steps: PositiveInt | None = None
     """With unipc and euler; null: 50."""
     timesteps: list[int | float] | None = None
@@ -50,15 +51,20 @@ class ValidationConfig(Section):
     height: PositiveInt | None = None
     width: PositiveInt | None = None
     fps: PositiveInt = 16
+    local_attn_size: PositiveInt | None = None
+    """Of a causal student, as in its section. null: its own; where it has none, samples longer than the data's clips see as many latent
+    frames as these have."""
+    sink_frames: NonNegativeInt | None = None
+    """Of a causal student, as in its section; null: its own."""
     model: str | None = None
     """Whose VAE decodes and whose text encoder encodes: a diffusers folder, a hub id, or `shapes`; null: what the student starts from."""
     videos: bool = True
     """false: only the loss."""
     loss: ValidationLossConfig | None = ValidationLossConfig()
 
-    def filled(self, few_steps: list[float] | None) -> ValidationConfig:
+    def filled(self, few_steps: list[float] | None, few_step_solver: Literal["sde", "ode"] = "sde") -> ValidationConfig:
         """The same with what null means for the sampler written out. `few_steps`: the timesteps that the student is trained at."""
-        solver = self.solver or ("sde" if few_steps or self.timesteps else "unipc")
+        solver = self.solver or (few_step_solver if few_steps or self.timesteps else "unipc")
         few = solver in FEW_STEP_SOLVERS
         guidance_scale = (1.0 if few_steps else 5.0) if self.guidance_scale is None else self.guidance_scale
         timesteps = (self.timesteps or few_steps) if few else None
@@ -80,6 +86,24 @@ class ValidationConfig(Section):
         if wrong := steps.wrong(found.timesteps, flow_shift, warped=False, from_noise=True):
             return "timesteps", *wrong
         return None
+
+    def window(self, student: Any, data: DataConfig) -> tuple[int | None, int] | None:
+        """(latent frames that a block sees, or null for all earlier ones; sink frames) of a causal student; None for another."""
+        if not hasattr(student, "local_attn_size"):
+            return None
+        trained, frames = data.latent_shape[0], self.sizes(data).latent_shape[0]
+        size = self.local_attn_size or student.local_attn_size or (trained if frames > trained else None)
+        sink = student.sink_frames if self.sink_frames is None else self.sink_frames
+        return size, 0 if size is None else sink
+
+    def window_problem(self, student: Any, data: DataConfig) -> tuple[str, str, str] | None:
+        """(key, what is wrong, hint) where the window does not fit the student."""
+        asked = [key for key in ("local_attn_size", "sink_frames") if getattr(self, key) is not None]
+        found = self.window(student, data)
+        if found is None:
+            return (asked[0], "is of a causal student, which goes on block by block", "leave it out") if asked else None
+        wrong = blocks_fit(*found, student.num_frames_per_block)
+        return (asked[0] if asked else "num_frames", *wrong) if wrong else None
 
     def sizes(self, data: DataConfig) -> DataConfig:
         """The data's settings with the sizes of the samples."""

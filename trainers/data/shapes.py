@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,6 +76,10 @@ class ShapesCodec:
     def decode_video(self, latents: Tensor) -> Tensor:
         """Un-normalised latents [4, T, 4, 4] -> [3, T, 8, 8]."""
         return pixel_shuffle(latents.transpose(0, 1), 2).squeeze(1).expand(3, -1, -1, -1).contiguous()
+
+    def decode_parts(self, parts: Iterable[Tensor]) -> Iterator[Tensor]:
+        """The same, of a video's latents as they come."""
+        return map(self.decode_video, parts)
 
     def encode_text(self, text: str) -> Tensor:
         """[words, 32]; the empty prompt is one vector of its own."""

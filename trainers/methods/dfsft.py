@@ -16,6 +16,8 @@ from ..config import TrainConfig
 from ..errors import UserError
 from ..flow import middle_weights
 from ..models.base import ModelBase
+from ..sides import Sides, split
+from .base import frames_per_block
 from .finetune import FineTuneMethod
 
 
@@ -26,19 +28,25 @@ class DiffusionForcingSFTMethod(FineTuneMethod):
         self.config, self.per_block = config, _per_block(self.student, config.chunk_size)
         self.weights = middle_weights(self.device)
 
-    def draw_timesteps(self, count: int, num_frames: int) -> Tensor:
+    def split_at(self, boundary: float) -> Sides:
+        low, high = self.cfg.method.index_range  # type: ignore[attr-defined]
+        return split((self.schedule.timesteps[low:high] >= boundary).tolist())
+
+    def draw_timesteps(self, count: int, num_frames: int, high: bool | None = None) -> Tensor:
         """[B, T], equal within a block. Draws u [B], then an index for each block [B, blocks]; u is only for a reference's order."""
         torch.rand(count, generator=self.cuda_generator, device=self.device)
-        low, high = self.config.index_range
+        low, end = self.config.index_range
+        if self.sides is not None:
+            low, end = (low + entry for entry in self.sides.entries(high, end - low))
         shape = (count, len(lengths(num_frames, self.per_block)))
-        index = torch.randint(low, high, shape, generator=self.cuda_generator, device=self.device)
+        index = torch.randint(low, end, shape, generator=self.cuda_generator, device=self.device)
         return self.schedule.timesteps[index[:, block_of_frame(num_frames, self.per_block, self.device)]]
 
-    def predict(self, noisy: Tensor, timesteps: Tensor, prompt: Tensor, clean: Tensor) -> Tensor:
+    def predict(self, student: Any, noisy: Tensor, timesteps: Tensor, prompt: Tensor, clean: Tensor) -> Tensor:
         if not self.config.teacher_forcing:
-            return super().predict(noisy, timesteps, prompt, clean)
-        student: Any = self.student
-        return student.predict_velocity(noisy, timesteps, prompt, clean=clean)
+            return super().predict(student, noisy, timesteps, prompt, clean)
+        found: Tensor = student.predict_velocity(noisy, timesteps, prompt, clean=clean)
+        return found
 
     def loss(self, velocity: Tensor, clean: Tensor, noise: Tensor, noisy: Tensor, timesteps: Tensor) -> Tensor:
         """A frame counts by the entry of the grid that its noise level is, not by its timestep: the two differ where there is a shift."""
@@ -48,12 +56,10 @@ class DiffusionForcingSFTMethod(FineTuneMethod):
 
 def _per_block(student: ModelBase, chunk_size: int | None) -> int:
     """Frames of a block; UserError where the student's mask has none or others."""
-    per_block = getattr(student, "num_frames_per_block", None)
-    if per_block is None:
-        raise UserError(f"dfsft needs a block-causal student, not a {type(student).__name__}", "models.student.family: causal-wan")
+    per_block = frames_per_block(student, "dfsft")
     if chunk_size not in (None, per_block):
         raise UserError(
             f"method.chunk_size {chunk_size} is not the student's num_frames_per_block {per_block}",
             "leave chunk_size out, or make them equal",
         )
-    return int(per_block)
+    return per_block

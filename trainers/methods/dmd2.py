@@ -3,7 +3,8 @@
 A subclass changes how samples are made (`student_rollout`, `critic_rollout`), not the losses. All draws come from `cuda_generator`, at
 each iteration in this order: noise [B, C, T, H, W] and u [B], which nothing uses (a reference's order); where the student steps, those
 of its rollout, then k [B] and noise [B, T, C, H, W] for its loss; those of the critic's rollout, then again k and noise. A
-rollout draws an index [B] and noise [B, T, C, H, W]; with `simulate` such noise again for each further step.
+rollout draws an index [B] and noise [B, T, C, H, W]; with `simulate` such noise again for each further step. Where a role is two
+experts, which of them a rollout ends with and a loss compares is drawn before that, for all ranks and from none of these.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from ..data.prompts import required
 from ..flow import NUM_TIMESTEPS, FlowSchedule, shifted
 from ..models.base import ModelBase
 from ..sampling import guided
+from ..sides import Sides, boundary, split
 from .base import Batch, TrainingMethod
 
 
@@ -33,6 +35,9 @@ class DMD2Method(TrainingMethod):
         self.schedule = FlowSchedule(cfg.flow_shift, self.device)
         self.steps = torch.tensor(config.few_steps(cfg.flow_shift), dtype=torch.float32, device=self.device)
         """[K], descending."""
+        self.score_levels, over = self._score_levels(), boundary([self.teacher.boundary, self.critic.boundary])
+        self.score_sides = None if over is None else split((self.score_levels >= over).tolist())
+        self.step_sides = None if self.student.boundary is None else split((self.steps >= self.student.boundary).tolist())
         self.negative = _negative(cfg, self.device) if config.teacher_guidance_scale != 1 else None
         self.build_optimizer("student", every=config.generator_update_interval)
         self.build_optimizer("critic")
@@ -58,18 +63,24 @@ class DMD2Method(TrainingMethod):
 
     def student_rollout(self, batch: Batch) -> Tensor:
         """The student's clean prediction [B, T, C, H, W] at one of its steps, with gradient: its last pass alone has one."""
-        noisy, timesteps = self.starting_points(batch)
-        return self.predict_clean(self.student, noisy, timesteps, batch["prompt"])
+        return self._rollout(batch, "student's rollout")
 
     @torch.no_grad()
     def critic_rollout(self, batch: Batch) -> Tensor:
         """Samples [B, T, C, H, W] for the critic to learn from; fresh ones, made alike."""
-        return self.student_rollout(batch)
+        return self._rollout(batch, "critic's rollout")
 
-    def starting_points(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """(noisy [B, T, C, H, W], timesteps [B]): of each sample the student's input at a step drawn uniformly."""
+    def _rollout(self, batch: Batch, purpose: str) -> Tensor:
+        high = self.side(self.step_sides, purpose)
+        noisy, timesteps = self.starting_points(batch, high)
+        return self.predict_clean(self.student.expert(high), noisy, timesteps, batch["prompt"])
+
+    def starting_points(self, batch: Batch, high: bool | None = None) -> tuple[Tensor, Tensor]:
+        """(noisy [B, T, C, H, W], timesteps [B]): of each sample the student's input at a step drawn uniformly; of two experts, of
+        those of one."""
         shape = self.latent_shape(batch)
-        index = torch.randint(0, len(self.steps), (shape[0],), generator=self.cuda_generator, device=self.device)
+        first, end = (0, len(self.steps)) if self.step_sides is None else self.step_sides.entries(high, len(self.steps))
+        index = torch.randint(first, end, (shape[0],), generator=self.cuda_generator, device=self.device)
         if self.config.rollout == "data_latent":
             return self.schedule.add_noise(batch["latents"], self.draw_noise(shape), self.steps[index]), self.steps[index]
         inputs = torch.stack(self.simulated_inputs(batch["prompt"], shape))
@@ -80,8 +91,9 @@ class DMD2Method(TrainingMethod):
         """The student's input at each of its steps when it samples from noise. All are made, whichever are used: were ranks to
         stop at different steps, their sharded networks would wait for each other for ever."""
         inputs = [self.draw_noise(shape)]
-        for now, then in zip(self.steps, self.steps[1:], strict=False):
-            clean = self.predict_clean(self.student, inputs[-1], now.expand(shape[0]), prompt)
+        for number, (now, then) in enumerate(zip(self.steps, self.steps[1:], strict=False)):
+            student = self.student.expert(None if self.step_sides is None else number < self.step_sides.high[1])
+            clean = self.predict_clean(student, inputs[-1], now.expand(shape[0]), prompt)
             inputs.append(self.schedule.add_noise(clean, self.draw_noise(shape), then.expand(shape[0])))
         return inputs
 
@@ -103,37 +115,49 @@ class DMD2Method(TrainingMethod):
 
     # --- losses
 
+    def side(self, sides: Sides | None, purpose: str) -> bool | None:
+        """Which of two experts, for all ranks; None where there is one."""
+        return None if sides is None else sides.draw(self.shared(purpose))
+
     def generator_loss(self, generated: Tensor, prompt: Tensor) -> Tensor:
         """Draws k [B] and noise [B, T, C, H, W]."""
+        high = self.side(self.score_sides, "generator's loss")
         with torch.no_grad():
-            noisy, _, timesteps = self.noised(generated)
-            fake = self.predict_clean(self.critic, noisy, timesteps, prompt)
-            real = self.schedule.to_clean(noisy, self.teacher_velocity(noisy, timesteps, prompt), timesteps)
+            noisy, _, timesteps = self.noised(generated, high)
+            fake = self.predict_clean(self.critic.expert(high), noisy, timesteps, prompt)
+            real = self.schedule.to_clean(noisy, self.teacher_velocity(noisy, timesteps, prompt, high), timesteps)
         return losses.distribution_matching_loss(generated, fake, real)
 
     def critic_loss(self, generated: Tensor, prompt: Tensor) -> Tensor:
         """How badly the critic knows the student's samples; without guidance. Draws k [B] and noise [B, T, C, H, W]."""
-        noisy, noise, timesteps = self.noised(generated)
-        return losses.velocity_loss(self.critic.predict_velocity(noisy, timesteps, prompt), noise, generated)
+        high = self.side(self.score_sides, "critic's loss")
+        noisy, noise, timesteps = self.noised(generated, high)
+        return losses.velocity_loss(self.critic.expert(high).predict_velocity(noisy, timesteps, prompt), noise, generated)
 
-    def noised(self, generated: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(noisy, noise, timesteps [B]) at noise levels drawn for each sample: t = 1000 S(k / 1000), clamped to the window."""
-        shape, config = generated.shape, self.config
-        k = torch.randint(0, NUM_TIMESTEPS, (shape[0],), generator=self.cuda_generator, device=self.device)
-        drawn = NUM_TIMESTEPS * shifted(k.double() / NUM_TIMESTEPS, config.score_flow_shift or self.cfg.flow_shift)
-        timesteps = drawn.clamp(config.min_timestep_ratio * NUM_TIMESTEPS, config.max_timestep_ratio * NUM_TIMESTEPS).float()
+    def noised(self, generated: Tensor, high: bool | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """(noisy, noise, timesteps [B]) at noise levels drawn for each sample, all of one side where teacher or critic is two experts."""
+        shape = generated.shape
+        first, end = (0, NUM_TIMESTEPS) if self.score_sides is None else self.score_sides.entries(high, NUM_TIMESTEPS)
+        timesteps = self.score_levels[torch.randint(first, end, (shape[0],), generator=self.cuda_generator, device=self.device)]
         noise = self.draw_noise(shape)
         return self.schedule.add_noise(generated, noise, timesteps), noise, timesteps
 
-    def teacher_velocity(self, noisy: Tensor, timesteps: Tensor, prompt: Tensor) -> Tensor:
+    def _score_levels(self) -> Tensor:
+        """[1000], rising, all as likely: t = 1000 S(k / 1000) of k = 0, 1, ..., clamped to the window."""
+        k, config = torch.arange(NUM_TIMESTEPS, dtype=torch.float64, device=self.device), self.config
+        drawn = NUM_TIMESTEPS * shifted(k / NUM_TIMESTEPS, config.score_flow_shift or self.cfg.flow_shift)
+        return drawn.clamp(config.min_timestep_ratio * NUM_TIMESTEPS, config.max_timestep_ratio * NUM_TIMESTEPS).float()
+
+    def teacher_velocity(self, noisy: Tensor, timesteps: Tensor, prompt: Tensor, high: bool | None = None) -> Tensor:
         """u + s (c - u); x0 is linear in it, so it does not matter which of the two is guided."""
+        teacher = self.teacher.expert(high)
 
         def unconditional(noisy: Tensor, timesteps: Tensor) -> Tensor:
             assert self.negative is not None
-            return self.teacher.predict_velocity(noisy, timesteps, self.negative.expand(len(noisy), -1, -1))
+            return teacher.predict_velocity(noisy, timesteps, self.negative.expand(len(noisy), -1, -1))
 
         def conditional(noisy: Tensor, timesteps: Tensor) -> Tensor:
-            return self.teacher.predict_velocity(noisy, timesteps, prompt)
+            return teacher.predict_velocity(noisy, timesteps, prompt)
 
         return guided(conditional, unconditional, self.config.teacher_guidance_scale)(noisy, timesteps)
 
@@ -143,13 +167,13 @@ class DMD2Method(TrainingMethod):
     # --- what steps when
 
     def get_optimizers(self, iteration: int) -> Sequence[torch.optim.Optimizer]:
-        return [optimizer for role in self._stepping(iteration) for optimizer in self._optimizer_dict[role]]
+        return self.optimizers_of(*self._stepping(iteration))
 
     def get_lr_schedulers(self, iteration: int) -> Sequence[Any]:
-        return [self._lr_scheduler_dict[role] for role in self._stepping(iteration)]
+        return self.schedulers_of(*self._stepping(iteration))
 
     def get_grad_clip_targets(self, iteration: int) -> dict[str, nn.Module]:
-        return {role: self.role_models[role].transformer for role in self._stepping(iteration)}
+        return self.clip_targets_of(*self._stepping(iteration))
 
     def _stepping(self, iteration: int) -> list[str]:
         return ["student", "critic"] if self.student_steps(iteration) else ["critic"]

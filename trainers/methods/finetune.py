@@ -1,4 +1,7 @@
-"""Owns full finetuning by flow matching: the student learns the velocity between noise and data. ALGORITHMS.md section 3."""
+"""Owns full finetuning by flow matching: the student learns the velocity between noise and data. ALGORITHMS.md section 3.
+
+Of two experts each learns its own range of noise levels: a step is of one of them, as often as its range is drawn.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from .. import losses
 from ..config import TrainConfig
 from ..flow import NUM_TIMESTEPS, FlowSchedule
 from ..models.base import ModelBase
+from ..sides import Sides, share_below, split
 from .base import Batch, TrainingMethod
 
 
@@ -21,25 +25,34 @@ class FineTuneMethod(TrainingMethod):
         super().__init__(cfg, role_models)
         self.student = role_models["student"]
         self.schedule = FlowSchedule(cfg.flow_shift, self.device)
+        self.sides = None if self.student.boundary is None else self.split_at(self.student.boundary)
         self.build_optimizer("student")
 
     def single_train_step(self, batch: Batch, iteration: int) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any]]:
-        clean, noise, timesteps = self.prepare_batch(batch)
+        high = None if self.sides is None else self.sides.draw(self.shared("side"))
+        clean, noise, timesteps = self.prepare_batch(batch, high)
         noisy = self.schedule.add_noise(clean, noise, timesteps)
-        velocity = self.predict(noisy, timesteps, batch["prompt"], clean)
-        return {"total_loss": self.loss(velocity, clean, noise, noisy, timesteps)}, {}, {}
+        velocity = self.predict(self.student.expert(high), noisy, timesteps, batch["prompt"], clean)
+        told = {} if high is None else {"high_noise": float(high)}
+        return {"total_loss": self.loss(velocity, clean, noise, noisy, timesteps)}, {}, told
 
-    def prepare_batch(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    def split_at(self, boundary: float) -> Sides:
+        """The grid's entries, the first of which are of the first of two experts."""
+        above = (self.schedule.timesteps >= boundary).tolist()
+        return split(above, share_below(self._quantile, sum(above) / NUM_TIMESTEPS))
+
+    def prepare_batch(self, batch: Batch, high: bool | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """(clean, noise [B, T, C, H, W], timesteps). Draws the noise as [B, C, T, H, W], then `draw_timesteps`: a reference's order."""
         clean = batch["latents"]
         b, t, c, h, w = clean.shape
         noise = torch.randn(b, c, t, h, w, generator=self.cuda_generator, device=self.device, dtype=clean.dtype)
-        return clean, noise.transpose(1, 2), self.draw_timesteps(b, t)
+        return clean, noise.transpose(1, 2), self.draw_timesteps(b, t, high)
 
-    def draw_timesteps(self, count: int, num_frames: int) -> Tensor:
-        """[B]: u picks an entry of the descending grid; u = 0 is pure noise."""
-        index = (self._draw_u(count) * NUM_TIMESTEPS).long().clamp(max=NUM_TIMESTEPS - 1)
-        return self.schedule.timesteps[index]
+    def draw_timesteps(self, count: int, num_frames: int, high: bool | None = None) -> Tensor:
+        """[B]: u picks an entry of the descending grid; u = 0 is pure noise. `high`: of the side of one of two experts alone."""
+        first, end = (0, NUM_TIMESTEPS) if self.sides is None else self.sides.entries(high, NUM_TIMESTEPS)
+        u = self._draw_u(count) if self.sides is None else self._draw_u_of(self.sides, bool(high), count)
+        return self.schedule.timesteps[(u * NUM_TIMESTEPS).long().clamp(first, end - 1)]
 
     def _draw_u(self, count: int) -> Tensor:
         """[B] in [0, 1]."""
@@ -50,9 +63,21 @@ class FineTuneMethod(TrainingMethod):
         u = torch.rand(count, generator=self.cuda_generator, device=self.device)
         return mode_sampled(u, config.mode_scale) if config.weighting_scheme == "mode" else u
 
-    def predict(self, noisy: Tensor, timesteps: Tensor, prompt: Tensor, clean: Tensor) -> Tensor:
-        """The student's velocity [B, T, C, H, W]. `clean` is for methods that show it to the student as context."""
-        return self.student.predict_velocity(noisy, timesteps, prompt)
+    def _draw_u_of(self, sides: Sides, high: bool, count: int) -> Tensor:
+        """[B]: the same distribution where it is of that side."""
+        uniform = torch.rand(count, generator=self.cuda_generator, device=self.device, dtype=torch.float64)
+        return self._quantile(sides.share * uniform if high else sides.share + (1 - sides.share) * uniform)
+
+    def _quantile(self, uniform: Tensor) -> Tensor:
+        """u as a rising function of a uniform variable in [0, 1], float64."""
+        config: Any = self.cfg.method
+        if config.weighting_scheme == "logit_normal":
+            return (config.logit_mean + config.logit_std * torch.special.ndtri(uniform)).sigmoid()
+        return mode_sampled(1 - uniform, config.mode_scale) if config.weighting_scheme == "mode" else uniform
+
+    def predict(self, student: ModelBase, noisy: Tensor, timesteps: Tensor, prompt: Tensor, clean: Tensor) -> Tensor:
+        """The velocity [B, T, C, H, W]. `clean` is for methods that show it to the student as context."""
+        return student.predict_velocity(noisy, timesteps, prompt)
 
     def loss(self, velocity: Tensor, clean: Tensor, noise: Tensor, noisy: Tensor, timesteps: Tensor) -> Tensor:
         config: Any = self.cfg.method
@@ -61,13 +86,13 @@ class FineTuneMethod(TrainingMethod):
         return losses.velocity_loss(velocity, noise, clean)
 
     def get_optimizers(self, iteration: int) -> Sequence[torch.optim.Optimizer]:
-        return self._optimizer_dict["student"]
+        return self.optimizers_of("student")
 
     def get_lr_schedulers(self, iteration: int) -> Sequence[Any]:
-        return [self._lr_scheduler_dict["student"]]
+        return self.schedulers_of("student")
 
     def get_grad_clip_targets(self, iteration: int) -> dict[str, nn.Module]:
-        return {"student": self.student.transformer}
+        return self.clip_targets_of("student")
 
 
 def mode_sampled(u: Tensor, scale: float) -> Tensor:

@@ -1,6 +1,7 @@
 """Owns knowledge distillation (ALGORITHMS.md section 8): from a state of the teacher's trajectory straight to where it ends.
 
-The trajectories are there when training starts (trainers/trajectories.py), and the teacher is gone. Draws an index [B] a micro-batch.
+The trajectories are there when training starts (trainers/trajectories.py), and the teacher is gone. Draws an index [B] a micro-batch;
+of a student of two experts a step trains one of them, at its own part of the timesteps.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from .. import losses
 from ..config import TrainConfig
 from ..flow import FlowSchedule
 from ..models.base import ModelBase
+from ..sides import split
 from .base import Batch, TrainingMethod
 
 
@@ -25,26 +27,39 @@ class KDMethod(TrainingMethod):
         self.schedule = FlowSchedule(cfg.flow_shift, self.device)
         self.timesteps = torch.tensor(cfg.method.few_steps(cfg.flow_shift), dtype=torch.float32, device=self.device)
         """[K], descending."""
+        self.sides = None if self.student.boundary is None else split((self.timesteps >= self.student.boundary).tolist())
         self.build_optimizer("student")
 
     def single_train_step(self, batch: Batch, iteration: int) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any]]:
-        noisy, timesteps = self.states(batch)
-        clean = self.schedule.to_clean(noisy, self.student.predict_velocity(noisy, timesteps, batch["prompt"]), timesteps)
-        return {"total_loss": losses.regression_loss(clean, batch["trajectory_latents"][:, -1])}, {}, {}
+        high = None if self.sides is None else self.sides.draw(self.shared("side"))
+        noisy, timesteps = self.states(batch, high)
+        velocity = self.student.expert(high).predict_velocity(noisy, timesteps, batch["prompt"])
+        clean = self.schedule.to_clean(noisy, velocity, timesteps)
+        loss = losses.regression_loss(clean, self.target(batch, noisy, timesteps, high), self.loss_weights(timesteps))
+        return {"total_loss": loss}, {}, {} if high is None else {"high_noise": float(high)}
 
-    def states(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def target(self, batch: Batch, noisy: Tensor, timesteps: Tensor, high: bool | None) -> Tensor:
+        """Where the student is to be led, as clean latents [B, T, C, H, W]."""
+        return batch["trajectory_latents"][:, -1]
+
+    def loss_weights(self, timesteps: Tensor) -> Tensor | None:
+        """How much each sample or frame counts, in the shape of `timesteps`; None: all alike."""
+        return None
+
+    def states(self, batch: Batch, high: bool | None = None) -> tuple[Tensor, Tensor]:
         """(states [B, T, C, H, W], timesteps [B]): of each trajectory one of those that the student is sampled at."""
         trajectories, stored = batch["trajectory_latents"], batch["trajectory_timesteps"]
-        index = torch.randint(0, len(self.timesteps), (len(trajectories),), generator=self.cuda_generator, device=self.device)
+        first, end = (0, len(self.timesteps)) if self.sides is None else self.sides.entries(high, len(self.timesteps))
+        index = torch.randint(first, end, (len(trajectories),), generator=self.cuda_generator, device=self.device)
         timesteps = self.timesteps[index]
         place = (stored - timesteps[:, None]).abs().argmin(1)
         return trajectories[torch.arange(len(trajectories), device=self.device), place], timesteps
 
     def get_optimizers(self, iteration: int) -> Sequence[torch.optim.Optimizer]:
-        return self._optimizer_dict["student"]
+        return self.optimizers_of("student")
 
     def get_lr_schedulers(self, iteration: int) -> Sequence[Any]:
-        return [self._lr_scheduler_dict["student"]]
+        return self.schedulers_of("student")
 
     def get_grad_clip_targets(self, iteration: int) -> dict[str, nn.Module]:
-        return {"student": self.student.transformer}
+        return self.clip_targets_of("student")

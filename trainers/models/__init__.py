@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -11,8 +12,8 @@ if TYPE_CHECKING:
     from .base import ModelBase
 
 
-def model_class(family: str) -> type[ModelBase]:
-    """The ModelBase that the module of that name itself defines."""
+def model_class(family: str) -> Callable[..., ModelBase]:
+    """The subclass of ModelBase that the module of that name itself defines."""
     from .base import ModelBase
 
     module = importlib.import_module(f"{__name__}.{family.replace('-', '_')}")

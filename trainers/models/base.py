@@ -1,6 +1,6 @@
-"""Owns what a method may ask of a network in a role: predictions in method code's layout. Must not know any method.
+"""Owns what a method may ask of a role: predictions in method code's layout, and its networks. Must not know any method.
 
-A role's network is built the same way everywhere: the family makes it, activation checkpointing, sharding, then weights. Random
+A network is built the same way everywhere: the family makes it, activation checkpointing, sharding, then weights. Random
 weights are drawn on the CPU from the run's seed before sharding, so that all ranks hold parts of the same network.
 """
 
@@ -22,21 +22,67 @@ COMPUTE_TYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 class ModelBase(ABC):
-    """A role's network: `transformer`, sharded. Float32 masters of what is trained; the rest is kept in the type it computes in."""
+    """A role. It has one network, `transformer`, or two: experts for much and for little noise, each trained in its own range.
+
+    Ranks that call different experts wait for each other for ever where networks are sharded, so the steps of a method ask one expert,
+    which all ranks have agreed on: `expert(high).predict_velocity(...)`. A role of one network is its own expert.
+    """
+
+    config: Any
+    role: str
+    trainable: bool
+    device: torch.device
+    compute_type: torch.dtype
+    transformer: nn.Module
+    """Of a role of one network."""
+
+    boundary: float | None = None
+    """Timestep from which on the first of two experts predicts; None: one network for all."""
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """By the names of their folders in a pipeline."""
+        return {"transformer": self.transformer}
+
+    def expert(self, high: bool | None) -> ModelBase:
+        """The role that predicts at timesteps from the boundary on (high), or below it."""
+        return self
+
+    def on_step(self, step: int) -> None:  # noqa: B027  nothing to do for most
+        """The step, counted from 1, that the next forward passes are of: before each one, and when a checkpoint of it was loaded."""
+
+    @abstractmethod
+    def predict_velocity(self, noisy: Tensor, timesteps: Tensor, prompt: Tensor) -> Tensor:
+        """noisy [B, T, C, H, W], timesteps [B] or [B, T], prompt [B, L, D] -> velocity [B, T, C, H, W] in float32."""
+
+
+class OneNetwork(ModelBase):
+    """One network, sharded. Float32 masters of what is trained; the rest is kept in the type it computes in."""
 
     float32_parts: ClassVar[tuple[str, ...]] = ()
     """Parts of parameter names: what is not trained but for these is kept in the run's precision."""
 
     def __init__(
-        self, config: Any, role: str, *, trainable: bool, precision: str, seed: int, parallel: Parallel, load_weights: bool
+        self,
+        config: Any,
+        role: str,
+        *,
+        trainable: bool,
+        precision: str,
+        seed: int,
+        parallel: Parallel,
+        load_weights: bool,
+        part: str | None = None,
     ) -> None:
-        """load_weights False: whatever is trained will be replaced from a checkpoint."""
+        """load_weights False: whatever is trained will be replaced from a checkpoint. `part`: what its random weights are drawn for,
+        where that is not the role."""
         self.config, self.role, self.trainable = config, role, trainable
         self.device, self.compute_type = parallel.device, COMPUTE_TYPES[precision]
         adapted = trainable and config.lora is not None
         load = load_weights or adapted  # a checkpoint holds the adapters only
         random = config.init_from is None and load
-        self.transformer: nn.Module = self._random(derived_seed("weights", seed, role)) if random else self._empty()
+        part = part or role
+        self.transformer = self._random(derived_seed("weights", seed, part)) if random else self._empty()
         self.transformer.requires_grad_(trainable)
         if adapted:
             lora.inject(self.transformer, config.lora)
@@ -48,7 +94,7 @@ class ModelBase(ABC):
             if load:
                 self.load_weights()
         if adapted:
-            lora.initialise(self.transformer, derived_seed("adapters", seed, role))
+            lora.initialise(self.transformer, derived_seed("adapters", seed, part))
 
     def _shard(self, parallel: Parallel) -> None:
         """Whole or without storage -> sharded. Activation checkpointing, compiling, sharding: torch's order."""
@@ -98,10 +144,3 @@ class ModelBase(ABC):
     @abstractmethod
     def load_weights(self) -> None:
         """Read config.init_from into the sharded parameters. Collective."""
-
-    def on_step(self, step: int) -> None:  # noqa: B027  nothing to do for most
-        """The step, counted from 1, that the next forward passes are of: before each one, and when a checkpoint of it was loaded."""
-
-    @abstractmethod
-    def predict_velocity(self, noisy: Tensor, timesteps: Tensor, prompt: Tensor) -> Tensor:
-        """noisy [B, T, C, H, W], timesteps [B] or [B, T], prompt [B, L, D] -> velocity [B, T, C, H, W] in float32."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -19,6 +19,9 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 
 from .. import blocks
 from .self_attention import projected, put_out
+
+if TYPE_CHECKING:
+    from .streaming import Layers, Past
 
 TILE = 128
 """Tokens of a side of the squares that flex_attention computes, masks or leaves out whole."""
@@ -32,12 +35,19 @@ class Attending:
     cos: Tensor
     """[1, S, 1, head dim], each angle twice in a row, as diffusers has it."""
     sin: Tensor
-    mask: Tensor | BlockMask
-    """[S, S] bool, row attends to column; or the same for flex_attention."""
+    mask: Tensor | BlockMask | None
+    """[S, S] bool, row attends to column; or the same for flex_attention. None: to all."""
+    past: Past | None = None
+    """Earlier blocks, which all tokens attend to as well."""
+    kept: Layers | None = None
+    """Gets the tokens' own keys and values. Only without gradient: nothing must be kept a second time."""
 
 
 class BlockCausalProcessor:
-    """Self-attention of a WanTransformerBlock, which gets an Attending in place of rotary angles."""
+    """Self-attention of a WanTransformerBlock, the `layer`th, which gets an Attending in place of rotary angles."""
+
+    def __init__(self, layer: int) -> None:
+        self._layer = layer
 
     def __call__(
         self, attn: Any, hidden: Tensor, encoder_hidden: Tensor | None = None, attention_mask: Tensor | None = None, rotary_emb: Any = None
@@ -45,13 +55,17 @@ class BlockCausalProcessor:
         """[B, S, D] -> [B, S, D]."""
         assert encoder_hidden is None and attention_mask is None and isinstance(rotary_emb, Attending)
         query, key, value = projected(attn, hidden, rotary_emb.cos, rotary_emb.sin)
+        if rotary_emb.kept is not None:
+            rotary_emb.kept.put(self._layer, (key, value))
+        if rotary_emb.past is not None:
+            key, value = rotary_emb.past.followed_by(self._layer, key, value)
         return put_out(attn, attend(query, key, value, rotary_emb.mask), hidden)
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | BlockMask) -> Tensor:
-    """[B, S, heads, head dim] each."""
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | BlockMask | None) -> Tensor:
+    """[B, S, heads, head dim] each; of keys and values there may be another number S."""
     query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
-    if isinstance(mask, Tensor):
+    if mask is None or isinstance(mask, Tensor):
         seen = scaled_dot_product_attention(query, key, value, attn_mask=mask)
     else:
         seen = _flex(query.device.type)(query, key, value, block_mask=mask)
@@ -65,14 +79,15 @@ def _flex(device_type: str) -> Callable[..., Tensor]:
     return found
 
 
-def angles(rope: Any, positions: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+def angles(rope: Any, positions: Tensor, height: int, width: int, last: int = 0) -> tuple[Tensor, Tensor]:
     """(cos, sin), each [1, frames x height x width, 1, head dim], for frames at `positions` [frames] of a video.
 
-    `rope` is diffusers' WanRotaryPosEmbed, which by itself knows only frames 0, 1, 2...
+    `rope` is diffusers' WanRotaryPosEmbed, which by itself knows only frames 0, 1, 2... up to its rope_max_seq_len; `last`: the
+    largest of the positions, where it may be beyond that.
     """
 
-    def grid(table: Tensor) -> Tensor:
-        in_time, down, across = table.split([rope.t_dim, rope.h_dim, rope.w_dim], 1)
+    def grid(table: Tensor, in_time: Tensor) -> Tensor:
+        _, down, across = table.split([rope.t_dim, rope.h_dim, rope.w_dim], 1)
         shape = (len(positions), height, width, -1)
         parts = [
             in_time[positions][:, None, None].expand(*shape),
@@ -81,7 +96,37 @@ def angles(rope: Any, positions: Tensor, height: int, width: int) -> tuple[Tenso
         ]
         return torch.cat(parts, -1).flatten(0, 2)[None, :, None]
 
-    return grid(rope.freqs_cos), grid(rope.freqs_sin)
+    in_time = _in_time(rope, last)
+    return grid(rope.freqs_cos, in_time[0]), grid(rope.freqs_sin, in_time[1])
+
+
+def turn(rope: Any, by: int) -> tuple[Tensor, Tensor]:
+    """(cos, sin), each [1, 1, 1, head dim], that move keys by so many frames, wherever in their frame they are."""
+    cos, sin = _in_time(rope, by)
+    within = rope.h_dim + rope.w_dim
+    moved = [torch.cat([table[by], table.new_full((within,), still)]) for table, still in ((cos, 1.0), (sin, 0.0))]
+    return moved[0].reshape(1, 1, 1, -1), moved[1].reshape(1, 1, 1, -1)
+
+
+def _in_time(rope: Any, last: int) -> tuple[Tensor, Tensor]:
+    """(cos, sin), each [at least last + 1, time's part of the head dim]."""
+    if last < len(rope.freqs_cos):
+        return rope.freqs_cos[:, : rope.t_dim], rope.freqs_sin[:, : rope.t_dim]
+    length = 1 << last.bit_length()
+    return _long_tables(rope.attention_head_dim, tuple(rope.patch_size), length, rope.freqs_cos.device, rope.freqs_cos.dtype)
+
+
+@lru_cache(maxsize=4)
+def _long_tables(
+    head_dim: int, patch_size: tuple[int, int, int], length: int, device: torch.device, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """What diffusers computes for a network of a longer rope_max_seq_len."""
+    from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed
+
+    with torch.inference_mode(False), torch.device("cpu"):  # kept, like the masks
+        rope: Any = WanRotaryPosEmbed(head_dim, patch_size, length)
+        cos, sin = (table[:, : rope.t_dim].to(device, dtype) for table in (rope.freqs_cos, rope.freqs_sin))
+    return cos, sin
 
 
 Backend = Literal["dense", "flex"]
@@ -96,11 +141,18 @@ def backend(wanted: str, device: torch.device, head_dim: int) -> Backend:
 
 @lru_cache(maxsize=4)
 def mask(
-    kind: Backend, num_frames: int, per_block: int, tokens: int, device: torch.device, *, teacher_forcing: bool = False
+    kind: Backend,
+    num_frames: int,
+    per_block: int,
+    tokens: int,
+    device: torch.device,
+    *,
+    teacher_forcing: bool = False,
+    window: blocks.Window = blocks.ALL,
 ) -> Tensor | BlockMask:
     """The mask for `tokens` a frame; with teacher_forcing for twice the frames: [clean | noisy]."""
     with torch.inference_mode(False):  # it is kept: one made while sampling must still do for training
-        between = (blocks.teacher_forcing if teacher_forcing else blocks.causal)(num_frames, per_block)
+        between = (blocks.teacher_forcing if teacher_forcing else blocks.causal)(num_frames, per_block, window)
         if kind == "flex":
             return tile_mask(between, tokens, device)
         return between.repeat_interleave(tokens, 0).repeat_interleave(tokens, 1).to(device)

@@ -16,7 +16,7 @@ from torch.distributed.checkpoint.state_dict import get_model_state_dict
 from .. import lora
 from ..config.attention import SparseAttention
 from . import source, vsa_network, weights
-from .base import ModelBase
+from .base import OneNetwork
 from .vsa_network import SparseSelfAttention
 
 # diffusers imports peft for a hook that is not used here: half a second and 260 files a rank, wanted only by one with adapters.
@@ -28,7 +28,7 @@ finally:
     import_utils._peft_available = _there
 
 
-class Wan(ModelBase):
+class Wan(OneNetwork):
     float32_parts: ClassVar = ("time_embedder", "scale_shift_table", "norm1", "norm2", "norm3")
     _sparse: SparseSelfAttention | None = None
 

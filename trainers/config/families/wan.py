@@ -70,6 +70,20 @@ class Config(Section):
     compile: bool = False
     """torch.compile each block: faster steps after a slow first one."""
 
+    @property
+    def adapted(self) -> bool:
+        """Whether adapters are trained, not the weights."""
+        return self.lora is not None
+
+    @property
+    def references(self) -> list[tuple[str, str | None]]:
+        """(init_from, revision) of all that it starts from."""
+        return [] if self.init_from is None else [(self.init_from, self.revision)]
+
+    def missing_inputs(self, role: str) -> list[Problem]:
+        """What is not in the folders it reads, where these are on this machine; paths as those of `problems`. Looks at the disk."""
+        return []
+
     def problems(self, role: str, train: TrainConfig) -> list[Problem]:
         """What is wrong between this role and the rest of the train block; paths are keys below `train`."""
         found = []

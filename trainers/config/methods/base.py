@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ..data import DataConfig, Needs
 from ..section import Problem, Section
@@ -49,3 +49,8 @@ class MethodConfig(Section):
     def few_steps(self, flow_shift: float) -> list[float] | None:
         """Timesteps, descending, that the student is to be sampled at; None where it takes many steps, as any number of them."""
         return None
+
+    @property
+    def few_step_solver(self) -> Literal["sde", "ode"]:
+        """How noise comes back between these: fresh, or as the prediction implies."""
+        return "sde"

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
+from .. import causal
 from ..section import Problem
 from .base import MethodConfig
 
@@ -36,15 +37,11 @@ class Config(MethodConfig):
 
     def problems(self, train: TrainConfig) -> list[Problem]:
         """What does not fit the rest of the train block."""
-        student = train.models.get("student")
-        if student is None:
-            return []
-        per_block = getattr(student, "num_frames_per_block", None)
-        if per_block is None:
-            family = getattr(student, "family", None)
-            message = f"method dfsft needs a block-causal student, not the family {family!r}"
-            return [Problem(("models", "student", "family"), message, "use family: causal-wan; it loads the same weights")]
-        if self.chunk_size is not None and self.chunk_size != per_block:
+        per_block = getattr(train.models.get("student"), "num_frames_per_block", None)
+        if per_block is not None and self.chunk_size not in (None, per_block):
             message = f"chunk_size {self.chunk_size} is not the student's num_frames_per_block {per_block}"
             return [Problem(("method", "chunk_size"), message, "leave chunk_size out, or make them equal")]
-        return []
+        if getattr(train.models.get("student"), "boundary_ratio", None) is not None and not self.teacher_forcing:
+            message = "of two experts each predicts in its own range of noise levels, and in diffusion forcing a video's blocks are in both"
+            return [Problem(("method", "teacher_forcing"), message, "teacher_forcing: true shows earlier blocks clean, whatever the range")]
+        return causal.problems(train)

@@ -55,7 +55,8 @@ class Config(MethodConfig):
         """What does not fit the rest of the train block."""
         found = []
         from_noise = self.rollout == "simulate"
-        if wrong := steps.wrong(self.denoising_steps, train.flow_shift, self.warp_denoising_steps, from_noise=from_noise):
+        wrong = steps.wrong(self.denoising_steps, train.flow_shift, self.warp_denoising_steps, from_noise=from_noise)
+        if wrong := wrong or steps.one_sided(self.few_steps(train.flow_shift), train.models.get("student")):
             found.append(Problem(("method", "denoising_steps"), *wrong))
         if self.generator_update_interval > train.max_steps:
             message = f"the student would never step: its interval is {self.generator_update_interval}, max_steps {train.max_steps}"

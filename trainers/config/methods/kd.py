@@ -61,14 +61,19 @@ class Config(MethodConfig):
             "teacher_guidance_scale": self.teacher_guidance_scale,
             "latents": list(train.data.latent_shape),
             "text_len": train.data.text_len,
-            "timesteps": self.t_list[:-1],
+            "timesteps": self.kept(train),
             "total": self.num_trajectories,
         }
+
+    def kept(self, train: TrainConfig) -> list[int]:
+        """Timesteps of the states that the student learns from."""
+        return self.t_list[:-1]
 
     def problems(self, train: TrainConfig) -> list[Problem]:
         """What does not fit the rest of the train block."""
         found = []
-        if wrong := self._wrong_list(train.flow_shift):
+        wrong = self._wrong_list(train.flow_shift)
+        if wrong := wrong or steps.one_sided(self.t_list[:-1], train.models.get("student")):
             found.append(Problem(("method", "t_list"), *wrong))
         if train.data.text_dropout:
             message = "the teacher's trajectories belong to their prompts"
@@ -95,7 +100,7 @@ class Config(MethodConfig):
             found = cache.read(folder)
         except cache.NoCache as error:
             return [Problem(("method", "cache"), str(error), "give another folder")]
-        digest = cache.local_digest(getattr(teacher, "init_from", None), getattr(teacher, "revision", None))
+        digest = cache.local_digest(getattr(teacher, "references", ()))
         if found is not None and (wrong := cache.differences(found, {**self.settings(train), "teacher": digest})):
             message = f"the trajectories in {folder} were made otherwise: {wrong}"
             return [Problem(("method", "cache"), message, "give another folder, or what they were made with")]

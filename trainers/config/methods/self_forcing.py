@@ -1,0 +1,66 @@
+"""Owns the knobs of self-forcing, DMD2 on a causal student's own samples (ALGORITHMS.md section 7). Must not import torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field, NonNegativeInt
+
+from .. import causal
+from ..section import Problem
+from . import dmd2
+
+if TYPE_CHECKING:
+    from ..train import TrainConfig
+
+
+class Config(dmd2.Config):
+    kind: Literal["self-forcing"] = "self-forcing"  # type: ignore[assignment]
+    rollout: Literal["simulate"] = "simulate"
+    """The student's own samples: prompts are all the data it needs."""
+    same_step_across_blocks: bool = True
+    """The step that has the gradient is drawn once for all blocks of a video; false: for each. Always the same on all ranks."""
+    last_step_only: bool = False
+    """It is the last one of denoising_steps at each iteration."""
+    renoise: Literal["sde", "ode"] = "sde"
+    """From step to step with fresh noise, or with the noise that the prediction implies. Validation and samples follow it."""
+    context_noise: float = Field(0.0, ge=0, lt=1000)
+    """Timestep at which a finished block is shown to later ones; 0: as it is."""
+    start_gradient_frame: NonNegativeInt = 0
+    """Blocks that start before this latent frame have no gradient: a long video needs less memory."""
+    require_causal_start: bool = True
+    """Refuse a student whose weights nothing tells to have been trained as a causal network of the same blocks."""
+
+    @property
+    def few_step_solver(self) -> Literal["sde", "ode"]:
+        return self.renoise
+
+    def problems(self, train: TrainConfig) -> list[Problem]:
+        """What does not fit the rest of the train block."""
+        found = causal.problems(train) + super().problems(train)
+        frames = train.data.latent_shape[0]
+        if not found and self.start_gradient_frame > (last := self._last_start(train)):
+            message = f"{self.start_gradient_frame}: no block has a gradient, the last of the {frames} latent frames starts at {last}"
+            found.append(Problem(("method", "start_gradient_frame"), message, f"at most {last}"))
+        for role in ("teacher", "critic"):
+            if getattr(train.models.get(role), "num_frames_per_block", None) is not None:
+                message = f"the {role} scores whole videos: it must see all frames, not only earlier ones"
+                found.append(Problem(("models", role, "family"), message, "use family: wan"))
+        return found
+
+    def _last_start(self, train: TrainConfig) -> int:
+        """The first frame of the last block."""
+        per_block = getattr(train.models.get("student"), "num_frames_per_block", 1)
+        return int((train.data.latent_shape[0] - 1) // per_block * per_block)
+
+    def missing_inputs(self, train: TrainConfig) -> list[Problem]:
+        """Also where the student would not start as a causal network."""
+        wrong = self.wrong_start(train)
+        return super().missing_inputs(train) + ([] if wrong is None else [Problem(("models", "student", "init_from"), *wrong)])
+
+    def wrong_start(self, train: TrainConfig) -> tuple[str, str] | None:
+        """(what is wrong, hint) with the weights that the student starts from."""
+        if not self.require_causal_start or "student" not in train.models:
+            return None
+        wrong = causal.wrong_start(train.models["student"])
+        return wrong and (wrong[0], f"{wrong[1]}; or method.require_causal_start: false")

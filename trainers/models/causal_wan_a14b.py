@@ -1,0 +1,57 @@
+"""Owns the causal Wan2.2 A14B: two causal Wans, each with its own range of timesteps. Must not know any method.
+
+Block by block each expert has a cache of its own, and sees every finished block.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..blocks import Window
+from .base import OneNetwork
+from .causal_wan import CausalWan
+from .streaming import KVCache
+from .wan_a14b import WanA14B
+
+
+@dataclass(frozen=True)
+class ExpertCaches:
+    """One of each expert, of the same prompt and videos."""
+
+    high: KVCache
+    low: KVCache
+
+    def of(self, high: bool) -> KVCache:
+        return self.high if high else self.low
+
+    @property
+    def num_bytes(self) -> int:
+        return self.high.num_bytes + self.low.num_bytes
+
+
+class CausalWanA14B(WanA14B):
+    """Blocks are the same in both experts."""
+
+    expert_class: ClassVar[type[OneNetwork]] = CausalWan
+
+    @property
+    def num_frames_per_block(self) -> int:
+        return int(self.config.num_frames_per_block)
+
+    def open_cache(self, batch: int, prompt: Tensor, frames: int, size: tuple[int, int], window: Window | None = None) -> ExpertCaches:
+        """As CausalWan's, for both experts. A pass over a block is one expert's: `expert(high).predict_block(..., caches.of(high))`."""
+        made = [expert.open_cache(batch, prompt, frames, size, window) for expert in self._experts()]
+        return ExpertCaches(*made)
+
+    @torch.no_grad()
+    def write_block(self, clean: Tensor, timesteps: Tensor, prompt: Tensor, cache: ExpertCaches, *, start: int) -> None:
+        """The context pass, through both experts."""
+        for expert, own in zip(self._experts(), (cache.high, cache.low), strict=True):
+            expert.write_block(clean, timesteps, prompt, own, start=start)
+
+    def _experts(self) -> tuple[Any, Any]:
+        return self.high, self.low

@@ -1,0 +1,72 @@
+"""Owns Wan2.2 A14B as a role: two Wans, each with its own range of timesteps. Must not know any method.
+
+Each expert is a whole role of one network, sharded by itself. Which one a pass needs is a question that all ranks must answer alike
+before it: see `ModelBase.expert`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ..config.families.wan_a14b import HIGH, LOW
+from ..flow import NUM_TIMESTEPS
+from ..parallel import Parallel
+from . import experts
+from .base import COMPUTE_TYPES, ModelBase, OneNetwork
+from .wan import Wan
+
+
+class WanA14B(ModelBase):
+    """`transformer` predicts at timesteps >= `boundary`, `transformer_2` below, as in diffusers' WanPipeline."""
+
+    expert_class: ClassVar[type[OneNetwork]] = Wan
+
+    def __init__(
+        self, config: Any, role: str, *, trainable: bool, precision: str, seed: int, parallel: Parallel, load_weights: bool
+    ) -> None:
+        self.config, self.role, self.trainable = config, role, trainable
+        self.device, self.compute_type = parallel.device, COMPUTE_TYPES[precision]
+        self.boundary, self._parallel = config.boundary_ratio * NUM_TIMESTEPS, parallel
+        made = [
+            self.expert_class(
+                experts.section_of(config, name),
+                role,
+                trainable=trainable,
+                precision=precision,
+                seed=seed,
+                parallel=parallel,
+                load_weights=load_weights,
+                part=f"{role}.{name}",
+            )
+            for name in (HIGH, LOW)
+        ]
+        self.high, self.low = made
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        return {HIGH: self.high.transformer, LOW: self.low.transformer}
+
+    def expert(self, high: bool | None) -> ModelBase:
+        assert high is not None, "which of two experts predicts is for the caller to say"
+        return self.high if high else self.low
+
+    def on_step(self, step: int) -> None:
+        for expert in (self.high, self.low):
+            expert.on_step(step)
+
+    def predict_velocity(self, noisy: Tensor, timesteps: Tensor, prompt: Tensor) -> Tensor:
+        """Of whatever timesteps, each by its expert. Collective, and waits for the device: steps of training ask `expert`.
+
+        An expert makes its pass over the whole batch on all ranks as soon as any sample on any of them needs it.
+        """
+        above = timesteps >= self.boundary
+        used = self._parallel.any_rank(bool(above.any()), not bool(above.all()))
+        found = [
+            self.expert(high).predict_velocity(noisy, timesteps, prompt) for high, wanted in zip((True, False), used, strict=True) if wanted
+        ]
+        if len(found) == 1:
+            return found[0]
+        return torch.where(above.reshape(*above.shape, *[1] * (noisy.ndim - above.ndim)), *found)
