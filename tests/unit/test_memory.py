@@ -92,3 +92,10 @@ def test_a_model_that_is_not_here_is_told_as_unknown(tmp_path: Path) -> None:
     (tmp_path / "other/transformer/config.json").write_text('{"_class_name": "WanTransformer3DModel", "num_layers": 1}')
     found = of("finetune", 8, f"train.models.student.init_from={tmp_path / 'other'}")
     assert found.unknown == [] and found.roles[0].parameters == sizes.of(WanArchitecture(num_layers=1)).parameters
+
+
+def test_of_two_experts_both_are_kept_and_one_computes() -> None:
+    one = next(r for r in of("finetune", 8, "train.models.student.init_from=Wan-AI/Wan2.1-T2V-14B-Diffusers").roles)
+    two = next(r for r in of("finetune-a14b", 8).roles)
+    assert two.parameters == 2 * (one.parameters or 0)
+    assert two.gathered == one.gathered and two.optimizer == 2 * one.optimizer

@@ -6,12 +6,13 @@ transformer blocks keeps, from the sizes of their inputs: within some ten per ce
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from . import sizes
 from .attention import SparseAttention
 from .checks import batching
+from .families.wan_a14b import HIGH, LOW, TwoExperts
 from .optimizers import MuonConfig
 from .sizes import NetworkSize
 from .train import TrainConfig
@@ -80,7 +81,16 @@ def estimate(train: TrainConfig, world_size: int) -> Memory:
 
 
 def size_of(model: Any) -> NetworkSize | None:
-    """Of a role's network; None where it is of a family without numbers, or of a model that is not here."""
+    """Of a role's network or networks; None where it is of a family without numbers, or of a model that is not here."""
+    if not isinstance(model, TwoExperts):
+        return _size_of_one(model)
+    high, low = (_size_of_one(model.expert(name)) for name in (HIGH, LOW))
+    if high is None or low is None:
+        return None
+    return replace(high, parameters=high.parameters + low.parameters, adapters=high.adapters + low.adapters, networks=2)
+
+
+def _size_of_one(model: Any) -> NetworkSize | None:
     reference = getattr(model, "init_from", None)
     architecture = getattr(model, "architecture", None)
     if reference is not None:
@@ -101,7 +111,7 @@ def _states(train: TrainConfig, role: str, size: NetworkSize) -> int:
     trained = _trained(train, role, size)
     if not isinstance(train.optimizers.get(role), MuonConfig):
         return 2 * trained
-    matrices = 0 if size.adapters else size.layers * (size.block - 16 * size.width - 2 * size.ffn)
+    matrices = 0 if size.adapters else size.networks * size.layers * (size.block - 16 * size.width - 2 * size.ffn)
     return 2 * trained - matrices
 
 

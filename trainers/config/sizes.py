@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class NetworkSize:
-    """Of one network of a role."""
+    """Of a role's network, or of its networks, which are alike."""
 
     parameters: int
     adapters: int
@@ -30,6 +30,8 @@ class NetworkSize:
     width: int
     ffn: int
     patch: tuple[int, int, int]
+    networks: int = 1
+    """Parameters and adapters are those of all; at a time one computes."""
 
     def tokens(self, latents: tuple[int, int, int]) -> int:
         """Of one clip of (T, H, W) latents."""
