@@ -243,6 +243,8 @@ def _written_by(run: Run) -> str:
     recipe = compose(str(run.config_file)).recipe
     if recipe.evaluate is not None:
         return f"{(run.path / 'evaluation.md').read_text()}\npicture:  {run.path / 'evaluation.png'}"
+    if recipe.export is not None:
+        return f"results:  {recipe.export.folder}\nnext:     fvlaunch sample {recipe.export.folder} --prompt TEXT"
     output = getattr(recipe.preprocess, "output", None)
     if output is None:
         return "next:     fvlaunch submit preprocess, or a training recipe"

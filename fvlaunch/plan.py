@@ -51,7 +51,7 @@ class Plan:
     micro_batch_size: int
     accumulation: int
     program: str
-    """One of the recipe's programs: train, preprocess, download, evaluate."""
+    """One of the recipe's programs: train, preprocess, download, evaluate, export."""
     max_steps: int
     """0: known only once it runs (clips to preprocess, bytes to download)."""
     time_s: int | None

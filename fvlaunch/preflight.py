@@ -31,7 +31,12 @@ def check_inputs(composed: Composed, made_before: Collection[str] = ()) -> None:
     """
     if any("container" in argument for argument in composed.cluster.srun_args):
         return
-    problems = [*_train(composed, made_before), *_preprocess(composed, made_before), *_evaluate(composed, made_before)]
+    problems = [
+        *_train(composed, made_before),
+        *_preprocess(composed, made_before),
+        *_evaluate(composed, made_before),
+        *_export(composed, made_before),
+    ]
     if problems:
         raise ConfigError(problems[:20])
 
@@ -128,6 +133,17 @@ def _evaluate(composed: Composed, made_before: Collection[str]) -> Iterator[Prob
         if row.source not in made_before and not Path(row.source).is_dir():
             hint = "a run's directory, or a folder that `fvlaunch export` made"
             yield _problem(composed, ("evaluate", "rows", name, "source"), f"{row.source} does not exist", hint)
+
+
+def _export(composed: Composed, made_before: Collection[str]) -> Iterator[Problem]:
+    block = composed.recipe.export
+    if block is None or block.run in made_before:
+        return
+    if not (Path(block.run) / "checkpoints").is_dir():
+        yield _problem(composed, ("export", "run"), f"{block.run} is no run with checkpoints", "--set export.run=runs/NAME")
+    elif block.folder.exists():
+        hint = "nothing is ever overwritten: --set export.to=DIR, or remove it"
+        yield _problem(composed, ("export", "to"), f"{block.folder} exists already", hint)
 
 
 def _data(composed: Composed, folder: str, *, made_on_first_use: bool) -> Iterator[Problem]:

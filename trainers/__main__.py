@@ -19,7 +19,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from . import inputs
-from .config import TrainConfig, check, download, evaluate, guidance, preprocess
+from .config import TrainConfig, check, download, evaluate, exporting, guidance, preprocess
 from .control import EXIT_NO_RESTART, EXIT_SAVED, Control
 from .errors import UserError
 
@@ -29,6 +29,7 @@ PROGRAMS: dict[str, tuple[Any, str]] = {
     "preprocess": (preprocess.Config, "preprocessing.job"),
     "download": (download.Config, "downloading"),
     "evaluate": (evaluate.Config, "evaluating"),
+    "export": (exporting.Config, "exporting"),
 }
 """What a rank can do: the key of its configuration file -> (what the block must be, the module whose `run` does it)."""
 

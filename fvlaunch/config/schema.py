@@ -15,6 +15,7 @@ from fvlaunch.config.values import ENV_NAME, TIME_HINT, seconds, time_text
 from trainers.config import TrainConfig
 from trainers.config.download import Config as DownloadConfig
 from trainers.config.evaluate import Config as EvaluateConfig
+from trainers.config.exporting import Config as ExportConfig
 from trainers.config.preprocess import Config as PreprocessConfig
 from trainers.config.section import Section
 
@@ -127,12 +128,12 @@ class Resources(Section):
     """null: cores / ranks on a node, fixed at submission, since sums depend on it."""
 
 
-PROGRAMS = ("train", "preprocess", "download", "evaluate")
+PROGRAMS = ("train", "preprocess", "download", "evaluate", "export")
 """What a job can be: the block of a recipe that says so, and the name that the ranks get it by."""
 
 
 class Recipe(Section):
-    """What to do, on how many ranks: exactly one of the blocks train, preprocess, download, evaluate."""
+    """What to do, on how many ranks: exactly one of the blocks train, preprocess, download, evaluate, export."""
 
     description: Annotated[str, BeforeValidator(_one_line)] = ""
     tiny: bool = False
@@ -142,12 +143,13 @@ class Recipe(Section):
     preprocess: PreprocessConfig | None = None
     download: DownloadConfig | None = None
     evaluate: EvaluateConfig | None = None
+    export: ExportConfig | None = None
 
     @model_validator(mode="after")
     def _one_program(self) -> Recipe:
         given = [name for name in PROGRAMS if getattr(self, name) is not None]
         if not given:
-            raise _wrong("'train' is missing", "add train (or preprocess, download, or evaluate)")
+            raise _wrong("'train' is missing", "add train (or preprocess, download, evaluate or export)")
         if len(given) > 1:
             raise _wrong(f"{' and '.join(given)} exclude each other", "a recipe does one thing; write the other one in a file of its own")
         return self

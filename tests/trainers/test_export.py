@@ -15,7 +15,9 @@ from one_rank import one_rank
 from safetensors.torch import load_file
 from trainer_ranks import read, tiny
 
-from trainers import export, generation, restoring
+from trainers import export, exporting, generation, restoring
+from trainers.config.exporting import Config
+from trainers.control import Control
 from trainers.data.schema import PartWriter, Sample
 from trainers.models.tiny import build
 from trainers.parallel import Parallel
@@ -283,3 +285,16 @@ def test_an_upload_that_fails_leaves_the_export_and_tells_how_to_go_on(
     assert code == 1 and "is exported, but the upload to me/model failed" in err and "hint: hf upload me/model" in err
     assert (tmp_path / "made/transformer").is_dir()
     assert 'from_pretrained("me/model"' in (tmp_path / "made/README.md").read_text()
+
+
+def test_a_job_that_exports_leaves_the_folder_that_the_command_makes(small: Path, tmp_path: Path) -> None:
+    config = Config(run=str(small), to=str(tmp_path / "job"), weights="ema")
+    assert exporting.run(config, tmp_path, Control({"RANK": "0"})) == 0
+    export.main([str(small), "--to", str(tmp_path / "command"), "--weights", "ema"])
+    weights = [load_file(tmp_path / name / "transformer/diffusion_pytorch_model.safetensors") for name in ("job", "command")]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+    assert exporting.run(config, tmp_path, Control({"RANK": "0"})) == 0  # as after a restart
+    stopped = Control({"RANK": "0"})
+    stopped.stop_requested = True
+    assert exporting.run(config.model_copy(update={"to": str(tmp_path / "never")}), tmp_path, stopped) == 75

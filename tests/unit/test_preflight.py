@@ -86,6 +86,17 @@ def test_preprocessing_needs_its_clips_and_its_model(tmp_path: Path) -> None:
     assert problems(tmp_path, "preprocess", "tiny=true", "preprocess.source=clips") == []
 
 
+def test_an_export_needs_a_run_and_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    (missing,) = problems(tmp_path, "export")
+    assert (missing.key, "runs/my-run is no run with checkpoints" in missing.message) == ("export.run", True)
+    (tmp_path / "runs/my-run/checkpoints").mkdir(parents=True)
+    assert problems(tmp_path, "export") == []
+    (tmp_path / "runs/my-run/export-ema").mkdir()
+    (there,) = problems(tmp_path, "export")
+    assert (there.key, "exists already" in there.message) == ("export.to", True)
+    assert problems(tmp_path, "export", "export.to=elsewhere") == []
+
+
 def test_inside_a_container_nothing_is_looked_for(tmp_path: Path) -> None:
     assert problems(tmp_path, "finetune", 'cluster.srun_args=["--container-image=/images/x.sqsh"]') == []
 
