@@ -1,4 +1,4 @@
-"""Owns the `export` program: a job that writes a run's weights as a folder, as the last stage of a pipeline does. See trainers/export.py."""
+"""Owns the `export` program: a job that writes a run's weights as a folder, as a pipeline's last stage does; see trainers/export.py."""
 
 from __future__ import annotations
 
