@@ -17,7 +17,8 @@ def test_the_real_configuration_is_read_and_a_node_looked_at(workspace: Workspac
     assert "GraceTime 3 s, and a save takes 120 s (assumed" in said["grace time"]["found"] and said["grace time"]["cure"]
     assert said["user signal"]["verdict"] == "OK" and said["accounting"]["verdict"] == "WARN"
     assert said["python on a node"]["verdict"] == "OK" and said["shared folder"]["verdict"] == "OK"
-    assert slurm.jobs() == [] and list(workspace.runs.iterdir()) == []
+    workspace.until(lambda: not slurm.jobs(), "doctor leaves no job")
+    assert list(workspace.runs.iterdir()) == []
 
 
 def test_a_profile_that_cannot_work_fails(workspace: Workspace, slurm: SlurmCluster) -> None:
@@ -34,7 +35,8 @@ def test_a_node_that_is_not_free_is_not_waited_for_for_ever(workspace: Workspace
     slurm.wait_state(job_id, "RUNNING")
     done = workspace.call("doctor", "--cluster", "real", "--wait-s", "2", "--json")
     said = {one["check"]: one for one in json.loads(done.stdout)}
-    assert "none was free within 2 s" in said["a node"]["found"] and [line.split()[0] for line in slurm.jobs()] == [job_id]
+    assert "none was free within 2 s" in said["a node"]["found"]
+    workspace.until(lambda: [line.split()[0] for line in slurm.jobs()] == [job_id], "its own job is gone")
     slurm.cancel_all()
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -225,8 +226,12 @@ def test_where_squeue_does_not_answer_either_nothing_is_concluded(tmp_path: Path
 
 def test_ctrl_c_during_sbatch_keeps_the_job_that_was_taken(tmp_path: Path, slurm: Slurm) -> None:
     slurm.answers('take "$2"; kill -INT $PPID; sleep 1; echo 4711')
-    with pytest.raises(Interrupted, match="has been submitted: job 4711"):
-        submit(make(tmp_path / "runs"))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # tests started in the background ignore it
+    try:
+        with pytest.raises(Interrupted, match="has been submitted: job 4711"):
+            submit(make(tmp_path / "runs"))
+    finally:
+        signal.signal(signal.SIGINT, before)
     [run] = index.known()
     assert (run.record().job_id, run.record().state) == ("4711", "submitted")
 
