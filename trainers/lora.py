@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from .config.families.wan import LoraConfig
 from .errors import UserError
 from .randomness import derived_seed
-from .sharding import local
+from .sharding import local, whole
 
 _BLOCK = re.compile(r"^\w+\.\d+\.")
 
@@ -48,11 +48,11 @@ def initialise(network: nn.Module, seed: int) -> None:
     """A uniform as Kaiming's with a = sqrt(5), B zero: the network starts as its base. From the seed and the name alone, so that
     all ranks, however many, hold parts of the same adapters."""
     for name, parameter in adapters_of(network).items():
-        whole = torch.zeros(parameter.shape)
+        start = torch.zeros(parameter.shape)
         if ".lora_A." in name:
             generator = torch.Generator().manual_seed(derived_seed("lora", seed, name))
-            nn.init.kaiming_uniform_(whole, a=math.sqrt(5), generator=generator)
-        local(parameter).copy_(local(_laid_out_as(parameter, whole)))
+            nn.init.kaiming_uniform_(start, a=math.sqrt(5), generator=generator)
+        local(parameter).copy_(local(_laid_out_as(parameter, start)))
 
 
 def adapters_of(network: nn.Module) -> dict[str, Tensor]:
@@ -82,7 +82,7 @@ def adapter_state(module: nn.Module, weights: Mapping[str, Tensor] | None = None
     """
     found = adapters_of(module)
     chosen = found if weights is None else {name: weights[name] for name in found}
-    return {exported_name(name): _whole(tensor).cpu() for name, tensor in chosen.items()}
+    return {exported_name(name): whole(tensor.detach()).cpu() for name, tensor in chosen.items()}
 
 
 def adapter_config(module: Any) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def merge(module: nn.Module) -> None:
 
     layers: list[tuple[str, Any]] = [(name, layer) for name, layer in module.named_modules() if isinstance(layer, LoraLayer)]
     for name, layer in layers:
-        down, up = (_whole(side["default"].weight) for side in (layer.lora_A, layer.lora_B))
+        down, up = (whole(side["default"].weight.detach()) for side in (layer.lora_A, layer.lora_B))
         weight = layer.base_layer.weight
         added = local(_laid_out_as(weight, delta(down, up, layer.scaling["default"])))
         part = local(weight)
@@ -115,16 +115,11 @@ def merge(module: nn.Module) -> None:
     module._hf_peft_config_loaded = False
 
 
-def _whole(tensor: Tensor) -> Tensor:
-    whole = tensor.detach()
-    return whole.full_tensor() if isinstance(whole, DTensor) else whole
-
-
-def _laid_out_as(parameter: Tensor, whole: Tensor) -> Tensor:
-    """`whole`, equal on all ranks, split over them as the parameter is. Without communication."""
+def _laid_out_as(parameter: Tensor, complete: Tensor) -> Tensor:
+    """`complete`, equal on all ranks, split over them as the parameter is. Without communication."""
     if not isinstance(parameter, DTensor):
-        return whole
-    return distribute_tensor(whole.to(parameter.device), parameter.device_mesh, parameter.placements, src_data_rank=None)
+        return complete
+    return distribute_tensor(complete.to(parameter.device), parameter.device_mesh, parameter.placements, src_data_rank=None)
 
 
 # --- names

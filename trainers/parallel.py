@@ -106,6 +106,8 @@ def shard(
     compute None: in the type they are kept in. Inputs are not cast: bfloat16 would round timesteps (937.5 -> 936) and rotary
     angles. The caller casts what it means to cast.
     """
+    if parallel.world_size == 1 and parallel.device.type == "cpu" and compute is None:
+        return  # nothing to share out or to cast, and FSDP's hooks cost a small network a fifth of its step
     replicated = parallel.mesh["replicate"].size() > 1
     mesh = parallel.mesh["replicate", "shard"] if replicated else parallel.mesh["shard"]
     low = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32, cast_forward_inputs=False)

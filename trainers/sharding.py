@@ -20,3 +20,8 @@ def shard_group(tensor: Tensor) -> dist.ProcessGroup | None:
                 assert placement.dim == 0, placement
                 return tensor.device_mesh.get_group(dimension)
     return None
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All rows. Collective where others hold some."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

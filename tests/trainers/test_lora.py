@@ -12,7 +12,7 @@ import torch
 from one_rank import inputs, one_rank, wan
 from trainer_ranks import ARCHITECTURE, losses, read, tiny
 
-from trainers import lora
+from trainers import lora, sharding
 from trainers.config import TrainConfig
 from trainers.config.checks import check
 from trainers.config.families.wan import Config, LoraConfig
@@ -45,7 +45,7 @@ def trained(place: Parallel, **config: Any) -> Any:
     with torch.no_grad():
         for name, parameter in lora.adapters_of(model.transformer).items():
             if ".lora_B." in name:
-                parameter.to_local().copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+                sharding.local(parameter).copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
     return model
 
 
@@ -59,7 +59,7 @@ def test_it_starts_as_its_base_and_only_adapters_are_trained(place: Parallel, fo
     gradients = {name: parameter.grad for name, parameter in model.transformer.named_parameters() if parameter.grad is not None}
     assert gradients.keys() == training
     for name, gradient in gradients.items():
-        assert bool(gradient.full_tensor().any()) == (".lora_B." in name), name  # B is zero, so A has no gradient yet
+        assert bool(sharding.whole(gradient).any()) == (".lora_B." in name), name  # B is zero, so A has no gradient yet
 
 
 def test_an_adapter_adds_alpha_over_rank_times_b_a(place: Parallel) -> None:
@@ -67,12 +67,11 @@ def test_an_adapter_adds_alpha_over_rank_times_b_a(place: Parallel) -> None:
     layer = block.attn1.to_q
     x = torch.randn(5, 24, generator=torch.Generator().manual_seed(1))
     w, bias, down, up = (
-        parameter.full_tensor().detach().double()
+        sharding.whole(parameter).detach().double()
         for parameter in (layer.base_layer.weight, layer.base_layer.bias, layer.lora_A["default"].weight, layer.lora_B["default"].weight)
     )
     wanted = x.double() @ w.T + bias + 6 / 4 * (x.double() @ down.T) @ up.T
     torch.testing.assert_close(lora.delta(down, up, 1.5).double(), 1.5 * up @ down, rtol=0, atol=2e-6)
-    block.unshard()
     torch.testing.assert_close(layer(x).double(), wanted, rtol=0, atol=2e-6)
 
 

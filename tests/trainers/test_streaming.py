@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from trainer_ranks import ARCHITECTURE
 
-from trainers import blocks
+from trainers import blocks, sharding
 from trainers.blocks import Window
 from trainers.config.families.causal_wan import Config
 from trainers.models import block_causal
@@ -206,7 +206,7 @@ def rolled_out(model: CausalWan, window: Window | None = None) -> tuple[Tensor, 
 
 def gradients(model: CausalWan) -> dict[str, Tensor]:
     found: dict[str, Any] = {name: parameter.grad for name, parameter in model.transformer.named_parameters() if parameter.grad is not None}
-    return {name: gradient.full_tensor().clone() for name, gradient in found.items()}
+    return {name: sharding.whole(gradient).clone() for name, gradient in found.items()}
 
 
 @pytest.mark.parametrize("window", [None, Window(4, sink=1)], ids=str)
@@ -336,7 +336,7 @@ def test_adapters_are_heard_in_both_forms(place: Parallel, folder: Path, model: 
         for number, (name, parameter) in enumerate(adapted.transformer.named_parameters()):
             if "lora_B" in name:
                 local: Any = parameter.data
-                local.to_local().normal_(generator=torch.Generator().manual_seed(number), std=0.3)
+                sharding.local(local).normal_(generator=torch.Generator().manual_seed(number), std=0.3)
     wanted = adapted.predict_velocity(*inputs())
     torch.testing.assert_close(streamed(adapted, *inputs()), wanted, rtol=2e-6, atol=2e-6)
     assert (wanted - model.predict_velocity(*inputs())).abs().max() > 1e-2

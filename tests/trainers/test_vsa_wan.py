@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from trainer_ranks import ARCHITECTURE, losses, metrics, read, tiny
 
-from trainers import export, restoring, sample
+from trainers import export, restoring, sample, sharding
 from trainers.errors import UserError
 from trainers.models import vsa
 from trainers.models.tiny import TEXT_DIM, build
@@ -42,7 +42,7 @@ def opened(model: Any) -> Any:
     with torch.no_grad():
         for name, parameter in model.transformer.named_parameters():
             if "to_gate_compress" in name:
-                parameter.to_local().normal_(0, 0.3, generator=generator)
+                sharding.local(parameter).normal_(0, 0.3, generator=generator)
     return model
 
 
@@ -52,7 +52,7 @@ def test_sparsity_zero_is_the_dense_network_until_the_gates_are_trained(place: P
     torch.testing.assert_close(sparse.predict_velocity(*inputs()), wanted, rtol=0, atol=1e-6)
     gates = {name: p for name, p in sparse.transformer.named_parameters() if "to_gate_compress" in name}
     assert set(gates) == {f"blocks.{n}.attn1.to_gate_compress.{part}" for n in (0, 1) for part in ("weight", "bias")}
-    assert all(p.requires_grad and not p.full_tensor().any() for p in gates.values())
+    assert all(p.requires_grad and not sharding.whole(p).any() for p in gates.values())
     assert (opened(sparse).predict_velocity(*inputs()) - wanted).abs().max() > 1e-3
 
 
@@ -103,7 +103,7 @@ def test_recomputing_chooses_the_same_tiles(place: Parallel, kind: str, monkeypa
                 model.predict_velocity(noisy[:, :2], timesteps, prompt)
             del chosen[2:]
         velocity.square().mean().backward()
-        return [parameter.grad.full_tensor() for parameter in model.transformer.parameters()]
+        return [sharding.whole(parameter.grad) for parameter in model.transformer.parameters()]
 
     recomputed = gradients(kind, between=True)
     assert [tuple(c.shape) for c in chosen] == [(2, 2, 4, 2)] * 4
@@ -116,7 +116,7 @@ def test_gates_learn_and_half_precision_keeps_float32_masters(place: Parallel) -
     velocity = model.predict_velocity(*inputs())
     velocity.square().mean().backward()
     gates = {name: p for name, p in model.transformer.named_parameters() if "to_gate_compress" in name}
-    assert gates and all(p.dtype == torch.float32 and p.grad.full_tensor().abs().max() > 0 for p in gates.values())
+    assert gates and all(p.dtype == torch.float32 and sharding.whole(p.grad).abs().max() > 0 for p in gates.values())
     exact = wan(place, attention=SPARSE).predict_velocity(*inputs())
     assert 0 < (velocity - exact).abs().max() < 0.1 * exact.abs().max()
 
@@ -134,7 +134,7 @@ def test_compiled_blocks_compute_the_same(place: Parallel) -> None:
     def gradients(compiled: bool) -> list[Tensor]:
         model = opened(wan(place, attention=SPARSE, activation_checkpointing="full", compile=compiled))
         model.predict_velocity(*inputs()).square().mean().backward()
-        return [parameter.grad.full_tensor() for parameter in model.transformer.parameters()]
+        return [sharding.whole(parameter.grad) for parameter in model.transformer.parameters()]
 
     for plain, compiled in zip(gradients(False), gradients(True), strict=True):
         torch.testing.assert_close(compiled, plain, rtol=1e-4, atol=1e-6)

@@ -12,6 +12,7 @@ from one_rank import inputs, one_rank, wan
 from torch.utils._python_dispatch import TorchDispatchMode
 from trainer_ranks import ARCHITECTURE
 
+from trainers import sharding
 from trainers.parallel import Parallel
 
 
@@ -56,7 +57,7 @@ def test_a_noise_level_for_each_frame_equals_one_for_all_where_they_agree(place:
 def test_random_weights_follow_from_the_seed_and_the_role_alone(place: Parallel) -> None:
     def first(**options: Any) -> torch.Tensor:
         torch.rand(1)
-        tensor: torch.Tensor = wan(place, **options).transformer.get_parameter("blocks.0.attn1.to_q.weight").detach().full_tensor()
+        tensor: torch.Tensor = sharding.whole(wan(place, **options).transformer.get_parameter("blocks.0.attn1.to_q.weight").detach())
         return tensor
 
     assert first().equal(first())
@@ -93,7 +94,7 @@ def test_recomputed_activations_change_no_bit_of_the_gradients(place: Parallel, 
         loss = model.predict_velocity(*inputs()).square().mean()
         with Products() as products:
             loss.backward()
-        return [parameter.grad.full_tensor() for parameter in model.transformer.parameters()], products.count
+        return [sharding.whole(parameter.grad) for parameter in model.transformer.parameters()], products.count
 
     (plain, once), (recomputed, more) = gradients("none"), gradients(kind)
     assert all(a.equal(b) for a, b in zip(plain, recomputed, strict=True))
@@ -107,7 +108,7 @@ def test_compiled_blocks_compute_the_same(place: Parallel, kind: str) -> None:
     def gradients(compiled: bool) -> list[torch.Tensor]:
         model = wan(place, activation_checkpointing=kind, compile=compiled)
         model.predict_velocity(*inputs()).square().mean().backward()
-        return [parameter.grad.full_tensor() for parameter in model.transformer.parameters()]
+        return [sharding.whole(parameter.grad) for parameter in model.transformer.parameters()]
 
     for plain, compiled in zip(gradients(False), gradients(True), strict=True):
         torch.testing.assert_close(compiled, plain, rtol=1e-4, atol=1e-6)

@@ -14,6 +14,7 @@ from one_rank import inputs, one_rank, wan
 from safetensors.torch import load_file, save_file
 from trainer_ranks import ARCHITECTURE
 
+from trainers import sharding
 from trainers.errors import UserError
 from trainers.models import tiny
 from trainers.parallel import Parallel
@@ -54,7 +55,7 @@ def same_weights(found: Any, wanted: Any) -> None:
     names = {name for name, _ in found.transformer.named_parameters()}
     assert names == tensors.keys()
     for name, parameter in found.transformer.named_parameters():
-        assert parameter.full_tensor().equal(tensors[name].to(parameter.dtype)), name
+        assert sharding.whole(parameter).equal(tensors[name].to(parameter.dtype)), name
 
 
 def test_several_files_with_an_index_load_as_one(place: Parallel, network: Any, tmp_path: Path) -> None:
