@@ -20,9 +20,11 @@ from trainers.parallel import Parallel
 @contextmanager
 def one_rank() -> Iterator[Parallel]:
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    mesh = init_device_mesh("cpu", (1, 1, 1), mesh_dim_names=("replicate", "shard", "sequence"))
-    yield Parallel(torch.device("cpu"), 0, 1, mesh, dist.new_group(backend="gloo"))
-    dist.destroy_process_group()
+    try:
+        mesh = init_device_mesh("cpu", (1, 1, 1), mesh_dim_names=("replicate", "shard", "sequence"))
+        yield Parallel(torch.device("cpu"), 0, 1, mesh, dist.new_group(backend="gloo"))
+    finally:
+        dist.destroy_process_group()
 
 
 def wan(

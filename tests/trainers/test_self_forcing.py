@@ -15,7 +15,8 @@ from pydantic import ValidationError
 from test_dmd2 import sigma_of
 from torch import Tensor, nn
 
-from trainers.config import TrainConfig, check
+from trainers.config import TrainConfig, causal, check
+from trainers.config.families.causal_wan_a14b import Config as TwoCausalExperts
 from trainers.errors import UserError
 from trainers.methods import method_class
 from trainers.methods.self_forcing import SelfForcingMethod
@@ -353,3 +354,15 @@ def test_a_causal_start_is_taken_and_random_weights_are_not(folder: Path, tmp_pa
     random = config(folder, student={"family": "causal-wan", "num_frames_per_block": PER_BLOCK, "architecture": {}})
     (problem,) = random.method.missing_inputs(random)
     assert "random weights" in problem.message
+
+
+def test_each_of_two_experts_must_start_as_a_causal_network(tmp_path: Path) -> None:
+    good, bad = tmp_path / "good", tmp_path / "bad"
+    for path, told in ((good, {"family": "causal-wan", "num_frames_per_block": PER_BLOCK}), (bad, {"family": "wan"})):
+        path.mkdir()
+        start(path, told)
+    student = {"num_frames_per_block": PER_BLOCK, "init_from": str(good), "experts": {"transformer_2": {"init_from": str(good)}}}
+    assert causal.wrong_start(TwoCausalExperts.model_validate(student)) is None
+    student["experts"] = {"transformer_2": {"init_from": str(bad)}}
+    wrong = causal.wrong_start(TwoCausalExperts.model_validate(student))
+    assert wrong is not None and f"{bad} was trained as a bidirectional network" in wrong[0]

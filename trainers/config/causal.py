@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import hub
+from .families.wan_a14b import HIGH, LOW, TwoExperts
 from .section import Problem
 
 if TYPE_CHECKING:
@@ -41,8 +42,14 @@ def problems(train: TrainConfig) -> list[Problem]:
 def wrong_start(student: Any) -> tuple[str, str] | None:
     """(what is wrong, hint) with a student that is to start as a causal network, of its own blocks. Looks at the disk.
 
-    None also for a folder that is not here: its absence is told elsewhere.
+    Of two experts each must start so. None also for a folder that is not here: its absence is told elsewhere.
     """
+    if isinstance(student, TwoExperts):
+        return next((wrong for name in (HIGH, LOW) if (wrong := _wrong(student.expert(name)))), None)
+    return _wrong(student)
+
+
+def _wrong(student: Any) -> tuple[str, str] | None:
     reference, hint = getattr(student, "init_from", None), "distil a start for it first: the recipe kd-causal, and export that"
     if reference in _MADE_HERE:
         return None
