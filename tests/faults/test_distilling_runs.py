@@ -41,10 +41,8 @@ def teacher(local: LocalRuns) -> None:
         shutil.copytree(TEACHER, local.folder / "models" / name)
 
 
-@pytest.mark.parametrize(
-    "method",
-    ["self-forcing", pytest.param("dmd2", marks=pytest.mark.long), pytest.param("self-forcing-a14b", marks=pytest.mark.long)],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("method", ["self-forcing", "dmd2", "self-forcing-a14b"])
 def test_a_killed_distillation_ends_bitwise(local: LocalRuns, figure: Figure, method: str) -> None:
     local.write(f"templates/recipes/small-{method}.yaml", recipe(method))
     target = random.Random(method).randrange(6, STEPS - 4)

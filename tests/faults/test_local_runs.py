@@ -38,11 +38,10 @@ SEED = 20
 @pytest.fixture(scope="module")
 def beside(local: LocalRuns) -> Iterator[None]:
     """Runs that need no attention, started before all others: undisturbed ones, and one that raises at each start."""
-    local.submit("alone", "--ranks", "1")
     local.submit("boom", "--ranks", "1", "--set", "train.method.raise_at=4", "--set", "train.method.pace_s=0", recipe="paced")
     local.submit("reference")
     yield
-    for name in ("alone", "boom", "reference"):
+    for name in ("boom", "reference"):
         local.call("cancel", name, check=False)
 
 
@@ -86,6 +85,7 @@ def test_a_flipped_byte_costs_one_checkpoint_and_not_the_run(local: LocalRuns, f
     figure("2", "local: byte flipped in the newest checkpoint, the older one used", 1, 1)
 
 
+@pytest.mark.long
 def test_a_finished_run_trains_on_stops_and_resumes(local: LocalRuns, figure: Figure) -> None:
     refused = local.call("resume", "chain", check=False)
     assert refused.returncode == 1 and "finished at step 40" in refused.stderr
@@ -95,7 +95,7 @@ def test_a_finished_run_trains_on_stops_and_resumes(local: LocalRuns, figure: Fi
     status = local.over("chain", "stopped")
     assert status["last_checkpoint_step"] == status["step"] < STEPS
     local.call("resume", "chain")
-    local.ended_as("chain", local.undisturbed("alone"))
+    local.ended_as("chain", local.undisturbed("alone", "--ranks", "1"))
     assert [a["cause"] for a in local.attempts("chain")] == ["interrupted", "stopped", "finished", "stopped", "finished"]
     figure("1", "local: agent killed, signalled, checkpoint damaged, stopped, trained on: bitwise", 1, 1)
 

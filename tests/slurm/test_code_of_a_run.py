@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.slurm.cluster import SlurmCluster
 from tests.support.launcher import Workspace
 from tests.support.source_copy import checkout, environment
 
 
+@pytest.mark.long
 def test_an_edit_between_submit_and_requeue_changes_nothing(workspace: Workspace, slurm: SlurmCluster, tmp_path: Path) -> None:
     source = checkout(tmp_path / "source", git=False)
     own = Workspace(workspace.folder, environment(source, workspace.env))
     own.slurm_cluster()
-    own.submit("kept", "--ranks", "1", "--set", "train.max_steps=80", cluster="real")
+    own.submit("kept", "--ranks", "1", "--set", "train.max_steps=240", cluster="real")
     own.reaches("kept", 45)
     for broken in ("trainers/__main__.py", "fvlaunch/agent/main.py", "fvlaunch/runs.py"):
         (source / broken).write_text("raise SystemExit('this was edited')\n")

@@ -47,6 +47,7 @@ def whole(runs: Workspace, name: str) -> None:
     assert [line["step"] for line in metrics(runs.runs / name)] == list(range(1, 81))
 
 
+@pytest.mark.long
 def test_where_preemption_cancels_a_new_job_goes_on_with_the_same_run(site: SlurmCluster, runs: Workspace) -> None:
     runs.submit("cut", *SHORT, "--begin", "now", recipe="paced", cluster="cut")
     runs.reaches("cut", 5)

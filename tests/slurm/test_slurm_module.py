@@ -87,7 +87,8 @@ def seen(slurm: SlurmCluster, folder: Path) -> Iterator[dict[str, Sightings]]:
     for name in ("preempted", "requeued"):
         job_id, sightings = jobs[name]
         eventually(
-            lambda sightings=sightings: [one for one in sightings() if one["life"] == 1], told=lambda job_id=job_id: slurm.report(job_id)
+            lambda sightings=sightings: [one for one in sightings() if one["life"] == 1],
+            told=lambda job_id=job_id, sightings=sightings: f"{sightings()}\n{slurm.report(job_id)}",
         )
     slurm.run("scancel", jobs["requeued"][0])
     slurm.run("scontrol", "requeue", jobs["notice"][0])  # after its notice: the same signal handler, another cause
@@ -141,7 +142,7 @@ def test_a_preemption_in_an_earlier_life_is_not_taken_for_one_in_this(slurm: Slu
     job_id, sightings = observe(slurm, folder, "again", "requeue", "-c8")
     eventually(sightings)
     slurm.preempt(job_id)
-    eventually(lambda: [one for one in starts(sightings()) if one["life"] == 1])
+    eventually(lambda: [one for one in starts(sightings()) if one["life"] == 1], told=lambda: f"{sightings()}\n{slurm.report(job_id)}")
     assert asked.cancel(job_id, signal="USR2")
     eventually(lambda: causes(sightings(), 1) == [("SIGUSR2", "NOTICE")])
     slurm.cancel_all()
