@@ -6,6 +6,7 @@ requeue and wait for the SIGTERM of that, else end.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ from pathlib import Path
 from types import FrameType
 
 from fvlaunch import slurm
+from fvlaunch.errors import FvlaunchError
 
 OUTPUT, HABIT = Path(sys.argv[1]), sys.argv[2]
 JOB, RESTARTS = os.environ["SLURM_JOB_ID"], int(os.environ.get("SLURM_RESTART_COUNT", "0"))
@@ -34,8 +36,12 @@ def note(signal_name: str) -> str:
 
 def on_signal(number: int, _frame: FrameType | None) -> None:
     cause = note(signal.Signals(number).name)
-    if HABIT == "requeue" and cause == "PREEMPTION":
-        slurm.requeue(JOB)
+    if HABIT == "requeue" and cause != "REQUEUED" and cause != "CANCELLED":
+        with contextlib.suppress(
+            FvlaunchError
+        ):  # no answer in time, or Slurm has requeued it by itself: ending here would complete the job
+            if cause == "PREEMPTION":
+                slurm.requeue(JOB)
     elif number == signal.SIGTERM and HABIT != "stay":
         sys.exit(0)
 
