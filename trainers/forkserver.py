@@ -90,6 +90,8 @@ def _fork_twice(channel: socket.socket) -> bool:
 
 def _become_rank(channel: socket.socket, rank: int, files: list[int], forkable: bool) -> None:
     os.setsid()
+    channel.send(json.dumps({"rank": rank, "pid": os.getpid()}).encode())  # before anything that may wait, as a folder far away
+    channel.close()
     with os.fdopen(files[0], "rb") as request:
         request.seek(0)
         wanted = json.load(request)
@@ -103,8 +105,6 @@ def _become_rank(channel: socket.socket, rank: int, files: list[int], forkable: 
     os.environ.clear()
     os.environ.update(wanted["environment"], **{name: str(file) for name, file in opened.items()})
     os.chdir(wanted["cwd"])
-    channel.send(json.dumps({"rank": rank, "pid": os.getpid()}).encode())
-    channel.close()
     command = [sys.executable, "-m", "trainers", *wanted["arguments"]]
     if not forkable:
         os.execv(command[0], command)
