@@ -35,7 +35,7 @@ def tensors(value, path=""):
 def read(folder):
     with tempfile.NamedTemporaryFile() as file:
         dcp_to_torch_save(folder, file.name)
-        return dict(tensors(torch.load(file.name, weights_only=False)))
+        return dict(tensors(torch.load(file.name, weights_only=True)))
 
 one, two = map(read, sys.argv[1:])
 assert one.keys() == two.keys()
