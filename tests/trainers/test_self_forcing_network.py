@@ -123,9 +123,7 @@ def block(prompted: Path, teacher: Path, **changes: Any) -> dict[str, Any]:
     return dmd2(prompted, teacher, **{"method": {**method, "context_noise": 20}, "models": models, "max_steps": 6, **changes})
 
 
-def test_a_run_cut_between_steps_resumes_bitwise_and_agrees_on_two_ranks(
-    runs: Any, prompted: Path, teacher: Path, tmp_path: Path
-) -> None:
+def test_a_run_cut_between_steps_resumes_bitwise_and_agrees_on_two_ranks(runs: Any, prompted: Path, teacher: Path, tmp_path: Path) -> None:
     whole = runs.finish(block(prompted, teacher), tmp_path / "whole")
     assert [("generator_loss" in line) for line in metrics(whole)] == [False, True] * 3
     cut = runs.finish(block(prompted, teacher, max_steps=3), tmp_path / "cut")
