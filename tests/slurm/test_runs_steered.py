@@ -14,7 +14,7 @@ from tests.slurm.cluster import SlurmCluster
 from tests.slurm.runs import finished_as, job_of
 from tests.support.launcher import LIMITS, RECIPE, Workspace, losses
 
-PACED = ("--set", "train.max_steps=80")
+PACED = ("--set", "train.max_steps=60")
 
 
 def test_a_plain_scancel_stays_cancelled(workspace: Workspace, slurm: SlurmCluster) -> None:
@@ -46,18 +46,18 @@ def test_cancel_ends_a_running_and_a_waiting_run_for_good(workspace: Workspace, 
 
 
 def test_a_time_limit_is_seen_coming_and_the_run_goes_on(workspace: Workspace, slurm: SlurmCluster) -> None:
-    """Two minutes of allocation, of which the last 75 s are for saving: a slow run needs more than one life."""
-    workspace.slurm_cluster("short", limits={**LIMITS, "notice_lead_s": 75})
+    """A minute of allocation, of which the last half is for saving: a slow run needs more than one life."""
+    workspace.slurm_cluster("short", limits={**LIMITS, "notice_lead_s": 30})
     workspace.write("own.py", OWN_METHODS)
     workspace.write("templates/recipes/paced.yaml", {**RECIPE, "train": {**RECIPE["train"], "method": {"kind": "./own.py:Paced"}}})
-    workspace.submit("limited", "-t", "2", "--ranks", "1", *PACED, "--set", "train.method.pace_s=0.5", recipe="paced", cluster="short")
+    workspace.submit("limited", "-t", "1", "--ranks", "1", *PACED, "--set", "train.method.pace_s=0.5", recipe="paced", cluster="short")
     workspace.submit("unlimited", "--ranks", "1", *PACED, recipe="paced")
     assert workspace.finish("unlimited")["state"] == "finished"
     finished_as(workspace, "limited", losses(workspace.runs / "unlimited"))
     *before, last = workspace.attempts("limited")
     assert before, "it did not take more than one life"
     assert {a["cause"] for a in before} == {"time_limit"}
-    assert all(a["ended_at"] - a["started_at"] < 75 for a in before)
+    assert all(a["ended_at"] - a["started_at"] < 45 for a in before)
     assert last["step_from"] == before[-1]["step_to"]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import torch
 from trainers.config.data import DataConfig
 from trainers.data.batches import batches
 from trainers.data.schema import FOLDER, PROMPTS, T2V, PartWriter, Sample
+from trainers.errors import UserError
 
 Row = dict[str, Any]
 Array = np.ndarray[Any, Any]
@@ -52,6 +55,24 @@ def rewrite(data: Path, change: Callable[[Row], Row], schema: pa.Schema = T2V) -
     rows[2] = change(rows[2])
     pq.write_table(pa.Table.from_pylist(rows, schema), path, row_group_size=1)
     return path
+
+
+def mutate(data: str, count: str) -> None:
+    """Prints how many of so many damaged copies of a file were read whole, with rows in the place of bad ones, or refused (JSON)."""
+    path, random, outcomes = part(Path(data)), np.random.RandomState(0), Counter[str]()
+    whole = path.read_bytes()
+    for trial in range(int(count)):
+        damaged = bytearray(whole)
+        for place in random.randint(0, len(whole), random.randint(1, 30)) if trial % 2 else [random.randint(len(whole))]:
+            damaged[place] = random.randint(256)
+        path.write_bytes(damaged)
+        told: list[str] = []
+        try:
+            run(config(Path(data)), warn=told.append)
+            outcomes["rows replaced" if told else "whole"] += 1
+        except UserError:
+            outcomes["refused"] += 1
+    print(json.dumps(outcomes))
 
 
 def config(path: Path | dict[str, int], **changes: Any) -> DataConfig:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import json
 import multiprocessing
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -227,6 +230,17 @@ def test_damage_inside_a_file_is_told_by_row_and_the_rest_is_trained_on(data: Pa
     monkeypatch.setattr(rows, "WHOLE_FILE_BYTES", 0)
     found = run(config(data), warn=told.append)
     assert len(told) == 1 and told[0].startswith(f"{path}: row 1 cannot be read: ") and 5 not in indices(found)
+
+
+@pytest.mark.parametrize("count", [pytest.param(60), pytest.param(1000, marks=pytest.mark.long)])
+def test_files_with_flipped_bytes_are_read_or_refused_in_words(data: Path, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a process of its own, which such bytes could end: pyarrow reads them in C++."""
+    monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parent}:{Path(__file__).parents[2]}")
+    command = [sys.executable, "-c", "import sys, stored; stored.mutate(*sys.argv[1:])", str(data), str(count)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    outcomes = json.loads(done.stdout)
+    assert sum(outcomes.values()) == count and outcomes.keys() == {"whole", "rows replaced", "refused"}, outcomes
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "float64", "bfloat16"])

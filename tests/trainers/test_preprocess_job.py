@@ -32,7 +32,8 @@ def whole(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a job makes of the 12 clips that nothing interrupts."""
     output = tmp_path_factory.mktemp("whole") / "out"
     told = finish(clips, output, validation_prompts=["a cross moving right"])
-    assert told == {"entries": 12, "written": 12, "holdout": 0, "rejected": {}, "problems": [], "heavy_crops": []}
+    counts = {"entries": 12, "written": 12, "holdout": 0, "rejected": {}, "problems": [], "heavy_crops": []}
+    assert told == {**counts, "latents": [4, 5, 4, 4]}
     return output
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from fvlaunch.config.compose import compose
 from fvlaunch.errors import ConfigError, Problem
-from fvlaunch.preflight import check_inputs
+from fvlaunch.preflight import check_inputs, check_samples
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +54,22 @@ def test_no_data_is_refused_unless_it_will_be_prepared(tmp_path: Path) -> None:
     (tmp_path / "data/shapes").mkdir(parents=True)
     with pytest.raises(ConfigError, match="holds no parquet files"):
         check_inputs(composed)
+
+
+@pytest.mark.parametrize("report", [None, "[1]", '{"latents": null}', '{"latents": [4, 3, 4, 4]}', '{"latents": [4, 5, 4, 4]}'])
+def test_clips_of_another_size_are_told_from_the_report_or_else_a_sample(tmp_path: Path, report: str | None) -> None:
+    folder = tmp_path / "data/shapes"
+    folder.mkdir(parents=True)
+    check_samples(compose("shapes-finetune", "local", cwd=tmp_path))  # nothing there yet
+    pq.write_table(pa.table({"vae_latent_shape": [[4, 3, 4, 4]]}), folder / "part.parquet")
+    if report is not None:
+        (folder / "report.json").write_text(report)
+    composed = compose("shapes-finetune", "local", cwd=tmp_path)
+    if report is not None and "5" in report:
+        return check_samples(composed)
+    with pytest.raises(ConfigError, match=r"holds latents of 3x4x4 .*wants 5x4x4") as caught:
+        check_samples(composed)
+    assert caught.value.key == "train.data.num_frames" and caught.value.where is not None
 
 
 def test_a_model_that_was_not_downloaded_is_named_with_the_command_that_fetches_it(tmp_path: Path) -> None:

@@ -24,6 +24,10 @@ ARRAYS: dict[Needs, tuple[str, ...]] = {
 """Of each row, by what the method needs; each array is the columns `<name>_bytes`, `<name>_shape` and `<name>_dtype`."""
 CAPTION = "caption"
 """Read where it is there."""
+DAMAGED = (OSError, pa.ArrowException, ValueError, LookupError, OverflowError, MemoryError)
+"""What pyarrow raises, and what its answers lead to, where bytes of a file are not what they were."""
+_ROWS_A_BYTE = 1000
+"""More than any compression makes of samples; a damaged count would make the order of the samples fill the memory."""
 _PARTS = {"bytes": "binary", "shape": "list<int64>", "dtype": "string"}
 _SCHEMAS: dict[Needs, str] = {
     "latents": "this method trains on clips: preprocess videos for it (the t2v schema)",
@@ -70,15 +74,25 @@ def read_footer(path: Path, needs: Needs) -> File:
     try:
         metadata = pq.read_metadata(path)
         schema = metadata.schema.to_arrow_schema()
-    except (OSError, pa.ArrowException) as error:
-        raise UserError(
-            f"{path} is not a whole parquet file: {first_line(error)}", "it is damaged or half written: write it again, or take it away"
-        ) from error
+        names = list(schema.names)
+    except DAMAGED as error:
+        raise _not_whole(path, first_line(error)) from error
     wanted = columns(needs)
     _check_types(path, schema, wanted, needs)
-    read = tuple(name for name in (*wanted, CAPTION) if name in schema.names)
-    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
-    return File(path, read, tuple(group.num_rows for group in groups), tuple(_bytes(group, read) for group in groups))
+    read = tuple(name for name in (*wanted, CAPTION) if name in names)
+    try:
+        groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+        rows, nbytes = tuple(group.num_rows for group in groups), tuple(_bytes(group, read) for group in groups)
+        size = path.stat().st_size
+    except DAMAGED as error:
+        raise _not_whole(path, first_line(error)) from error
+    if sum(rows) != metadata.num_rows or min((*rows, *nbytes), default=0) < 0 or sum(rows) > _ROWS_A_BYTE * size:
+        raise _not_whole(path, f"it cannot hold {metadata.num_rows} rows in {size} bytes")
+    return File(path, read, rows, nbytes)
+
+
+def _not_whole(path: Path, why: str) -> UserError:
+    return UserError(f"{path} is not a whole parquet file: {why}", "it is damaged or half written: write it again, or take it away")
 
 
 def _check_types(path: Path, schema: pa.Schema, wanted: list[str], needs: Needs) -> None:

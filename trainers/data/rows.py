@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from ..config.data import Needs
 from ..errors import UserError
-from .files import ARRAYS, CAPTION, File, find, first_line, read_footers
+from .files import ARRAYS, CAPTION, DAMAGED, File, find, first_line, read_footers
 from .schema import Floats, decode_array
 
 WHOLE_FILE_BYTES = 16 * 2**20
@@ -154,7 +154,9 @@ class Rows:
             except OSError:  # a file system may fail once: a row that is given up for that would make the run another one
                 self._open.pop(block.file, None)
                 table = self._table(block)
-        except (OSError, pa.ArrowException) as error:
+            if table.num_rows != block.size:
+                raise ValueError(f"there are {table.num_rows} rows of {block.size}")
+        except DAMAGED as error:
             hint = "the file is damaged: write it again, or take it away"
             return [UserError(f"{path}: row {block.start + row} cannot be read: {first_line(error)}", hint) for row in range(block.size)]
         columns = {name: table.column(name) for name in table.column_names}
@@ -167,9 +169,9 @@ class Rows:
     def _row(self, columns: dict[str, pa.ChunkedArray], row: int, place: str) -> Row | UserError:
         try:
             arrays = {name: _decode(columns, name, row) for name in self._arrays}
+            caption = columns[CAPTION][row].as_py() if CAPTION in columns else None
         except ValueError as error:
             return UserError(f"{place}: {error}")
-        caption = columns[CAPTION][row].as_py() if CAPTION in columns else None
         return Row(arrays, caption or "", place)
 
     def _opened(self, number: int) -> pq.ParquetFile:

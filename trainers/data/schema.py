@@ -7,6 +7,7 @@ dtype; float32 is written. One sample is one row group: parquet reads nothing sm
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -137,7 +138,7 @@ def decode_array(data: bytes | memoryview | pa.Buffer, shape: list[int], dtype: 
     if any(size <= 0 for size in shape):
         raise ValueError(f"has the shape {shape}")
     stored = np.dtype(_DTYPES[dtype])
-    wanted, found = int(np.prod(shape)) * stored.itemsize, memoryview(data).nbytes
+    wanted, found = math.prod(shape) * stored.itemsize, memoryview(data).nbytes
     if wanted != found:
         raise ValueError(f"has {found} bytes, but its shape {shape} of {dtype} takes {wanted}")
     flat = np.frombuffer(data, stored)

@@ -36,6 +36,8 @@ class Record:
     holdout: int = 0
     problems: list[dict[str, str]] = field(default_factory=list)
     cropped: list[dict[str, Any]] = field(default_factory=list)
+    latents: list[int] = field(default_factory=list)
+    """[C, T, H, W] of the first sample, where it is of clips."""
 
 
 class Shards:
@@ -53,7 +55,11 @@ class Shards:
         below = (Path(HOLDOUT) if holdout else Path()) / self._folder / f"part-{record.first:08d}.parquet"
         if below.as_posix() not in self._parts:
             self._parts[below.as_posix()] = PartFile(self._output / below, sample.schema)
-        self._parts[below.as_posix()].write(sample.row())
+        row = sample.row()
+        self._parts[below.as_posix()].write(row)
+        sizes = row.get("vae_latent_shape")
+        if isinstance(sizes, list) and not record.latents:
+            record.latents = sizes
         record.written, record.holdout = record.written + 1, record.holdout + holdout
         if record.written == self._rows_per_file:
             self.publish()
@@ -169,6 +175,7 @@ def summary(total: int, records: Iterable[Record]) -> dict[str, Any]:
         "rejected": dict(sorted(Counter(problem["reason"] for problem in problems).items())),
         "problems": problems,
         "heavy_crops": [crop for record in by_place for crop in record.cropped],
+        "latents": next((record.latents for record in by_place if record.latents), None),
     }
 
 
