@@ -7,14 +7,16 @@ import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from . import index
 from . import show as printing
 from .errors import FvlaunchError, NotFound, UsageError
 from .pipelines import Pipeline
 from .runs import Run
-from .status import RunStatus
+
+if TYPE_CHECKING:
+    from .status import RunStatus
 
 SBATCH_OPTIONS = (
     "partition", "time", "account", "qos", "exclude", "nodelist", "constraint", "dependency", "reservation", "begin", "mem",
@@ -245,12 +247,14 @@ def _written_by(run: Run) -> str:
         return f"{(run.path / 'evaluation.md').read_text()}\npicture:  {run.path / 'evaluation.png'}"
     if recipe.export is not None:
         return f"results:  {recipe.export.folder}\nnext:     fvlaunch sample {recipe.export.folder} --prompt TEXT"
-    output = getattr(recipe.preprocess, "output", None)
-    if output is None:
+    if recipe.preprocess is None:
         return "next:     fvlaunch submit preprocess, or a training recipe"
+    output = recipe.preprocess.output
+    fits = {"videos": "finetune", "text": "kd-causal"}.get(recipe.preprocess.kind, "dmd2")
+    tiny = " --set tiny=true" if output.endswith("-tiny") else ""
     return f"""results:  {output}
             report.json     what was left out, and why
-next:     fvlaunch submit finetune --set train.data.path={output}"""
+next:     fvlaunch submit {fits}{tiny} --set train.data.path={output}"""
 
 
 def logs(word: str, *, rank: str, attempt: str | None, follow: bool, grep: str | None, agent: bool, runs_dir: Path | None) -> None:

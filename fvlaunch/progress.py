@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from .errors import SchedulerUnreachable
 from .runs import FINAL_STATES, Run
+from .show import duration
 from .status import of
 from .status_types import RunStatus, role_of
 
@@ -139,14 +140,3 @@ def describe(status: RunStatus, *, name: bool = True) -> str:
     if status.reason and status.state not in ("running", "finished"):
         parts.append(f"({status.reason.splitlines()[0]})")
     return "  ".join(parts)
-
-
-def duration(seconds: float) -> str:
-    """90 as "1m30s", 7300 as "2h01m"."""
-    whole = max(0, int(seconds))  # clocks of two machines differ
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02d}s"
-    days, rest = divmod(whole, 86400)
-    return (f"{days}d" if days else "") + f"{rest // 3600}h{rest % 3600 // 60:02d}m"

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from .attempts import Attempt
-from .progress import duration
 from .spent import Spent, total
 from .status_types import RunStatus, role_of
 
@@ -126,3 +125,14 @@ def leaves(data: Any, path: tuple[Any, ...] = ()) -> dict[tuple[Any, ...], Any]:
     if isinstance(data, dict) and data:
         return {p: v for key, item in data.items() for p, v in leaves(item, (*path, key)).items()}
     return {path: data}
+
+
+def duration(seconds: float) -> str:
+    """90 as "1m30s", 7300 as "2h01m"."""
+    whole = max(0, int(seconds))  # clocks of two machines differ
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    days, rest = divmod(whole, 86400)
+    return (f"{days}d" if days else "") + f"{rest // 3600}h{rest % 3600 // 60:02d}m"

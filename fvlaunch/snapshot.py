@@ -30,9 +30,9 @@ def take(run: Run) -> Path:
     """Copy the packages into the run: an edit between submit and requeue must change nothing."""
     ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
     for package in PACKAGES:
-        shutil.copytree(source_root() / package, run.code / package, ignore=ignored)
+        shutil.copytree(source_root() / package, run.code / package, ignore=ignored, copy_function=shutil.copyfile)
     for folder in DATA if _is_checkout() else ():
-        shutil.copytree(source_root() / folder, run.code / folder, ignore=ignored)
+        shutil.copytree(source_root() / folder, run.code / folder, ignore=ignored, copy_function=shutil.copyfile)
     if text := patch():
         publish_text(run.code / PATCH, text, errors="surrogateescape")  # byte by byte what git said
     return run.code

@@ -12,14 +12,15 @@ from ..errors import FvlaunchError
 from ..runconfig import load
 from ..runs import Run
 from ..script import leave_word
-from .follower import Follower
-from .head import Head
-from .notice import Signals
-from .placement import discover
 
 
 def run_agent(run_path: str) -> None:
     """Run this node's part of a run's job, and end the process with the agent's exit code."""
+    from .follower import Follower  # here: who only names this function, in a pickle, need not load what an agent is
+    from .head import Head
+    from .notice import Signals
+    from .placement import discover
+
     signals = Signals()
     signals.install()
     run, placement = Run(Path(run_path)), discover()

@@ -108,7 +108,10 @@ def scalar(text: str) -> Any:
     return float(text) if _FLOAT.fullmatch(text) else text
 
 
-class _Dumper(pyyaml.SafeDumper):
+_FastDumper: Any = getattr(pyyaml, "CSafeDumper", pyyaml.SafeDumper)
+
+
+class _Dumper(_FastDumper):  # type: ignore[misc]
     """Writes what `parse` reads back as the same, and what other readers of YAML do too."""
 
     def ignore_aliases(self, data: Any) -> bool:

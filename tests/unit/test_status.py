@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from fvlaunch import jobs, progress, slurm, status
+from fvlaunch import jobs, progress, show, slurm, status
 from fvlaunch.attempts import Attempt, Cause
 from fvlaunch.errors import SchedulerUnreachable
 from fvlaunch.runs import FINAL_STATES, Intent, Record, Run, create
@@ -250,7 +250,7 @@ def test_a_status_in_one_line(changes: dict[str, Any], text: str) -> None:
     [(-3, "0s"), (0.4, "0s"), (59.9, "59s"), (60, "1m00s"), (90, "1m30s"), (3600, "1h00m"), (7300, "2h01m"), (90000, "1d1h00m")],
 )
 def test_a_duration_in_words(seconds: float, text: str) -> None:
-    assert progress.duration(seconds) == text
+    assert show.duration(seconds) == text
 
 
 def test_waiting_ends_with_the_run_and_its_code(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
