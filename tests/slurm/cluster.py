@@ -249,6 +249,10 @@ class SlurmCluster:
             lambda: self._start_if_over(job_id) or (self.restarts(job_id) > before and self.state(job_id) == "RUNNING"), 30, "not requeued"
         )
 
+    def start_waiting(self, job_id: str) -> None:
+        """Let a requeued job that waits for its begin time start, as soon as it safely can."""
+        self._until(lambda: self._start_if_over(job_id) or self.state(job_id) == "RUNNING", 30, "not started")
+
     def _start_if_over(self, job_id: str) -> bool:
         """Let a requeued job start, once nothing of its last life runs and the clock has gone to another second.
 
@@ -287,7 +291,7 @@ class SlurmCluster:
         self._until(lambda: self._node_states().get(node) in ("idle", "mixed", "allocated"), 15, f"node {node} stays down")
 
     def kill_slurmd(self, node: str, *, jobs: bool = True) -> None:
-        """The node is lost: slurmd killed, and with it (unless told otherwise) all that its jobs run there. Slurm notices in 8 to 20 s."""
+        """The node is lost: slurmd killed, and with it (unless told otherwise) all that its jobs run there. Slurm notices in 30 s or more, or when it comes back without them."""
         self._end(f"slurmd-{node}", signal.SIGKILL)
         if jobs:
             self._kill(self._own_processes(node))

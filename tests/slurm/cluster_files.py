@@ -107,9 +107,9 @@ def _general(here: Path, shape: Shape, controller_port: int) -> list[str]:
         PreemptMode=REQUEUE
         ReturnToService=2
         KillWait={shape.kill_wait_s}
-        SlurmdTimeout=8
+        SlurmdTimeout=30
         SlurmctldTimeout=8
-        MessageTimeout=5
+        MessageTimeout=7
         UnkillableStepTimeout=25
         InactiveLimit=0
         WaitTime=0

@@ -103,7 +103,7 @@ def causes(sightings: Sightings, life: int) -> list[tuple[str, str]]:
 
 
 def test_a_preemption_is_told_inside_the_handler_and_a_requeue_there_brings_the_job_back(seen: dict[str, Sightings]) -> None:
-    assert causes(seen["preempted"], 0)[0] == ("SIGTERM", "PREEMPTION")
+    assert causes(seen["preempted"], 0)[0] == ("SIGTERM", "PREEMPTION"), seen["preempted"]
     assert causes(seen["preempted"], 0)[1:] == [("SIGTERM", "REQUEUED")]  # comes with the requeue itself
     assert [one["life"] for one in starts(seen["preempted"])] == [0, 1]
     assert causes(seen["preempted"], 1) == [("SIGTERM", "CANCELLED")]  # the preemption of the life before is forgotten
