@@ -87,11 +87,15 @@ def shower(quiet: bool) -> Callable[[RunStatus | None], None]:
 
 
 def _plain() -> Callable[[RunStatus | None], None]:
-    """A line when the state changes, and now and then."""
+    """A line when the state changes, and now and then. How a run ends is said by who waited for it."""
     last: dict[str, object] = {"shown": None, "at": 0.0}
 
     def show(status: RunStatus | None) -> None:
-        if status is None or ((status.run, status.state) == last["shown"] and time.monotonic() - float(str(last["at"])) < PLAIN_EVERY_S):
+        if (
+            status is None
+            or status.is_over
+            or ((status.run, status.state) == last["shown"] and time.monotonic() - float(str(last["at"])) < PLAIN_EVERY_S)
+        ):
             return
         last.update(shown=(status.run, status.state), at=time.monotonic())
         sys.stderr.write(describe(status) + "\n")

@@ -119,6 +119,7 @@ class Run:
         return str(self._listed.get("state")) if self._listed is not None else self.record().state
 
     def record(self) -> Record:
+        self._listed = None  # older than what is read now, and than what whoever reads it may write
         return self._parsed(read_json(self.record_file))
 
     def _parsed(self, value: dict[str, Any] | None) -> Record:

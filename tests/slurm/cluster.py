@@ -291,7 +291,10 @@ class SlurmCluster:
         self._until(lambda: self._node_states().get(node) in ("idle", "mixed", "allocated"), 15, f"node {node} stays down")
 
     def kill_slurmd(self, node: str, *, jobs: bool = True) -> None:
-        """The node is lost: slurmd killed, and with it (unless told otherwise) all that its jobs run there. Slurm notices in 30 s or more, or when it comes back without them."""
+        """The node is lost: slurmd killed, and with it (unless told otherwise) all that its jobs run there.
+
+        Slurm notices after more than 30 s, or when it comes back without them.
+        """
         self._end(f"slurmd-{node}", signal.SIGKILL)
         if jobs:
             self._kill(self._own_processes(node))

@@ -39,6 +39,15 @@ def test_an_existing_name_is_refused_and_untouched(tmp_path: Path) -> None:
     assert Run(tmp_path / "a").record().job_id == "7"
 
 
+def test_what_was_read_when_runs_were_listed_is_forgotten_once_the_record_is_read_or_changed(tmp_path: Path) -> None:
+    create(tmp_path / "a", record(state="finished"))
+    for use in (lambda run: run.update(state="queued"), lambda run: (Run(run.path).update(state="queued"), run.record())):
+        Run(tmp_path / "a").update(state="finished")
+        [run] = index.known([tmp_path])
+        use(run)
+        assert run.first_record().state == run.state_when_listed() == "queued"
+
+
 def test_an_unwritable_runs_folder_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(FvlaunchError, match="cannot make the run directory"):
