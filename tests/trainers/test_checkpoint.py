@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -14,10 +15,12 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING, Metadata
 
 from trainers import manifest as manifests
 from trainers import shelf
 from trainers.checkpoint import Checkpointer
+from trainers.checkpoint_state import read_metadata
 from trainers.errors import UserError
 
 
@@ -289,6 +292,27 @@ def test_a_malicious_index_runs_nothing(checkpointer: Checkpointer, tmp_path: Pa
     with pytest.raises(pickle.UnpicklingError):
         checkpointer.roles()
     assert tree(tmp_path) == ["step-00000001"]
+
+
+class _Asked:
+    """Written down as getattr(object, name)."""
+
+    def __init__(self, object_: Any, name: str) -> None:
+        self.arguments = (object_, name)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return getattr, self.arguments
+
+
+def test_an_index_may_name_members_of_enums_as_early_pythons_3_11_do_and_nothing_else(tmp_path: Path) -> None:
+    fields = {field.name: None for field in dataclasses.fields(Metadata)}
+    index = Metadata(**{**fields, "planner_data": _Asked(_MEM_FORMAT_ENCODING, "TORCH_CHANNELS_LAST")})
+    (tmp_path / ".metadata").write_bytes(pickle.dumps(index))
+    assert read_metadata(tmp_path).planner_data is _MEM_FORMAT_ENCODING.TORCH_CHANNELS_LAST
+    for object_, name in ((_MEM_FORMAT_ENCODING, "__class__"), (_MEM_FORMAT_ENCODING, "mro"), (Metadata, "__init__"), ("", "join")):
+        (tmp_path / ".metadata").write_bytes(pickle.dumps(_Asked(object_, name)))
+        with pytest.raises(pickle.UnpicklingError, match="asks for"):
+            read_metadata(tmp_path)
 
 
 def test_the_manifest_says_where_a_checkpoint_comes_from(checkpointer: Checkpointer, tmp_path: Path) -> None:
