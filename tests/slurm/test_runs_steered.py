@@ -18,7 +18,7 @@ PACED = ("--set", "train.max_steps=60")
 
 
 def test_a_plain_scancel_stays_cancelled(workspace: Workspace, slurm: SlurmCluster) -> None:
-    workspace.submit("scancelled", cluster="real")
+    workspace.submit("scancelled", "--ranks", "1", cluster="real")
     workspace.reaches("scancelled", 5)
     job = job_of(workspace, "scancelled")
     slurm.run("scancel", job)

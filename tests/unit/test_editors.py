@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -22,14 +23,18 @@ FOLDERS = {"recipe": "templates/recipes", "pipeline": "templates/pipelines", "cl
 FILES = [(kind, path) for kind, folder in FOLDERS.items() for path in sorted((ROOT / folder).rglob("*.yaml"))]
 
 
+@functools.cache
+def schema(kind: Any) -> dict[str, Any]:
+    return json_schema.schema(kind)
+
+
 def wrong(kind: Any, text: str, tmp_path: Path) -> list[str]:
     (tmp_path / "f.yaml").write_text(text)
     return errors(kind, tmp_path / "f.yaml")
 
 
 def errors(kind: Any, path: Path) -> list[str]:
-    schema = json_schema.schema(kind)
-    return [f"{e.json_path}: {e.message}" for e in jsonschema.Draft7Validator(schema).iter_errors(yaml.read(path).plain)]
+    return [f"{e.json_path}: {e.message}" for e in jsonschema.Draft7Validator(schema(kind)).iter_errors(yaml.read(path).plain)]
 
 
 @pytest.mark.parametrize("kind", json_schema.KINDS)

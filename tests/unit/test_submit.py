@@ -169,6 +169,7 @@ def submit(plan: Plan) -> Run:
 
 
 def test_a_submission_records_its_job(tmp_path: Path, slurm: Slurm, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "x").touch()  # a real scontrol would look for a missing SLURM_CONF in the network
     for name in ("SBATCH_PARTITION", "SLURM_JOB_ID", "SLURM_CONF", "SRUN_DEBUG"):
         monkeypatch.setenv(name, "x")
     run = submit(make(tmp_path / "runs"))
