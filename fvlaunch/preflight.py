@@ -101,13 +101,13 @@ def _latents_of(folder: Path) -> list[int] | None:
 
     try:
         rows = pq.ParquetFile(file).read_row_group(0, columns=["vae_latent_shape"]).column(0).to_pylist()
-    except (OSError, pa.ArrowException, KeyError, IndexError):
+    except (OSError, pa.ArrowException, ValueError, LookupError, OverflowError, MemoryError):  # whatever bytes are wrong
         return None
     return _sizes(rows[0]) if rows else None
 
 
 def _sizes(found: object) -> list[int] | None:
-    return [int(size) for size in found] if isinstance(found, list) and len(found) == 4 else None
+    return found if isinstance(found, list) and len(found) == 4 and all(isinstance(size, int) for size in found) else None
 
 
 def _times(sizes: list[int]) -> str:

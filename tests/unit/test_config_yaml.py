@@ -101,7 +101,7 @@ def test_what_is_not_plain_is_refused_with_its_line(tmp_path: Path, text: str, l
     path = tmp_path / "f.yaml"
     path.write_bytes(text.encode())
     with pytest.raises(ConfigError) as caught:
-        yaml.load(Path(path))
+        yaml.load(path)
     assert message in render(caught.value)
     assert caught.value.where is not None and caught.value.where[:2] == (str(path), line)
 
@@ -138,7 +138,7 @@ def test_a_large_file_is_refused_unread(tmp_path: Path) -> None:
     path = tmp_path / "f.yaml"
     path.write_bytes(b"a: 1\n" + b"#" * 10_000_000)
     with pytest.raises(ConfigError, match="larger than"):
-        yaml.load(Path(path))
+        yaml.load(path)
 
 
 NONSENSE = ["[" * 999_999, "a: " + "{" * 900_000, "- " * 450_000, "? " * 450_000, "a: [" + "1, " * 330_000, "&a " * 300_000]
@@ -179,7 +179,7 @@ def test_what_is_not_utf8_is_refused(tmp_path: Path, raw: bytes) -> None:
     path = tmp_path / "f.yaml"
     path.write_bytes(raw)
     with pytest.raises(ConfigError, match="not UTF-8"):
-        yaml.load(Path(path))
+        yaml.load(path)
 
 
 def test_a_byte_order_mark_and_windows_line_ends_are_fine(tmp_path: Path) -> None:

@@ -56,7 +56,10 @@ def test_no_data_is_refused_unless_it_will_be_prepared(tmp_path: Path) -> None:
         check_inputs(composed)
 
 
-@pytest.mark.parametrize("report", [None, "[1]", '{"latents": null}', '{"latents": [4, 3, 4, 4]}', '{"latents": [4, 5, 4, 4]}'])
+@pytest.mark.parametrize(
+    "report",
+    [None, "[1]", '{"latents": [4, null, "x", {}]}', '{"latents": null}', '{"latents": [4, 3, 4, 4]}', '{"latents": [4, 5, 4, 4]}'],
+)
 def test_clips_of_another_size_are_told_from_the_report_or_else_a_sample(tmp_path: Path, report: str | None) -> None:
     folder = tmp_path / "data/shapes"
     folder.mkdir(parents=True)
