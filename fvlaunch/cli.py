@@ -5,6 +5,7 @@ Must import nothing heavy at the top: --help and status never load torch, submit
 
 from __future__ import annotations
 
+import copy
 import gc
 import os
 import sys
@@ -332,7 +333,7 @@ def run(arguments: list[str] | None = None) -> int:
     completing.prepare()
     usage_error: type[Exception] = typer.BadParameter.__bases__[0].__bases__[0]  # ClickException, of the click that typer uses
     try:
-        code = app(args=arguments, prog_name="fvlaunch", standalone_mode=False)
+        code = _needed(sys.argv[1:] if arguments is None else arguments)(args=arguments, prog_name="fvlaunch", standalone_mode=False)
         sys.stdout.flush()  # here, where a closed pipe is still an error like any other
     except FvlaunchError as error:
         sys.stderr.write(render(error) + "\n")
@@ -355,6 +356,16 @@ def run(arguments: list[str] | None = None) -> int:
         sys.stderr.write("error: this should not have happened; the lines above say where\n")
         return EXIT_UNEXPECTED
     return code if isinstance(code, int) else 0
+
+
+def _needed(words: list[str]) -> typer.Typer:
+    """The app with the one command that is called: typer makes every option of all of them before it looks which is meant."""
+    called = [one for one in app.registered_commands if words and words[0] == (one.name or (one.callback and one.callback.__name__))]
+    if not called:
+        return app  # help, completion, a wrong name
+    alone = copy.copy(app)
+    alone.registered_commands = called
+    return alone
 
 
 def _usage(error: Any) -> str:

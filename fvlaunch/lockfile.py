@@ -108,7 +108,7 @@ def _site(plan: Plan) -> dict[str, Any]:
     facts: dict[str, Any] = {"executor": plan.executor, "machine": platform.machine()}
     if plan.executor == "slurm":
         try:
-            known = slurm_site.version()
+            known = slurm_site.identity().version
         except FvlaunchError:
             known = None
         facts |= {"slurm": ".".join(map(str, known))} if known else {}

@@ -42,7 +42,6 @@ __all__ = [
     "release",
     "requeue",
     "test_only",
-    "version",
     "why_signalled",
 ]
 
@@ -70,11 +69,6 @@ def available() -> bool:
 def can_ask() -> bool:
     """Whether Slurm's programs are here: many containers lack them."""
     return shutil.which("scontrol") is not None
-
-
-def version(timeout_s: float = TIMEOUT_S) -> tuple[int, ...] | None:
-    """(22, 5, 8), or None where sbatch does not say."""
-    return answers.parse_version(_run(["sbatch", "--version"], timeout_s).stdout)
 
 
 # --- asking

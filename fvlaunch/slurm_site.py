@@ -5,8 +5,10 @@ Must not judge (site_checks.py does).
 
 from __future__ import annotations
 
+import functools
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 from . import slurm
 from . import slurm_answers as answers
@@ -15,9 +17,18 @@ from .errors import SchedulerRefused
 _PAIR = re.compile(r"([A-Za-z]\w*)=(\S*)")
 
 
-def version(timeout_s: float = slurm.TIMEOUT_S) -> tuple[int, ...] | None:
-    """(22, 5, 8). Not asked of sbatch: sites wrap that one."""
-    return answers.parse_version(slurm._run(["scontrol", "--version"], timeout_s).stdout)
+class Identity(NamedTuple):
+    """Which Slurm answers here: its cluster's name and its version, like (22, 5, 8)."""
+
+    name: str | None
+    version: tuple[int, ...] | None
+
+
+@functools.cache
+def identity() -> Identity:
+    """Asked once a process; where there is no answer, again."""
+    found = config(timeout_s=5.0)
+    return Identity(found.get("ClusterName"), answers.parse_version(found.get("SLURM_VERSION", "")))
 
 
 def config(timeout_s: float = slurm.TIMEOUT_S) -> dict[str, str]:

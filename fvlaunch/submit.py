@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from . import jobs, lockfile, slurm, snapshot
+from . import jobs, lockfile, slurm, slurm_site, snapshot
 from .config.schema import Cluster
 from .config.yaml import dump
 from .errors import FvlaunchError, Interrupted, RunConflict, SchedulerRefused, SchedulerUnreachable
@@ -267,7 +267,7 @@ def _start_slurm(run: Run, plan: Plan, folder: Path) -> None:
 def _scheduler_name() -> str | None:
     """Which Slurm is about to be asked; one that does not answer now will not take a job either."""
     try:
-        return slurm.cluster_name(timeout_s=5.0)
+        return slurm_site.identity().name
     except FvlaunchError:
         return None
 

@@ -49,7 +49,7 @@ def _environment(slurm: SlurmCluster, folder: Path) -> dict[str, str]:
     others = [part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part and Path(part).resolve() != ROOT]
     paths = os.pathsep.join([str(folder / "installed"), *others])
     kept = {key: value for key, value in {**os.environ, **slurm.env}.items() if key != "PYTHONDONTWRITEBYTECODE"}
-    return {**kept, "PYTHONPATH": paths, "PYTHONPYCACHEPREFIX": str(folder / "compiled")}
+    return {**kept, "PYTHONPATH": paths}
 
 
 def _round(workspace: Workspace, number: int) -> tuple[float, float]:

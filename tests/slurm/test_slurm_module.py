@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from fvlaunch import slurm as asked
+from fvlaunch import slurm_site
 from fvlaunch.errors import SchedulerRefused, SchedulerUnreachable
 from tests.slurm.cluster import SlurmCluster
 
@@ -217,9 +218,11 @@ def test_test_only_says_when_or_why_not(slurm: SlurmCluster) -> None:
     assert "nowhere" in asked.test_only(["-p", "nowhere", "--wrap", "true"]).reason
 
 
-def test_version_and_availability(slurm: SlurmCluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = asked.version()
-    assert found is not None and found >= (20, 11)
+def test_identity_and_availability(slurm: SlurmCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    slurm_site.identity.cache_clear()
+    found = slurm_site.identity()
+    assert found.version is not None and found.version >= (20, 11)
+    assert found.name == asked.cluster_name() == slurm_site.config()["ClusterName"]
     assert asked.available()
     monkeypatch.setenv("PATH", "/nowhere")
     assert not asked.available()
