@@ -24,6 +24,7 @@ from .config.schema import Cluster
 from .config.yaml import dump
 from .errors import FvlaunchError, Interrupted, RunConflict, SchedulerRefused, SchedulerUnreachable
 from .files import publish_text, read_json
+from .imports import without
 from .index import remember
 from .plan import Plan
 from .runconfig import load
@@ -111,6 +112,7 @@ def _first_record(plan: Plan) -> Record:
         max_steps=plan.max_steps,
         ranks=plan.ranks,
         nodes=plan.nodes,
+        scheduler=_scheduler_name(plan),
         submitted_at=now,
         updated_at=now,
         state="submitting" if plan.pipeline is None else "waiting",
@@ -148,7 +150,7 @@ def renew(run: Run, plan: Plan, *, assume_dead: str | None = None, state: str = 
             raise RunConflict(f"{run.name} was just resumed by another command", hint=f"fvlaunch status {run.name}")
         record = replace(
             record, generation=record.generation + 1, token=jobs.new_token(), state=state, reason="",
-            job_id=None, host=None, scheduler=None, cluster=plan.cluster_name, executor=executor_of(plan),
+            job_id=None, host=None, scheduler=_scheduler_name(plan), cluster=plan.cluster_name, executor=executor_of(plan),
             ranks=plan.ranks, nodes=plan.nodes, max_steps=plan.max_steps, submitted_at=time.time(),
         )  # fmt: skip
         run.write_intent("run", record.generation)
@@ -204,7 +206,8 @@ def _job_folder(run: Run) -> Path:
 
 def _write_job(run: Run, plan: Plan, folder: Path) -> Path:
     """The batch script, and the pickle that it finds by its own id."""
-    from submitit.core.utils import DelayedSubmission
+    with without("asyncio"):  # a twentieth of what submitting takes, for job objects that one may await; none is made here
+        from submitit.core.utils import DelayedSubmission
 
     from .agent.main import run_agent
 
@@ -226,7 +229,8 @@ def _command(plan: Plan, folder: Path) -> str:
 
 
 def _slurm_executor(run: Run, plan: Plan, folder: Path, token: str) -> Any:
-    from submitit import SlurmExecutor
+    with without("asyncio"):
+        from submitit import SlurmExecutor
 
     class Executor(SlurmExecutor):  # type: ignore[misc]
         @classmethod
@@ -251,7 +255,7 @@ def _slurm_executor(run: Run, plan: Plan, folder: Path, token: str) -> Any:
 
 
 def _start_slurm(run: Run, plan: Plan, folder: Path) -> None:
-    record, script = run.update(scheduler=_scheduler_name()), _write_job(run, plan, folder)
+    record, script = run.record(), _write_job(run, plan, folder)
     try:
         job_id, interrupted = _sbatch(script)
         _record_job(run, job_id)
@@ -264,10 +268,10 @@ def _start_slurm(run: Run, plan: Plan, folder: Path) -> None:
         raise Interrupted(f"interrupted, but {run.name} has been submitted: job {job_id}", hint=f"fvlaunch cancel {run.name}")
 
 
-def _scheduler_name() -> str | None:
+def _scheduler_name(plan: Plan) -> str | None:
     """Which Slurm is about to be asked; one that does not answer now will not take a job either."""
     try:
-        return slurm_site.identity().name
+        return slurm_site.identity().name if plan.executor == "slurm" else None
     except FvlaunchError:
         return None
 

@@ -104,3 +104,21 @@ def test_quick_commands_load_nothing_heavy(words: list[str], tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr
     loaded = {name.partition(".")[0] for name in done.stderr.split()}
     assert "fvlaunch" in loaded and not loaded & {*HEAVY, "submitit", "jinja2", "numpy", "pyarrow", "yaml", "trainers"}
+
+
+def test_a_module_that_is_left_out_is_the_real_one_afterwards() -> None:
+    """In a process of its own: here asyncio has long been imported."""
+    code = (
+        "import sys; from fvlaunch.imports import without\n"
+        "with without('asyncio'):\n"
+        "    from submitit import SlurmExecutor\n"
+        "assert not [name for name in sys.modules if name.startswith('asyncio')]\n"
+        "import asyncio\n"
+        "async def one(): return 1\n"
+        "assert asyncio.run(one()) == 1\n"
+        "with without('asyncio'):\n"
+        "    assert sys.modules['asyncio'] is asyncio\n"
+        "assert sys.modules['asyncio'] is asyncio\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
