@@ -25,15 +25,15 @@ SHORTER = ("--set", "train.max_steps=150")
 
 
 @pytest.fixture(scope="module")
-def reference(workspace: Workspace) -> list[tuple[int, float]]:
-    """Steps and losses of an undisturbed local run with the same ranks and threads."""
-    workspace.submit("reference", *SHORTER)
+def reference(workspace: Workspace, run: Path) -> list[tuple[int, float]]:
+    """Steps and losses of an undisturbed local run with the same ranks and threads; it ran while Slurm let the other one wait."""
     assert workspace.finish("reference")["state"] == "finished"
     return losses(workspace.runs / "reference")
 
 
 @pytest.fixture(scope="module")
 def run(workspace: Workspace, slurm: SlurmCluster) -> Path:
+    workspace.submit("reference", *SHORTER)
     workspace.write("own.py", OWN_METHODS)
     paced = {"kind": "./own.py:Paced", "pace_s": 0.2}  # else it would end while a command line is still being read
     workspace.write("templates/recipes/paced.yaml", {**RECIPE, "train": {**RECIPE["train"], "method": paced}})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -253,9 +254,9 @@ def test_checkpoints_hold_adapters_only_and_a_resume_on_more_ranks_agrees(
     assert all(".lora_" in name for name in held)
 
 
-def test_without_adapters_nothing_imports_peft(runs: Any, place: Parallel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_adapters_nothing_imports_peft_or_transformers(runs: Any, place: Parallel, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "trainers.models.wan" in runs.imported()
-    assert "peft" not in runs.imported()
+    assert not {"peft", "transformers"} & set(runs.imported())
     from diffusers.utils import is_peft_available
 
     assert is_peft_available()  # for whoever wants it
@@ -264,3 +265,18 @@ def test_without_adapters_nothing_imports_peft(runs: Any, place: Parallel, monke
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "peft", None)
     model.predict_velocity(*inputs())
+
+
+def test_who_wants_pipelines_after_the_network_gets_them_whole() -> None:
+    code = (
+        "import sys\n"
+        "from trainers.models.wan import Wan, WanTransformer3DModel as ours\n"
+        "assert not {'peft', 'transformers'} & set(sys.modules)\n"
+        "from diffusers import WanPipeline, WanTransformer3DModel\n"
+        "from diffusers.loaders import lora_base, single_file_utils\n"
+        "assert ours is WanTransformer3DModel\n"
+        "assert lora_base.LoraBaseMixin in WanPipeline.__mro__\n"
+        "assert lora_base.PreTrainedModel and lora_base.BaseTunerLayer and single_file_utils.AutoImageProcessor\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -9,7 +9,6 @@ from pathlib import Path
 from types import MethodType
 from typing import Any, ClassVar
 
-from diffusers.utils import import_utils
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import get_model_state_dict
 
@@ -17,15 +16,8 @@ from .. import lora
 from ..config.attention import SparseAttention
 from . import source, vsa_network, weights
 from .base import OneNetwork
+from .diffusers_wan import WanTransformer3DModel
 from .vsa_network import SparseSelfAttention
-
-# diffusers imports peft for a hook that is not used here: half a second and 260 files a rank, wanted only by one with adapters.
-_there = getattr(import_utils, "_peft_available", False)
-import_utils._peft_available = False
-try:
-    from diffusers import WanTransformer3DModel
-finally:
-    import_utils._peft_available = _there
 
 
 class Wan(OneNetwork):
