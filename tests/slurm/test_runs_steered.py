@@ -17,32 +17,26 @@ from tests.support.launcher import LIMITS, RECIPE, Workspace, losses
 PACED = ("--set", "train.max_steps=60")
 
 
-def test_a_plain_scancel_stays_cancelled(workspace: Workspace, slurm: SlurmCluster) -> None:
-    workspace.submit("scancelled", "--ranks", "1", cluster="real")
-    workspace.reaches("scancelled", 5)
-    job = job_of(workspace, "scancelled")
-    slurm.run("scancel", job)
-    assert workspace.finish("scancelled")["state"] == "cancelled"
-    slurm.wait_state(job, {"CANCELLED", "FAILED"})
-    time.sleep(2)
-    assert slurm.jobs() == []
-    assert slurm.restarts(job) == 0
-
-
-def test_cancel_ends_a_running_and_a_waiting_run_for_good(workspace: Workspace, slurm: SlurmCluster) -> None:
-    workspace.submit("cancelled", "--ranks", "1", cluster="real")
-    workspace.reaches("cancelled", 5)
-    job = job_of(workspace, "cancelled")
+def test_scancel_and_cancel_end_running_and_waiting_runs_for_good(workspace: Workspace, slurm: SlurmCluster) -> None:
+    for name in ("scancelled", "cancelled"):  # a node each
+        workspace.submit(name, "--ranks", "1", "--set", "train.max_steps=5000", cluster="real")
     workspace.submit("waiting", "--begin", "now+1hour", cluster="real")
     waiting = workspace.status("waiting")
     assert waiting["state"] == "queued"
     assert "begin time" in waiting["reason"]
+    for name in ("scancelled", "cancelled"):
+        workspace.reaches(name, 5)
+    jobs = {name: job_of(workspace, name) for name in ("scancelled", "cancelled")}
+    slurm.run("scancel", jobs["scancelled"])
     for name in ("cancelled", "waiting"):
         workspace.call("cancel", name)
+    for name in ("scancelled", "cancelled", "waiting"):
         assert workspace.finish(name)["state"] == "cancelled"
-    slurm.wait_state(job, {"CANCELLED", "FAILED"})
+    for job in jobs.values():
+        slurm.wait_state(job, {"CANCELLED", "FAILED"})
+    time.sleep(2)  # for what would come back
     assert slurm.jobs() == []
-    assert slurm.restarts(job) == 0
+    assert [slurm.restarts(job) for job in jobs.values()] == [0, 0]
 
 
 def test_a_time_limit_is_seen_coming_and_the_run_goes_on(workspace: Workspace, slurm: SlurmCluster) -> None:
