@@ -308,7 +308,7 @@ _VALUES = st.one_of(
 _TREES = st.recursive(_VALUES, lambda sub: st.one_of(st.lists(sub, max_size=3), st.dictionaries(_KEYS, sub, max_size=4)), max_leaves=12)
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.dictionaries(_KEYS, _TREES, max_size=4), st.lists(st.tuples(st.lists(_KEYS, min_size=1, max_size=4), _TREES), max_size=2))
 def test_any_tree_composes_or_is_told_in_words(tmp_path_factory: pytest.TempPathFactory, tree: Any, sets: Any) -> None:
     here = tmp_path_factory.mktemp("fuzz")
