@@ -144,13 +144,14 @@ def renew(run: Run, plan: Plan, *, assume_dead: str | None = None, state: str = 
     """
     before = run.record()
     _check_is_over(run, before, assume_dead)
+    scheduler = _scheduler_name(plan)  # may take seconds: not under the lock
     with run.locked():
         record = run.record()
         if (record.generation, record.token) != (before.generation, before.token):
             raise RunConflict(f"{run.name} was just resumed by another command", hint=f"fvlaunch status {run.name}")
         record = replace(
             record, generation=record.generation + 1, token=jobs.new_token(), state=state, reason="",
-            job_id=None, host=None, scheduler=_scheduler_name(plan), cluster=plan.cluster_name, executor=executor_of(plan),
+            job_id=None, host=None, scheduler=scheduler, cluster=plan.cluster_name, executor=executor_of(plan),
             ranks=plan.ranks, nodes=plan.nodes, max_steps=plan.max_steps, submitted_at=time.time(),
         )  # fmt: skip
         run.write_intent("run", record.generation)

@@ -398,13 +398,3 @@ def test_off_a_terminal_nothing_is_coloured_and_the_exit_code_is_the_process_own
 
 def _with_source() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(Path(cli.__file__).parents[1]), os.environ.get("PYTHONPATH")]))}
-
-
-def test_a_command_alone_is_what_it_is_among_all(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert call("--help").out.count("  submit ") == 1
-    for name in ("submit", "list", "doctor"):
-        alone = call(name, "--help")
-        with monkeypatch.context() as patch:
-            patch.setattr(cli, "_needed", lambda words: cli.app)
-            assert alone == call(name, "--help")
-        assert alone.code == 0

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from fvlaunch import cli
+
 ROOT = Path(__file__).resolve().parents[2]
 FILES = {package: sorted((ROOT / package).rglob("*.py")) for package in ("fvlaunch", "trainers")}
 HEAVY = ("torch", "diffusers", "transformers", "peft", "accelerate", "av", "tensorboard")
@@ -104,6 +106,16 @@ def test_quick_commands_load_nothing_heavy(words: list[str], tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr
     loaded = {name.partition(".")[0] for name in done.stderr.split()}
     assert "fvlaunch" in loaded and not loaded & {*HEAVY, "submitit", "jinja2", "numpy", "pyarrow", "yaml", "trainers"}
+
+
+def test_a_command_alone_is_what_it_is_among_all(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("submit", "list", "doctor"):
+        assert cli.run([name, "--help"]) == 0
+        alone = capsys.readouterr()
+        with monkeypatch.context() as patch:
+            patch.setattr(cli, "_needed", lambda words: cli.app)
+            assert cli.run([name, "--help"]) == 0
+        assert alone == capsys.readouterr() and alone.out
 
 
 def test_a_module_that_is_left_out_is_the_real_one_afterwards() -> None:
