@@ -246,12 +246,12 @@ class SlurmCluster:
         before = self.restarts(job_id)
         self.run("scontrol", "requeue", job_id)
         self._until(
-            lambda: self._start_if_over(job_id) or (self.restarts(job_id) > before and self.state(job_id) == "RUNNING"), 30, "not requeued"
+            lambda: self._start_if_over(job_id) or (self.restarts(job_id) > before and self.state(job_id) == "RUNNING"), 60, "not requeued"
         )
 
     def start_waiting(self, job_id: str) -> None:
         """Let a requeued job that waits for its begin time start, as soon as it safely can."""
-        self._until(lambda: self._start_if_over(job_id) or self.state(job_id) == "RUNNING", 30, "not started")
+        self._until(lambda: self._start_if_over(job_id) or self.state(job_id) == "RUNNING", 60, "not started")
 
     def _start_if_over(self, job_id: str) -> bool:
         """Let a requeued job start, once nothing of its last life runs and the clock has gone to another second.

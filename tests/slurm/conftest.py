@@ -20,13 +20,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def slurm() -> Iterator[SlurmCluster]:
-    """Two nodes of 8 CPUs. Skips where Slurm is not installed, unless FVLAUNCH_REQUIRE_SLURM=1: then that is a failure."""
+    """Two nodes of 8 CPUs. Skips where Slurm is not installed, unless FVLAUNCH_REQUIRE_SLURM=1: then that is a failure.
+
+    As on a real site there are some ten seconds to save in: a machine that runs other tests beside may need more than one.
+    """
     if missing := missing_programs():
         reason = f"NO SLURM HERE, so nothing of it is tested: {', '.join(missing)} not found (apt-get install slurm-wlm munge)"
         if os.environ.get("FVLAUNCH_REQUIRE_SLURM") == "1":
             pytest.fail(reason, pytrace=False)
         pytest.skip(reason)
-    with SlurmCluster(nodes=2, cpus=8) as cluster:
+    with SlurmCluster(nodes=2, cpus=8, grace_s=20, kill_wait_s=20) as cluster:
         yield cluster
 
 

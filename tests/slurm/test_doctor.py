@@ -14,7 +14,7 @@ def test_the_real_configuration_is_read_and_a_node_looked_at(workspace: Workspac
     done = workspace.call("doctor", "--cluster", "real", "--json")
     said = {one["check"]: one for one in json.loads(done.stdout)}
     assert said["Slurm"]["found"].startswith("test, version") and said["partition"]["verdict"] == "OK"
-    assert "GraceTime 3 s, and a save takes 120 s (assumed" in said["grace time"]["found"] and said["grace time"]["cure"]
+    assert "GraceTime 20 s, and a save takes 120 s (assumed" in said["grace time"]["found"] and said["grace time"]["cure"]
     assert said["user signal"]["verdict"] == "OK" and said["accounting"]["verdict"] == "WARN"
     assert said["python on a node"]["verdict"] == "OK" and said["shared folder"]["verdict"] == "OK"
     workspace.until(lambda: not slurm.jobs(), "doctor leaves no job")
