@@ -113,7 +113,6 @@ class Follower:
             print("agent: nothing is heard of the first node; requeueing the job", file=sys.stderr, flush=True)
             try:
                 slurm.requeue(self.placement.job_id)
-                time.sleep(REQUEUE_WAIT_S)
             except FvlaunchError as error:
                 print(f"agent: {error}", file=sys.stderr, flush=True)
-        return 1
+        return 1  # the job's fate is decided: who stayed would keep it from its next life until Slurm kills (KillWait)

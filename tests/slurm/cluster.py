@@ -60,7 +60,7 @@ class SlurmCluster:
         self.start_s = 0.0
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
         self._controller_port = self._accounts_port = 0
-        self._over_at: dict[str, float] = {}
+        self._over_at, self._killing_until = dict[str, float](), 0.0
         self._ended = threading.Event()
         self._poker: threading.Thread | None = None
 
@@ -211,12 +211,10 @@ class SlurmCluster:
     def wait_state(self, job_id: str, states: str | Iterable[str], timeout_s: float = 30) -> str:
         """Wait until the job is in one of the states; which one."""
         wanted = {states} if isinstance(states, str) else set(states)
-        self._until(
-            lambda: self.state(job_id) in wanted, timeout_s, lambda: f"job {job_id} is {self._describe(job_id)}, not {sorted(wanted)}"
-        )
+        self._until(lambda: self.state(job_id) in wanted, timeout_s, lambda: f"job {job_id} is {self._describe(job_id)}, not {states}")
         return self.state(job_id)
 
-    def wait_restart(self, job_id: str, restarts: int, timeout_s: float = 30) -> None:
+    def wait_restart(self, job_id: str, restarts: int, timeout_s: float = 60) -> None:
         """Wait until the job runs in a life after at least so many restarts."""
 
         def runs() -> bool:  # one question: a state and a count asked one after the other may be of two lives
@@ -229,7 +227,7 @@ class SlurmCluster:
         """Jobs that have not ended, one text each: id, name, state, reason."""
         return self.run("squeue", "-h", "-t", _ACTIVE, "-o", "%i %j %T %r").stdout.splitlines()
 
-    def cancel_all(self, timeout_s: float = 20) -> None:
+    def cancel_all(self, timeout_s: float = 40) -> None:
         if jobs := [line.split()[0] for line in self.jobs()]:
             self.run("scancel", *jobs, check=False)
             self._until(lambda: not self.jobs(), timeout_s, lambda: f"jobs do not end: {self.jobs()}")
@@ -259,7 +257,7 @@ class SlurmCluster:
         Slurm's own wait has two reasons: an srun of the last life that is still about to end takes a step of the next
         life with it, and a slurmd that ended a job refuses ("already killed") what was issued within that second.
         """
-        if self.state(job_id) != "PENDING" or self._runs_something(job_id):
+        if self.state(job_id) != "PENDING" or time.monotonic() < self._killing_until or self._runs_something(job_id):
             self._over_at.pop(job_id, None)
             return False
         if int(time.time()) <= int(self._over_at.setdefault(job_id, time.time())):
@@ -284,6 +282,8 @@ class SlurmCluster:
         self.run("scontrol", "update", f"jobid={job_id}", f"EndTime=now+{seconds}seconds")
 
     def node_down(self, node: str) -> None:
+        """Slurm does not wait for its slurmd, which after KillWait kills whatever it finds of its jobs: a next life too."""
+        self._killing_until = time.monotonic() + self.kill_wait_s + 1
         self.run("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
 
     def node_up(self, node: str) -> None:

@@ -29,7 +29,7 @@ def slurm() -> Iterator[SlurmCluster]:
         if os.environ.get("FVLAUNCH_REQUIRE_SLURM") == "1":
             pytest.fail(reason, pytrace=False)
         pytest.skip(reason)
-    with SlurmCluster(nodes=2, cpus=8, grace_s=20, kill_wait_s=20) as cluster:
+    with SlurmCluster(nodes=2, cpus=8, grace_s=20, kill_wait_s=10) as cluster:
         yield cluster
 
 

@@ -13,7 +13,7 @@ from tests.slurm.cluster import SlurmCluster, missing_programs
 from tests.slurm.runs import causes
 from tests.support.launcher import RECIPE, Workspace, metrics
 
-CUT = "PartitionName=cut Nodes=127.0.0.11 PriorityTier=1 PreemptMode=CANCEL GraceTime=6 MaxTime=INFINITE State=UP"
+CUT = "PartitionName=cut Nodes=127.0.0.11 PriorityTier=1 PreemptMode=CANCEL GraceTime=20 MaxTime=INFINITE State=UP"
 PACED = {"kind": "./own.py:Paced", "pace_s": 0.1}
 SHORT = ("--ranks", "1", "--set", "train.max_steps=80")
 
@@ -24,7 +24,7 @@ def site() -> Iterator[SlurmCluster]:
         if os.environ.get("FVLAUNCH_REQUIRE_SLURM") == "1":
             pytest.fail(f"not found: {missing}", pytrace=False)
         pytest.skip(f"NO SLURM HERE: {missing} not found")
-    with SlurmCluster(nodes=1, cpus=4, grace_s=6, extra=[CUT]) as cluster:
+    with SlurmCluster(nodes=1, cpus=4, grace_s=20, kill_wait_s=20, extra=[CUT]) as cluster:
         yield cluster
 
 
