@@ -52,7 +52,7 @@ def test_closing_the_terminal_and_killing_the_agent_lose_nothing(local: LocalRun
     assert terminal.process.wait(timeout=30) != 0
     local.reaches("chain", 12)
     kill(local.agent_pid("chain"))
-    assert local.is_gone("chain", within_s=2)
+    assert local.is_gone("chain", within_s=10)
     local.until(lambda: local.status("chain")["state"] == "lost", "the run is known to be lost", 20)
     status = local.status("chain")
     assert "fvlaunch resume chain" in status["reason"], status

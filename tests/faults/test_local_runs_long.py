@@ -92,7 +92,7 @@ def test_the_death_of_a_jobs_controller_ends_its_agent(local: LocalRuns, alone: 
     local.reaches("uncontrolled", 13)
     agent = local.agent_pid("uncontrolled")
     kill(local.controller_pid("uncontrolled"))
-    assert local.is_gone("uncontrolled", within_s=2)
+    assert local.is_gone("uncontrolled", within_s=10)
     local.until(lambda: not Path(f"/proc/{agent}").exists(), "the agent ends", 10)
     assert local.status("uncontrolled")["state"] == "lost"
     local.call("resume", "uncontrolled")
@@ -160,7 +160,7 @@ def test_the_last_intent_wins_at_each_stage(local: LocalRuns, alone: Path, figur
         assert accepted[0] == wanted[0]  # the second one may come when the run has stopped already, and is refused then
         state = {"stop": "stopped", "cancel": "cancelled"}[accepted[-1]]
         local.over(name, state)
-        assert local.is_gone(name, within_s=2)
+        assert local.is_gone(name, within_s=10)
         time.sleep(1)
         assert (local.status(name)["state"], rank_pids(run)) == (state, {})
         right += 1

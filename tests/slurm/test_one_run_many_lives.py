@@ -119,6 +119,8 @@ def test_a_killed_head_takes_its_rank_with_it_and_the_batch_script_acts(workspac
     _kill_agent(run, 0)
     new_steps(workspace, 8)
     assert workspace.attempts(NAME)[6]["cause"] == "interrupted"
+    said = next(run.glob(f"job/*/{job_of(workspace, NAME)}_0_log.out")).read_text()
+    assert "task 0: Killed" in said and "task 1: Killed" not in said  # the other node's agent did not wait for that
 
 
 @pytest.mark.long
@@ -142,7 +144,7 @@ def test_after_all_that_each_step_stands_once_and_every_loss_is_bitwise(
 def _kill_agent(run: Path, rank: int) -> None:
     ranks = rank_pids(run)
     os.kill(agent_pids(run)[rank], signal.SIGKILL)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 20
     while Path(f"/proc/{ranks[rank]}").exists() and _state(ranks[rank]) != "Z":
         assert time.monotonic() < deadline, f"rank {rank} outlived its agent"
         time.sleep(0.05)

@@ -83,7 +83,7 @@ def test_without_slurmctld_status_tells_the_last_known_and_submit_leaves_no_doub
     try:
         began = time.monotonic()
         done = workspace.call("status", "unseen", "--json", check=False)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 8
         assert done.returncode == 3
         [status] = json.loads(done.stdout)
         assert status["state"] == "queued"

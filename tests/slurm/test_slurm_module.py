@@ -312,7 +312,7 @@ def test_cancel_ends_a_job_and_its_signal_form_only_signals(slurm: SlurmCluster,
     waiting = sleeper(slurm, "-H")
     began = time.monotonic()
     assert not asked.cancel(waiting, signal="USR2")  # scancel itself would wait for it to start
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 8
     slurm.cancel_all()
 
 
@@ -357,7 +357,7 @@ def test_a_hanging_controller_costs_no_more_than_the_time_limit(slurm: SlurmClus
             asked.queue(timeout_s=1)
     finally:
         slurm.resume_ctld()
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 5
 
 
 def test_the_cluster_ends_all_that_it_started_and_only_that() -> None:

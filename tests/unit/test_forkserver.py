@@ -157,7 +157,7 @@ time.sleep(600)
         assert len(pids) == 2
         eventually(lambda: Path(f"/proc/{pids[0]}/comm").read_text() == "rank 0\n")
         launcher.kill()
-    eventually(lambda: not any(_lives(pid) for pid in pids), 5)
+    eventually(lambda: not any(_lives(pid) for pid in pids), 30)
 
 
 def _lives(pid: int) -> bool:

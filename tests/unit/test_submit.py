@@ -79,7 +79,7 @@ def run_script(text: str, cwd: Path) -> tuple[list[str], dict[str, str]]:
     srun.write_text(f'#!/bin/bash\nprintf "%s\\0" "$@" >{told}/argv\nenv -0 >{told}/env\numask >{told}/umask\n')
     srun.chmod(0o755)
     env = {"PATH": f"{cwd}/bin:/usr/bin:/bin", "SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "32", "PYTHONPATH": "/mine", "LC_ALL": "C"}
-    done = subprocess.run(["bash", "-u"], input=text, cwd=cwd, env=env, capture_output=True, text=True, timeout=20, check=False)
+    done = subprocess.run(["bash", "-u"], input=text, cwd=cwd, env=env, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     argv = (cwd / "argv").read_bytes().decode().split("\0")[:-1]
     return argv, dict(part.partition("=")[::2] for part in (cwd / "env").read_bytes().decode().split("\0") if part)
@@ -211,7 +211,7 @@ def test_a_submission_of_which_nobody_knows_is_kept_and_found_later(tmp_path: Pa
     [run] = index.known()
     assert caught.value.exit_code == 3 and (run.record().state, run.record().job_id) == ("submitting", None)
     [script] = run.job.glob("*/submission.sh")
-    subprocess.run([slurm.folder / "take", script], check=True, timeout=20)  # it was taken after all, late
+    subprocess.run([slurm.folder / "take", script], check=True, timeout=60)  # it was taken after all, late
     with pytest.raises(RunConflict, match="has a job after all: 4711"):
         submission.resubmit(run, plan)
     assert (run.record().job_id, run.record().generation) == ("4711", 1)
@@ -269,5 +269,5 @@ def test_a_local_profiles_shell_lines_run_before_the_interpreter_and_keep_its_pr
     cluster = Cluster(executor="local", python="/bin/sh", setup='if true; then\n  export GREETING="it\'s here"\nfi')
     command = shlex.split(submission._with_setup(cluster))
     started = subprocess.Popen([*command, "-c", 'echo "$$ $GREETING $1"', "name", "a b"], stdout=subprocess.PIPE, text=True)
-    out, _ = started.communicate(timeout=20)
+    out, _ = started.communicate(timeout=60)
     assert out == f"{started.pid} it's here a b\n"
