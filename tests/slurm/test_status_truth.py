@@ -76,6 +76,7 @@ def test_a_held_job_is_told_with_the_command_that_releases_it(site: SlurmCluster
 @BARE
 def test_a_job_that_waits_for_its_time_says_until_when(site: SlurmCluster, runs: Workspace) -> None:
     job = sleeping(runs, "later", "--begin", "now+1hour")
+    runs.until(lambda: site.reason(job) == "BeginTime", "Slurm has looked at the job")  # until then it may say: Resources
     state, reason = told(runs, "later")["later"]
     assert state == "queued" and "waits for its begin time" in reason
     at = reason.partition("(until ")[2].rstrip(")")
