@@ -26,7 +26,7 @@ from .checkpoint_state import CandidWriter, check_state, one_line
 from .config.runtime import CheckpointConfig
 from .control import Control
 from .manifest import FileEntry, Manifest
-from .peers import Peers
+from .peers import Peers, taking_part
 
 
 class Checkpointer:
@@ -59,7 +59,9 @@ class Checkpointer:
         if temporary is None:  # published already, or nowhere to write
             self._settle(step, failure)
             return
-        upload = dcp.async_save(state, storage_writer=CandidWriter(temporary), process_group=self._writing.group, async_stager=self._stager)
+        upload = dcp.async_save(
+            state, storage_writer=CandidWriter(temporary), async_stager=self._stager, **taking_part(self._writing.group)
+        )
         self._pending = step, temporary, self._threads.submit(self._finish, upload, temporary, step, started)
         if wait:
             self.wait()

@@ -18,7 +18,7 @@ from .checkpoint_state import KeyMismatch, SafeReader, StrictPlanner, one_line, 
 from .control import Control
 from .errors import UserError
 from .manifest import BadManifest, Manifest, NewerFormat
-from .peers import Peers
+from .peers import Peers, taking_part
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +117,7 @@ class Loader:
         """The digests have passed, so a failure here says nothing against the checkpoint: nothing is renamed."""
         planner, folder = StrictPlanner(), shelf.folder_of(self._directory, step)
         try:
-            dcp.load(state, storage_reader=SafeReader(folder), planner=planner, process_group=self._peers.group)
+            dcp.load(state, storage_reader=SafeReader(folder), planner=planner, **taking_part(self._peers.group))
         except CheckpointException as error:  # a BaseException
             raise _load_error(step, [pair[0] for pair in error.failures.values()]) from None
         return planner.absent

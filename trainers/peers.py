@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -22,6 +23,19 @@ T = TypeVar("T")
 
 _LIMIT = timedelta(hours=2)
 """A rank may wait this long for the slowest disk. A dead peer raises at once, and a hung one is the launcher's business."""
+
+
+def taking_part(group: dist.ProcessGroup | None = None) -> dict[str, Any]:
+    """The arguments that tell DCP who takes part: the ranks of `group` (all without one), or this one alone, without collectives.
+
+    Gloo copies what is larger than 32 KiB, as plans are, by OpenMP in threads of its own, whose teams stay. Once a process has more
+    such threads than cores, libgomp's no longer spin for each other: on two cores each later step took a third longer.
+    """
+    if dist.get_world_size(group) > 1:
+        return {"process_group": group}
+    # Here and not around the call, which DCP may make in another thread. It warns that nobody else takes part: we know.
+    warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
+    return {"no_dist": True}
 
 
 class Peers:

@@ -20,6 +20,7 @@ from .export_weights import COMPONENT
 from .models import model_class
 from .models.base import ModelBase
 from .parallel import Parallel
+from .peers import taking_part
 from .trained import Checkpoint, Weights
 
 
@@ -67,7 +68,7 @@ def restored(checkpoint: Checkpoint, role: str, weights: Weights, place: Paralle
     for network, module in model.networks.items():
         held = names[network]
         state = {held[name][0]: tensor for name, tensor in get_model_state_dict(module).items() if name in held}
-        dcp.load(state, storage_reader=SafeReader(checkpoint.folder))
+        dcp.load(state, storage_reader=SafeReader(checkpoint.folder), **taking_part())
     model.on_step(checkpoint.step)
     return model
 

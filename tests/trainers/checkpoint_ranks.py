@@ -128,6 +128,26 @@ def scenario_save(rank: int, directory: str, steps: list[int], rows: int = 33, k
     return {"failed": checkpointer.failed_in_a_row, "last": checkpointer.last_published, "reports": control.reports}
 
 
+def scenario_threads(rank: int, directory: str, tensors: int) -> Any:
+    """How many threads gloo had before a save and a load of so many tensors, and has afterwards: a thread's helpers inherit its name."""
+    import torch
+
+    torch.set_num_threads(2)
+    checkpointer = make_checkpointer(directory, RecordingControl(rank))
+    extra = {"callbacks": {f"tensor_of_a_name_as_long_as_they_are_{n}": torch.zeros(1) for n in range(tensors)}}
+    checkpointer.save(1, make_state(1), wait=True)  # whatever even a small one needs
+    before = _gloo_threads()
+    checkpointer.save(2, make_state(2, extra=extra), wait=True)
+    saved = _gloo_threads()
+    step = checkpointer.load(make_state(0, extra=extra))
+    checkpointer.close()
+    return {"step": step, "threads": [before, saved, _gloo_threads()]}
+
+
+def _gloo_threads() -> int:
+    return sum(path.read_text().strip() == "pt_gloo_runloop" for path in Path("/proc/self/task").glob("*/comm"))
+
+
 def scenario_load(rank: int, directory: str, rows: int = 33, threads: int = 1) -> Any:
     control = RecordingControl(rank)
     checkpointer = make_checkpointer(directory, control, threads=threads)

@@ -113,6 +113,14 @@ def test_save_keeps_the_loop_for_a_small_part_of_the_time_that_saving_takes(rank
 # --- a world of one: saving
 
 
+def test_a_rank_alone_keeps_no_threads_of_a_save_or_load(ranks: Any, tmp_path: Path) -> None:
+    """Where gloo's threads have helpers of their own, each later step of two OpenMP threads on two cores takes a third longer."""
+    (found,) = ranks.run(1, "threads", tmp_path, tensors=500)
+    assert found["step"] == 2
+    assert found["threads"][0] > 0
+    assert found["threads"] == [found["threads"][0]] * 3
+
+
 def test_what_was_staged_is_saved_even_if_the_loop_goes_on(checkpointer: Checkpointer) -> None:
     state = small(7)
     checkpointer.save(7, state)
