@@ -31,7 +31,7 @@ def taking_part(group: dist.ProcessGroup | None = None) -> dict[str, Any]:
     Gloo copies what is larger than 32 KiB, as plans are, by OpenMP in threads of its own, whose teams stay. Once a process has more
     such threads than cores, libgomp's no longer spin for each other: on two cores each later step took a third longer.
     """
-    if dist.get_world_size(group) > 1:
+    if dist.is_initialized() and dist.get_world_size(group) > 1:
         return {"process_group": group}
     # Here and not around the call, which DCP may make in another thread. It warns that nobody else takes part: we know.
     warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)

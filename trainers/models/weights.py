@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.distributed.checkpoint.filesystem import FileSystem
 
 from ..errors import UserError
+from ..peers import taking_part
 
 _SINGLE = ("diffusion_pytorch_model.safetensors", "model.safetensors")
 """diffusers' name, and FastVideo's."""
@@ -61,7 +62,7 @@ def load(state: dict[str, Tensor], folder: Path, added: Collection[str] = ()) ->
     if not any(name in held for name in added):
         state = {name: tensor for name, tensor in state.items() if name not in added}
     _check_same_tensors(state, held, folder)
-    dcp.load(state, storage_reader=reader)
+    dcp.load(state, storage_reader=reader, **taking_part())
 
 
 class _Reader(dcp.HuggingFaceStorageReader):
