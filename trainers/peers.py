@@ -1,7 +1,6 @@
-"""Owns how the ranks agree outside the training loop: small collectives of plain objects on a gloo group of their own.
-
-Must not know about checkpoints or tensors of the model. An error on rank 0 is raised on all ranks, so that none waits
-for a collective that will not come.
+"""Owns how the ranks agree outside the training loop: small collectives of plain objects on a gloo group of their own; and with whom
+DCP reads and writes. Must not know what a checkpoint holds, or tensors of the model. An error on rank 0 is raised on all ranks, so that
+none waits for a collective that will not come.
 """
 
 from __future__ import annotations

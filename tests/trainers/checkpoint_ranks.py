@@ -174,6 +174,7 @@ def scenario_damage(rank: int, directory: str, damages: list[list[list[Any]]]) -
     """For each set of damages, on a fresh copy of `directory`: what is loaded, and which folders are there afterwards."""
     import torch.distributed as dist
 
+    from tests.support.disk import damage
     from trainers import manifest
 
     manifest.REREAD_AFTER_S = 0.01
@@ -193,23 +194,6 @@ def scenario_damage(rank: int, directory: str, damages: list[list[list[Any]]]) -
 
 def names(directory: str | Path) -> list[str]:
     return sorted(path.name for path in Path(directory).iterdir())
-
-
-def damage(path: Path, kind: str, place: float) -> None:
-    """`place` in [0, 1): where in the file."""
-    content = bytearray(path.read_bytes())
-    position = int(place * len(content))
-    if kind == "missing":
-        path.unlink()
-    elif kind == "truncated":
-        path.write_bytes(content[:position])
-    elif kind == "zeroed":
-        path.write_bytes(bytes(len(content)))
-    elif kind == "flipped":
-        content[position] ^= 1 << (position % 8)
-        path.write_bytes(content)
-    elif kind == "garbage":
-        path.write_bytes(b"[1, 2")
 
 
 def scenario_skewed(rank: int, directory: str, steps: int, every: int, pauses_s: list[list[float]]) -> Any:
@@ -263,6 +247,8 @@ def scenario_full_tmpfs(rank: int, directory: str, filler: str, rows: int) -> An
     """The same on a real file system that `filler` fills up."""
     import torch.distributed as dist
 
+    from tests.support.disk import fill
+
     checkpointer = make_checkpointer(directory, RecordingControl(rank))
     seen = []
     for step in (1, 2, 3):
@@ -276,16 +262,6 @@ def scenario_full_tmpfs(rank: int, directory: str, filler: str, rows: int) -> An
         dist.barrier()
     checkpointer.close()
     return seen
-
-
-def fill(path: Path) -> None:
-    with path.open("wb", buffering=0) as stream:
-        for size in (1 << 16, 1 << 12):
-            try:
-                while True:
-                    stream.write(bytes(size))
-            except OSError:
-                pass
 
 
 def scenario_undeletable(rank: int, directory: str, steps: list[int], stuck: int, kind: str) -> Any:
