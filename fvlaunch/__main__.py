@@ -1,5 +1,5 @@
 """`python -m fvlaunch` is `fvlaunch`."""
 
-from .cli import main
+from .cli.app import main
 
 main()

@@ -18,18 +18,19 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from . import inputs
-from .config import TrainConfig, check, download, evaluate, exporting, guidance, preprocess
+from .config import TrainConfig, check, guidance
+from .config.programs import download, evaluate, export, preprocess
 from .control import EXIT_NO_RESTART, EXIT_SAVED, Control
 from .errors import UserError
+from .inference.export import required_exports
 
 EXIT_CRASHED = 1
 PROGRAMS: dict[str, tuple[Any, str]] = {
-    "train": (TrainConfig, "trainer"),
+    "train": (TrainConfig, "training.trainer"),
     "preprocess": (preprocess.Config, "preprocessing.job"),
-    "download": (download.Config, "downloading"),
-    "evaluate": (evaluate.Config, "evaluating"),
-    "export": (exporting.Config, "exporting"),
+    "download": (download.Config, "preprocessing.download"),
+    "evaluate": (evaluate.Config, "inference.evaluate"),
+    "export": (export.Config, "inference.export.job"),
 }
 """What a rank can do: the key of its configuration file -> (what the block must be, the module whose `run` does it)."""
 
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         program, config = read_config(options.config)
         options.run_dir.mkdir(parents=True, exist_ok=True)
-        if not inputs.ensure(read_inputs(options.config), control):
+        if not required_exports.ensure(read_inputs(options.config), control):
             return EXIT_SAVED
         control.progress("loading", 0)
         module = importlib.import_module(f".{PROGRAMS[program][1]}", __package__)  # imports torch and diffusers
@@ -83,10 +84,10 @@ def read_config(path: Path) -> tuple[str, Any]:
     return program, config
 
 
-def read_inputs(path: Path) -> list[inputs.Input]:
+def read_inputs(path: Path) -> list[required_exports.Input]:
     """What has to be there before the program starts."""
     try:
-        return TypeAdapter(list[inputs.Input]).validate_python(json.loads(path.read_text()).get("inputs", []))
+        return TypeAdapter(list[required_exports.Input]).validate_python(json.loads(path.read_text()).get("inputs", []))
     except ValidationError as error:
         raise UserError(f"{path}: " + "; ".join(f"inputs.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())) from None
 

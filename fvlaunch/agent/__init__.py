@@ -1,4 +1,5 @@
-"""The agent: one on each node of a job. It starts the ranks, watches them, and decides with the ledger what an exit means.
+"""Runs inside the job, one agent a node: starts ranks, passes on notices, finds hangs, decides what follows an exit.
 
-It must not import torch, and a rank's trouble must never become its own.
+May import: runs, schedulers, config; of trainers only the exit codes in `trainers.control`.
+Must not know: torch, or what a rank trains. The requeue is decided in `restart_policy.py`.
 """

@@ -11,18 +11,19 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from .. import secret_values, slurm
+from ..config import secrets as secret_values
 from ..errors import FvlaunchError
 from ..files import publish_json, read_json
-from ..runconfig import RunConfig
-from ..runs import Run
-from .forkserver import ForkServer
+from ..runs.directory import Run
+from ..runs.run_config import RunConfig
+from ..schedulers.slurm import commands as slurm
+from .attempt_monitor import Watch
 from .head import REQUEUE_WAIT_S, SETTLE_S
-from .notice import Signals
-from .peers import beat_file, report_file
+from .node_heartbeats import beat_file, report_file
 from .placement import Placement
-from .ranks import Ranks
-from .watch import Watch
+from .rank_processes import Ranks
+from .rank_spawner import ForkServer
+from .stop_notices import Signals
 
 
 class HeadIsSilent(Exception):

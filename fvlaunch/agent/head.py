@@ -13,23 +13,24 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from .. import secret_values, slurm
-from ..attempts import Attempt, Cause, Failure, read_attempts
+from ..config import secrets as secret_values
 from ..errors import FvlaunchError
 from ..files import append_line, overwrite_json, publish_json, read_json
-from ..ledger import Action, Decision, decide, may_start
-from ..pipelines import unfinished_before
-from ..runconfig import RunConfig, World
-from ..runs import FINAL_STATES, Intent, Run
-from ..script import handed_over, take_back_handover
-from . import notify
-from .forkserver import ForkServer
-from .notice import Clock, Notice, Signals, understand
-from .outcome import NodeEnd, judge
-from .peers import Peers, report_file
+from ..runs.attempts import Attempt, Cause, Failure, read_attempts
+from ..runs.directory import FINAL_STATES, Intent, Run
+from ..runs.job_folder import handed_over, take_back_handover
+from ..runs.pipeline_directory import unfinished_before
+from ..runs.run_config import RunConfig, World
+from ..schedulers.slurm import commands as slurm
+from . import user_hook
+from .attempt_monitor import Watch
+from .failure_attribution import NodeEnd, judge
+from .node_heartbeats import NodeHeartbeats, report_file
 from .placement import Placement
-from .ranks import Ranks, listen
-from .watch import Watch
+from .rank_processes import Ranks, listen
+from .rank_spawner import ForkServer
+from .restart_policy import Action, Decision, decide, may_start
+from .stop_notices import Clock, Notice, Signals, understand
 
 SETTLE_S = 10.0
 """How long the other ranks, and the followers' reports, may take once something has failed."""
@@ -125,7 +126,7 @@ class Head:
         publish_json(self.run.attempts / f"{self.attempt:04d}.config.json", self.config.program)
         bind, address = self.placement.listen_address()
         store = listen(bind)
-        self.peers = Peers(self.run, self.placement.hosts, self.limits)
+        self.peers = NodeHeartbeats(self.run, self.placement.hosts, self.limits)
         world = self.config.world(self.placement.node, address, store.getsockname()[1])
         self._log("started", **self._started(world))
         self._publish(address, world.master_port, outcome=None)
@@ -305,7 +306,7 @@ class Head:
     def _notify(self, state: str, reason: str) -> None:
         attempts = [a for a in read_attempts(self.run) if a.generation == self.generation]
         why = reason or (attempts[-1].failure.explain() if attempts and attempts[-1].failure else "")
-        notify.tell(self.config.cluster.notify, self.run, notify.event_of(state, attempts), why)
+        user_hook.tell(self.config.cluster.notify, self.run, user_hook.event_of(state, attempts), why)
 
     def _requeue(self, decision: Decision) -> int:
         """Before exiting: a preempted job whose task ends by itself would be COMPLETED and never come back."""

@@ -7,19 +7,19 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .. import secret_values
+from ..config import secrets as secret_values
 from ..errors import FvlaunchError
-from ..runconfig import load
-from ..runs import Run
-from ..script import leave_word
+from ..runs.directory import Run
+from ..runs.job_folder import leave_word
+from ..runs.run_config import load
 
 
 def run_agent(run_path: str) -> None:
     """Run this node's part of a run's job, and end the process with the agent's exit code."""
     from .follower import Follower  # here: who only names this function, in a pickle, need not load what an agent is
     from .head import Head
-    from .notice import Signals
     from .placement import discover
+    from .stop_notices import Signals
 
     signals = Signals()
     signals.install()

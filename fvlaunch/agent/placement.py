@@ -8,6 +8,8 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..schedulers.local_process import local_job_id
+
 
 @dataclass(frozen=True)
 class Placement:
@@ -45,31 +47,6 @@ class Placement:
         except ValueError:  # a name may resolve to a loopback address on its own node, so no address can be chosen here
             return "", self.hosts[0]
         return self.hosts[0], self.hosts[0]
-
-
-def process_start_time(pid: int) -> int | None:
-    """Kernel ticks since boot when a process started; with its pid that names a process for good. None: there is none."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return None
-    after_name = stat.rpartition(")")[2].split()
-    return None if after_name[0] == "Z" else int(after_name[19])
-
-
-def local_job_id(pid: int) -> str | None:
-    """A local job's id: its controller's pid and start time, since pids come back."""
-    started = process_start_time(pid)
-    return None if started is None else f"local-{pid}-{started}"
-
-
-def boot_id() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-
-
-def host_identity() -> str:
-    """This machine, this boot: what a local job's id is valid for."""
-    return f"{socket.gethostname()}/{boot_id()}"
 
 
 def discover() -> Placement:

@@ -10,14 +10,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from fvlaunch.config import folders, lookup, moved, tiny
-from fvlaunch.config.extends import Files
-from fvlaunch.config.merge import merge, overlay
-from fvlaunch.config.schema import Cluster, Recipe
-from fvlaunch.config.validate import cross_check, place, validate
-from fvlaunch.config.values import Substitution, control_problems
-from fvlaunch.config.yaml import KeyPath, Node
-from fvlaunch.errors import ConfigError, Place, Problem
+from ..errors import ConfigError, Place, Problem
+from . import lookup, relocation, tiny_preset
+from . import paths as folders
+from .extends import Files
+from .merge import merge, overlay
+from .schema import Cluster, Recipe
+from .strict_yaml import KeyPath, Node
+from .validate import cross_check, place, validate
+from .values import Substitution, control_problems
 
 RUN_KEYS = {"recipe", "cluster", "lock"}
 
@@ -85,7 +86,7 @@ def compose(
         cluster_node = Files("cluster", cwd).load(cluster_path)
     lock = file.value["lock"].plain if run and "lock" in file.value else {}
     if run and cluster is not None:
-        recipe_node = moved.put_back(recipe_node, lock, file.value["lock"].place) if "lock" in file.value else recipe_node
+        recipe_node = relocation.put_back(recipe_node, lock, file.value["lock"].place) if "lock" in file.value else recipe_node
     recipe_node, cluster_node = _with_sets(recipe_node, cluster_node, asked)
     parts = _resolve(recipe_node, cluster_node, cwd, folders.environment() if environment is None else environment)
     return Composed(
@@ -123,8 +124,8 @@ def _with_sets(recipe: Node, cluster: Node, asked: Node) -> tuple[Node, Node]:
         known = {key: node for key, node in defaults.value.items() if key in ("time", "threads_per_rank") and node.value is not None}
         recipe = merge(recipe, replace(defaults, value={"resources": replace(defaults, value=known)})) if known else recipe
     merged = merge(recipe, for_recipe)
-    if tiny.asked(merged):  # below --set: what a person says of a size wins
-        merged = merge(tiny.shrink(recipe), for_recipe)
+    if tiny_preset.asked(merged):  # below --set: what a person says of a size wins
+        merged = merge(tiny_preset.shrink(recipe), for_recipe)
     return replace(merged, place=recipe.place), cluster
 
 

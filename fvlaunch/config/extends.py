@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from fvlaunch.config import lookup, yaml
-from fvlaunch.config.merge import merge
-from fvlaunch.config.yaml import Node
-from fvlaunch.errors import ConfigError, FvlaunchError, Place
+from ..errors import ConfigError, FvlaunchError, Place
+from . import lookup, strict_yaml
+from .merge import merge
+from .strict_yaml import Node
 
 MAX_FILES = 50
 
@@ -28,7 +28,7 @@ class Files:
         self.num_read += 1
         if self.num_read > MAX_FILES:
             raise ConfigError.one(f"extends reads more than {MAX_FILES} files", asked_at, "extends")
-        node = yaml.read(path, self._shown(path))
+        node = strict_yaml.read(path, self._shown(path))
         if "extends" not in node.value:
             return node
         own = replace(node, value={key: item for key, item in node.value.items() if key != "extends"})

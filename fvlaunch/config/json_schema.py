@@ -16,15 +16,16 @@ from typing import Any, Literal
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from fvlaunch.config import sbatch
-from fvlaunch.config.schema import Cluster, Recipe
 from trainers.config.discovery import available, config_class
+
+from . import sbatch_options
+from .schema import Cluster, Recipe
 
 What = Literal["recipe", "cluster", "pipeline"]
 KINDS: tuple[What, ...] = ("recipe", "cluster", "pipeline")
 Schema = dict[str, Any]
 _DRAFT = "http://json-schema.org/draft-07/schema#"
-_METHODS, _FAMILIES = "trainers.config.methods", "trainers.config.families"
+_METHODS, _FAMILIES = "trainers.config.methods", "trainers.config.models"
 _TEXT_OR_NUMBER: Schema = {"type": ["string", "integer"]}
 
 
@@ -57,9 +58,9 @@ def _cluster() -> Schema:
     found, definitions = _definitions([Cluster])
     top = definitions.pop(found[Cluster]["$ref"].rpartition("/")[2])
     properties = top["properties"]
-    options: Schema = {name: {"type": ["boolean", "null"]} for name in sorted(sbatch.FLAGS)}
-    options |= {name: {"type": ["boolean", "string", "integer", "null"]} for name in sorted(sbatch.MAYBE_FLAGS)}
-    options |= {name: {"type": ["string", "integer", "null"]} for name in sorted(sbatch.WITH_VALUE - sbatch.REFUSED.keys())}
+    options: Schema = {name: {"type": ["boolean", "null"]} for name in sorted(sbatch_options.FLAGS)}
+    options |= {name: {"type": ["boolean", "string", "integer", "null"]} for name in sorted(sbatch_options.MAYBE_FLAGS)}
+    options |= {name: {"type": ["string", "integer", "null"]} for name in sorted(sbatch_options.WITH_VALUE - sbatch_options.REFUSED.keys())}
     words = {"type": ["array", "string"], "items": {"type": "string"}}
     for block, name, taken in (
         (properties, "slurm", {"type": ["object", "null"], "properties": options, "additionalProperties": False}),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from fvlaunch.errors import ConfigError, FvlaunchError, NotFound
+from ..errors import ConfigError, FvlaunchError, NotFound
 
 Kind = Literal["recipe", "cluster", "pipeline"]
 FOLDERS: dict[Kind, str] = {"recipe": "templates/recipes", "cluster": "clusters", "pipeline": "templates/pipelines"}
@@ -69,10 +69,10 @@ def kind_of(name: str, cwd: Path | None = None) -> Kind:
 
 
 def _has_stages(path: Path) -> bool:
-    from fvlaunch.config import yaml
+    from . import strict_yaml
 
     try:
-        return "stages" in yaml.read(path).value
+        return "stages" in strict_yaml.read(path).value
     except ConfigError:  # whoever reads it as a recipe will say what is wrong
         return False
 
@@ -135,17 +135,17 @@ def _file(root: Path, kind: Kind, name: str) -> Path | None:
 
 
 def _description(path: Path) -> str:
-    from fvlaunch.config import yaml
+    from . import strict_yaml
 
     try:
-        value = yaml.read(path).value.get("description")
+        value = strict_yaml.read(path).value.get("description")
     except ConfigError as error:
         return f"({error.message})"
     return " ".join(str(value.value).split()) if value is not None and value.value else ""
 
 
 def _unknown(kind: Kind, name: str, cwd: Path) -> FvlaunchError:
-    from fvlaunch.config.suggest import closest
+    from .suggestions import closest
 
     other: Kind | None = "pipeline" if kind == "recipe" else "recipe" if kind == "pipeline" else None
     if other and candidates(other, name, cwd):

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from fvlaunch.config import yaml
-from fvlaunch.config.yaml import Node
-from fvlaunch.errors import ConfigError, Place, Problem
+from ..errors import ConfigError, Place, Problem
+from . import strict_yaml
+from .strict_yaml import Node
 
 CHOOSERS = ("kind", "family")
 
@@ -57,7 +57,7 @@ def _one_set(text: str) -> tuple[list[str], Node]:
             "a line break is not allowed in this value", place, name, "write it in one line"
         )  # YAML would make it a space
     try:
-        node = yaml.parse(raw, place.file)
+        node = strict_yaml.parse(raw, place.file)
     except ConfigError as error:
         raise ConfigError([Problem(p.message, place, name, "quote the value: --set 'key=\"value\"'") for p in error.problems]) from None
     written_as_block = any(isinstance(part.value, (dict, list)) and not part.flow for _, part in node.walk())

@@ -10,14 +10,15 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from fvlaunch.config import sbatch
-from fvlaunch.config.values import ENV_NAME, TIME_HINT, seconds, time_text
 from trainers.config import TrainConfig
-from trainers.config.download import Config as DownloadConfig
-from trainers.config.evaluate import Config as EvaluateConfig
-from trainers.config.exporting import Config as ExportConfig
-from trainers.config.preprocess import Config as PreprocessConfig
+from trainers.config.programs.download import Config as DownloadConfig
+from trainers.config.programs.evaluate import Config as EvaluateConfig
+from trainers.config.programs.export import Config as ExportConfig
+from trainers.config.programs.preprocess import Config as PreprocessConfig
 from trainers.config.section import Section
+
+from . import sbatch_options
+from .values import ENV_NAME, TIME_HINT, seconds, time_text
 
 __all__ = ["Cluster", "ClusterResources", "Limits", "Recipe", "Resources", "seconds"]
 
@@ -59,8 +60,8 @@ def _each(check: Callable[[str, Any], Any]) -> Callable[[Any], Any]:
 
 def _sbatch(name: str, value: Any) -> Any:
     try:
-        return sbatch.option(name, value)
-    except sbatch.OptionError as error:
+        return sbatch_options.option(name, value)
+    except sbatch_options.OptionError as error:
         raise _wrong(error.message, error.hint) from None
 
 
@@ -246,4 +247,4 @@ class Cluster(Section):
         """Ranks on a full node; None for a local profile that leaves it open."""
         if self.ranks_per_node is not None or self.executor == "local":
             return self.ranks_per_node
-        return sbatch.num_gpus(self.slurm) or 1
+        return sbatch_options.num_gpus(self.slurm) or 1

@@ -10,10 +10,11 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 import trainers.config as trainers_config
-from fvlaunch.config import suggest
-from fvlaunch.config.values import dotted
-from fvlaunch.config.yaml import KeyPath, Node
-from fvlaunch.errors import ConfigError, Place, Problem
+
+from ..errors import ConfigError, Place, Problem
+from . import suggestions
+from .strict_yaml import KeyPath, Node
+from .values import dotted
 
 Model = TypeVar("Model", bound=BaseModel)
 _EXAMPLES = {"int": "for example 8", "float": "for example 1.0e-4", "bool": "true or false"}
@@ -104,7 +105,7 @@ def _problem(model: type[BaseModel], node: Node, error: Any, root: str) -> Probl
     where, key = place(node, path), dotted(path, root)
     if kind == "extra_forbidden":
         data = node.plain
-        hint = suggest.unknown_key(str(path[-1]), value, model, suggest.section_at(model, data, path[:-1]), data)
+        hint = suggestions.unknown_key(str(path[-1]), value, model, suggestions.section_at(model, data, path[:-1]), data)
         return Problem(f"unknown key {path[-1]!r}", where, key, hint)
     if kind in ("missing", "union_tag_not_found"):
         wanted = str(path[-1]) if kind == "missing" else "kind"
@@ -124,7 +125,7 @@ def _own_words(text: str, path: KeyPath, node: Node, root: str) -> Problem:
     message, _, known = text.partition("; known: ")
     unknown = re.match(r"unknown (kind|family) (.*)", message)
     path = (*path, unknown[1]) if unknown else path
-    near = suggest.closest(unknown[2].strip("'\""), known.split(", ")) if unknown else None
+    near = suggestions.closest(unknown[2].strip("'\""), known.split(", ")) if unknown else None
     hint = f"did you mean {near}?" if near else f"known: {known}" if known else ""
     return Problem(message, place(node, path), dotted(path, root), hint)
 
@@ -132,7 +133,7 @@ def _own_words(text: str, path: KeyPath, node: Node, root: str) -> Problem:
 def _missing_hint(model: type[BaseModel], node: Node, path: KeyPath, kind: str) -> str:
     if kind != "missing":
         return "add kind: adamw or kind: muon"
-    section = suggest.section_at(model, node.plain, path[:-1])
+    section = suggestions.section_at(model, node.plain, path[:-1])
     field = section.model_fields.get(str(path[-1])) if section else None
     choices = getattr(field.annotation, "__args__", ()) if field else ()
     named = " or ".join(str(c) for c in choices if isinstance(c, str))

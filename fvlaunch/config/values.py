@@ -7,8 +7,8 @@ import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from fvlaunch.config.yaml import KeyPath, Node
-from fvlaunch.errors import Problem
+from ..errors import Problem
+from .strict_yaml import KeyPath, Node
 
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")

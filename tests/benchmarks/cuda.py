@@ -81,10 +81,10 @@ def _measured(folder: Path, deadline: float, dry_run: bool) -> Report:
             torch.set_num_threads(1)
             runs.result()
         from tests.benchmarks import cuda_checkpoint, cuda_checks, cuda_figures
-        from trainers import parallel
-        from trainers.config.runtime import ParallelConfig
+        from trainers.config.parallel import ParallelConfig
+        from trainers.distributed import mesh
 
-        place = parallel.start(ParallelConfig())
+        place = mesh.start(ParallelConfig())
         networks = _group("networks", lambda: cuda_checks.rows(place, small=dry_run))
         report.checks = [*runs.result(), *networks]
 
@@ -94,7 +94,7 @@ def _measured(folder: Path, deadline: float, dry_run: bool) -> Report:
 
     report.checks += _group("checkpoint", lambda: cuda_checkpoint.rows(place, folder / "checkpoints", small=dry_run))
     report.checks += _group("figures", figures)
-    parallel.stop()
+    mesh.stop()
     return report
 
 

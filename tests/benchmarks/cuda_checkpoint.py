@@ -17,12 +17,12 @@ from tests.benchmarks.cuda_checks import release
 from tests.benchmarks.cuda_figures import LATENTS, PROMPT, TINY, Bench, Case, train_block, wait
 from tests.benchmarks.cuda_flops import Sizes
 from tests.benchmarks.cuda_rows import Check, checked
-from trainers.checkpoint import Checkpointer
-from trainers.config.families.wan import WanArchitecture
-from trainers.config.runtime import CheckpointConfig
+from trainers.checkpointing.saver import Checkpointer
+from trainers.config.checkpoint import CheckpointConfig
+from trainers.config.models.wan import WanArchitecture
 from trainers.control import Control
-from trainers.parallel import Parallel
-from trainers.sharding import local
+from trainers.distributed.dtensor import local
+from trainers.distributed.mesh import ParallelContext
 
 LAYERS = 6
 """Of Wan 1.3B's 30: 300 million parameters, 3.7 GB of them and their moments."""
@@ -30,7 +30,7 @@ _SAVES = 2
 """The first pins the memory that the others use."""
 
 
-def rows(place: Parallel, folder: Path, *, small: bool) -> list[Check]:
+def rows(place: ParallelContext, folder: Path, *, small: bool) -> list[Check]:
     architecture = WanArchitecture.model_validate(TINY if small else {"num_layers": LAYERS})
     sizes = Sizes(architecture, (3, 8, 8), 6) if small else Sizes(architecture, (3, *LATENTS[1:]), PROMPT)
     try:
@@ -45,7 +45,7 @@ def rows(place: Parallel, folder: Path, *, small: bool) -> list[Check]:
         release()
 
 
-def _saved_and_loaded(place: Parallel, folder: Path, sizes: Sizes) -> tuple[str, bool]:
+def _saved_and_loaded(place: ParallelContext, folder: Path, sizes: Sizes) -> tuple[str, bool]:
     bench = Bench(train_block(Case("", student={"activation_checkpointing": "full"}), sizes.architecture), sizes, place)
     checkpointer = Checkpointer(folder, CheckpointConfig(), control=Control({}), facts={}, config_digest="")
     try:

@@ -18,10 +18,11 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
 from tests.benchmarks.cuda_rows import Check, checked
-from trainers import lora, losses
-from trainers.models import block_causal, model_class
-from trainers.parallel import Parallel
-from trainers.sharding import local
+from trainers.diffusion import losses
+from trainers.distributed.dtensor import local
+from trainers.distributed.mesh import ParallelContext
+from trainers.models import lora, model_class
+from trainers.models.attention import block_causal, masks
 
 ARCHITECTURE = {
     "num_layers": 2,
@@ -77,7 +78,7 @@ VARIANTS = (
 )
 
 
-def rows(place: Parallel, *, small: bool) -> list[Check]:
+def rows(place: ParallelContext, *, small: bool) -> list[Check]:
     """small: without what a CPU takes long for (compiling, peft's import), and one of a kind."""
     side, reference = (SMALL_SIDE if small else SIDE), on_cpu(place)
     chosen = [variant for variant in VARIANTS if variant.cheap or not small]
@@ -86,12 +87,12 @@ def rows(place: Parallel, *, small: bool) -> list[Check]:
         return found + _attention(place, small)
 
 
-def on_cpu(place: Parallel) -> Parallel:
+def on_cpu(place: ParallelContext) -> ParallelContext:
     """A world of one beside it."""
     if place.device.type == "cpu":
         return place
     mesh = init_device_mesh("cpu", (1, 1, 1), mesh_dim_names=("replicate", "shard", "sequence"))
-    return Parallel(torch.device("cpu"), 0, 1, mesh, place.control_group)
+    return ParallelContext(torch.device("cpu"), 0, 1, mesh, place.control_group)
 
 
 @contextmanager
@@ -119,7 +120,7 @@ Outcome = tuple[Tensor, dict[str, Tensor]]
 """Velocity and gradients by parameter, in float64 on the CPU."""
 
 
-def _against_cpu(variant: Variant, place: Parallel, reference: Parallel, side: int) -> Check:
+def _against_cpu(variant: Variant, place: ParallelContext, reference: ParallelContext, side: int) -> Check:
     forward, backward = LIMITS[variant.precision]
 
     def make() -> tuple[str, bool]:
@@ -135,12 +136,12 @@ def _against_cpu(variant: Variant, place: Parallel, reference: Parallel, side: i
 
 
 @cache
-def _reference(family: str, adapted: bool, streamed: bool, place: Parallel, side: int) -> Outcome:
+def _reference(family: str, adapted: bool, streamed: bool, place: ParallelContext, side: int) -> Outcome:
     section: dict[str, Any] = {**({"lora": ADAPTERS} if adapted else {}), **(WINDOW if streamed else {})}
     return _outcome(Variant("", family, model=section, streamed=streamed), place, side)
 
 
-def _outcome(variant: Variant, place: Parallel, side: int) -> Outcome:
+def _outcome(variant: Variant, place: ParallelContext, side: int) -> Outcome:
     model = _network(variant, place)
     noisy, noise, prompt, timesteps = (part.to(place.device) for part in _inputs(variant.family, side))
     predict = partial(_streamed, model) if variant.streamed else model.predict_velocity
@@ -161,12 +162,12 @@ def _streamed(model: Any, noisy: Tensor, timesteps: Tensor, prompt: Tensor) -> T
     return torch.cat(found, 1)
 
 
-def _network(variant: Variant, place: Parallel) -> Any:
+def _network(variant: Variant, place: ParallelContext) -> Any:
     cls: Any = model_class(variant.family)
     section = {"architecture": ARCHITECTURE, **variant.model}
     if variant.family == "causal-wan":
         section["num_frames_per_block"] = PER_BLOCK
-    from trainers.config.families import causal_wan, wan
+    from trainers.config.models import causal_wan, wan
 
     config = (causal_wan if variant.family == "causal-wan" else wan).Config.model_validate(section)
     model = cls(config, "student", trainable=True, precision=variant.precision, seed=1, parallel=place, load_weights=True)
@@ -211,7 +212,7 @@ def _worst(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> float:
 # --- flex_attention
 
 
-def _attention(place: Parallel, small: bool) -> list[Check]:
+def _attention(place: ParallelContext, small: bool) -> list[Check]:
     frames, tokens, head_dim = (4, 17, 16) if small else (7, 91, 64)
     found = []
     for forcing in (True,) if small else (False, True):
@@ -233,7 +234,7 @@ def _flex(device: torch.device, precision: str, frames: int, tokens: int, head_d
         generator = torch.Generator().manual_seed(0)
         drawn = [torch.randn(2, length, 3, head_dim, generator=generator) for _ in range(4)]
         query, key, value, ahead = (part.to(device, dtype).requires_grad_(device.type == "cuda" or kind == "dense") for part in drawn)
-        mask = block_causal.mask(kind, frames, 3, tokens, device, teacher_forcing=forcing)
+        mask = masks.mask(kind, frames, 3, tokens, device, teacher_forcing=forcing)
         seen = block_causal.attend(query, key, value, mask)
         if not seen.requires_grad:
             return [_comparable(seen)]

@@ -19,14 +19,16 @@ from tests.benchmarks import cuda_flops
 from tests.benchmarks.cuda_checks import release
 from tests.benchmarks.cuda_flops import Sizes
 from tests.benchmarks.cuda_rows import Figure, one_line, tell
-from trainers import optim, randomness
+from trainers import seeding
 from trainers.config import TrainConfig
-from trainers.config.families.wan import WanArchitecture
+from trainers.config.models.wan import WanArchitecture
+from trainers.distributed.mesh import ParallelContext
 from trainers.methods import method_class
 from trainers.methods.base import Batch, TrainingMethod
-from trainers.models import block_causal, model_class
+from trainers.models import model_class
+from trainers.models.attention import block_causal, masks
 from trainers.models.base import ModelBase
-from trainers.parallel import Parallel
+from trainers.optim import optimizers
 
 LATENTS, PROMPT = (20, 56, 104), 512
 """(T, H, W) and prompt tokens: what the Wan 1.3B recipes train on."""
@@ -80,7 +82,7 @@ CASES = (
 """In the order in which they may be left out when time runs short: the last first."""
 
 
-def rows(place: Parallel, deadline: float, *, small: bool) -> tuple[float, list[Figure]]:
+def rows(place: ParallelContext, deadline: float, *, small: bool) -> tuple[float, list[Figure]]:
     """(TFLOP/s of a large matrix product, figures). `deadline`, by time.monotonic(): what has not begun then is left out."""
     architecture = WanArchitecture.model_validate(TINY if small else {})
     latents, prompt = ((3, 8, 8), 6) if small else (LATENTS, PROMPT)
@@ -115,7 +117,7 @@ def _tolerant(name: str, make: Callable[[], Figure]) -> Figure:
 class Bench:
     """A method on this device, with its student's random weights, and the steps that the trainer would make with it."""
 
-    def __init__(self, train: dict[str, Any], sizes: Sizes, place: Parallel) -> None:
+    def __init__(self, train: dict[str, Any], sizes: Sizes, place: ParallelContext) -> None:
         self.config = TrainConfig.model_validate(train)
         roles = {role: _on_device(model, role, self.config, place) for role, model in sorted(self.config.models.items())}
         self.method: TrainingMethod = method_class(self.config.method.kind)(self.config, roles)
@@ -127,14 +129,14 @@ class Bench:
         """As Trainer._train_step, but for what is logged."""
         self.iteration += 1
         method, seed = self.method, self.config.seed
-        randomness.seed_step(method.shared_generator, seed, self.iteration)
-        randomness.seed_micro_batch(method.cuda_generator, seed, self.iteration, 0)
+        seeding.seed_step(method.shared_generator, seed, self.iteration)
+        seeding.seed_micro_batch(method.cuda_generator, seed, self.iteration, 0)
         loss_map, outputs, _metrics = method.single_train_step(self.batch, self.iteration)
         method.backward(loss_map, outputs)
-        norms = [optim.clip_gradients(module, 1.0) for module in method.get_grad_clip_targets(self.iteration).values()]
+        norms = [optimizers.clip_gradients(module, 1.0) for module in method.get_grad_clip_targets(self.iteration).values()]
         found_inf = (~torch.stack(norms).sum().isfinite()).float()
         for optimizer in method.get_optimizers(self.iteration):
-            optim.step(optimizer, found_inf)
+            optimizers.step(optimizer, found_inf)
         for optimizer in method.all_optimizers():
             optimizer.zero_grad(set_to_none=True)
 
@@ -153,7 +155,7 @@ def train_block(case: Case, architecture: WanArchitecture) -> dict[str, Any]:
     }
 
 
-def _training(case: Case, sizes: Sizes, place: Parallel) -> Figure:
+def _training(case: Case, sizes: Sizes, place: ParallelContext) -> Figure:
     if place.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     started = time.monotonic()
@@ -166,7 +168,7 @@ def _training(case: Case, sizes: Sizes, place: Parallel) -> Figure:
     return Figure(case.name, step_s, sizes.batch * sizes.tokens, case.flops(sizes), _peak_gb(), f"ready after {ready_s:.0f} s")
 
 
-def _on_device(model: Any, role: str, config: TrainConfig, place: Parallel) -> ModelBase:
+def _on_device(model: Any, role: str, config: TrainConfig, place: ParallelContext) -> ModelBase:
     """Drawing 1.4 billion numbers on one CPU core, as training from nothing does, would take longer than the steps."""
     family: Any = model_class(model.family)
 
@@ -196,7 +198,7 @@ def _attention_rows(device: torch.device, sizes: Sizes, *, backward: bool) -> li
     """One layer's self-attention, forward and backward (3 times the forward pass's operations)."""
     frames, heads, head_dim = sizes.latents[0], sizes.architecture.num_attention_heads, sizes.architecture.attention_head_dim
     query, key, value = (torch.randn(1, sizes.tokens, heads, head_dim, device=device, dtype=torch.bfloat16) for _ in range(3))
-    mask = block_causal.mask("flex" if device.type == "cuda" else "dense", frames, PER_BLOCK, sizes.tokens // frames, device)
+    mask = masks.mask("flex" if device.type == "cuda" else "dense", frames, PER_BLOCK, sizes.tokens // frames, device)
     causal = Sizes(sizes.architecture, sizes.latents, sizes.prompt, per_block=PER_BLOCK)
 
     def dense(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from trainers.config.families.wan import WanArchitecture
+from trainers.config.models.wan import WanArchitecture
 
 
 @dataclass(frozen=True)

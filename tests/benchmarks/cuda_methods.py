@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainers.flow import FlowSchedule
+from trainers.diffusion.flow_schedule import FlowSchedule
 from trainers.methods.base import Batch
 from trainers.methods.dfsft import DiffusionForcingSFTMethod
 from trainers.methods.finetune import FineTuneMethod

@@ -19,7 +19,7 @@ from typing import Any
 from tests.benchmarks import cuda_methods
 from tests.benchmarks.cuda_checks import ARCHITECTURE, FRAMES, PER_BLOCK, SIDE, SMALL_SIDE
 from tests.benchmarks.cuda_rows import Check, checked, tell
-from tests.trainers.trainer_ranks import losses, metrics, read, tiny
+from tests.support.trainers.trainer_ranks import losses, metrics, read, tiny
 
 STEPS, SMALL_STEPS = 8, 3
 EVERY, STOPPED_AT, KILLED_AT = 3, 4, 7
@@ -122,7 +122,7 @@ def _drawn(method: str) -> dict[str, Any]:
 def _write_data(folder: Path, side: int) -> Path:
     import numpy as np
 
-    from trainers.data.schema import PartWriter, Sample
+    from trainers.data.parquet_schema import PartWriter, Sample
 
     random = np.random.RandomState(0)
     with PartWriter(folder, rows_per_file=8) as writer:
@@ -194,7 +194,8 @@ def _lived(lives: Sequence[Life], at_once: int, forked: bool) -> dict[Path, int]
         import torch._dynamo  # noqa: F401  DTensor loads it on first use
 
         import trainers.models.causal_wan
-        import trainers.trainer  # noqa: F401
+        import trainers.training.trainer  # noqa: F401
+
     context: Any = multiprocessing.get_context("fork" if forked else "spawn")
     codes: dict[Path, int] = {}
     for start in range(0, len(lives), at_once):
@@ -241,9 +242,9 @@ def _attempt(life: Life) -> int:
     import torch
     from pydantic import TypeAdapter
 
-    from trainers import trainer
     from trainers.config import TrainConfig
     from trainers.control import Control
+    from trainers.training import trainer
 
     class Eventful(Control):
         """Does what is due after a step."""

@@ -24,8 +24,8 @@ sys.path.insert(0, str(ROOT))
 
 from trainers.config.data import DataConfig  # noqa: E402
 from trainers.data.batches import batches  # noqa: E402
+from trainers.data.parquet_schema import PartWriter, Sample  # noqa: E402
 from trainers.data.samples import WAN_LATENTS_MEAN, WAN_LATENTS_STD, Samples  # noqa: E402
-from trainers.data.schema import PartWriter, Sample  # noqa: E402
 
 ROUNDS = 3
 READ_LIMIT, FEED_LIMIT = 1.5, 20.0
@@ -44,7 +44,7 @@ ARCHITECTURE = {
 """The tiny-wan builder's."""
 RANK = """
 import json, pathlib, sys
-from trainers import trainer
+from trainers.training import trainer
 from trainers.config import TrainConfig
 from trainers.control import Control
 

@@ -23,8 +23,8 @@ ROOT = Path(__file__).resolve().parents[2]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from fvlaunch.runs import Record  # noqa: E402
-from fvlaunch.slurm_answers import FIELD, QUEUE_FIELDS, RECORD  # noqa: E402
+from fvlaunch.runs.directory import Record  # noqa: E402
+from fvlaunch.schedulers.slurm.parsing import FIELD, QUEUE_FIELDS, RECORD  # noqa: E402
 
 RUNS, OPEN = 10_000, 20
 ROUNDS = 4

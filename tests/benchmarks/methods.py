@@ -23,12 +23,12 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from trainers import parallel  # noqa: E402
 from trainers.config import TrainConfig  # noqa: E402
-from trainers.config.runtime import ParallelConfig  # noqa: E402
+from trainers.config.parallel import ParallelConfig  # noqa: E402
 from trainers.control import Control  # noqa: E402
-from trainers.data.schema import PartWriter, Sample  # noqa: E402
-from trainers.trainer import Trainer  # noqa: E402
+from trainers.data.parquet_schema import PartWriter, Sample  # noqa: E402
+from trainers.distributed import mesh  # noqa: E402
+from trainers.training.trainer import Trainer  # noqa: E402
 
 ROUNDS, LIMIT, BATCH = 12, 1.15, 64
 STEPS = [1000, 900, 750, 500]
@@ -47,7 +47,7 @@ KEEP = {"MALLOC_TRIM_THRESHOLD_": str(2**32), "MALLOC_MMAP_THRESHOLD_": str(2**3
 
 def main(rounds: int) -> int:
     torch.set_num_threads(1)
-    place = parallel.start(ParallelConfig())
+    place = mesh.start(ParallelConfig())
     kept, rows = True, []
     for rollout, interval in (("simulate", 1), ("simulate", 5), ("data_latent", 1)):
         with tempfile.TemporaryDirectory() as folder:
@@ -55,7 +55,7 @@ def main(rounds: int) -> int:
         name = f"DMD2, {rollout}, the student at every {'iteration' if interval == 1 else f'{interval}th'}"
         rows.append((name, ours, bare, ratio))
         kept &= ratio <= LIMIT
-    parallel.stop()
+    mesh.stop()
     print("| iteration | ours | its passes alone | ratio | limit |\n|---|---:|---:|---:|---:|")
     for name, ours, bare, ratio in rows:
         print(f"| {name} | {ours * 1e3:.0f} ms | {bare * 1e3:.0f} ms | {ratio:.3f} | at most {LIMIT:g} |")

@@ -19,13 +19,14 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from trainers import generation, parallel
-from trainers.blocks import Window, lengths
-from trainers.config.families.causal_wan import Config
-from trainers.config.runtime import ParallelConfig
-from trainers.generation import Sampling
-from trainers.models import block_causal
-from trainers.models.block_causal import Attending
+from trainers.config.models.causal_wan import Config
+from trainers.config.parallel import ParallelConfig
+from trainers.diffusion.frame_blocks import Window, lengths
+from trainers.distributed import mesh
+from trainers.inference import generation
+from trainers.inference.settings import Sampling
+from trainers.models.attention import rope as rope_
+from trainers.models.attention.block_causal import Attending
 from trainers.models.causal_wan import CausalWan
 from trainers.models.wan import Wan
 
@@ -62,13 +63,13 @@ def main(rounds: int) -> int:
         print(f"| {name} | {seconds[0]:.2f} s | {seconds[1]:.2f} s | {cost:.2f} | {seconds[2]:.2f} s | {gain:.1f} |")
     sizes = f"blocks of {PER_BLOCK} frames of {tokens} tokens, {len(STEPS)} steps and a context pass each"
     print(f"\nmedians of {rounds} rounds; {sizes}; 2 layers of 4 heads of 64, float32, CPU time of one thread")
-    parallel.stop()
+    mesh.stop()
     return int(not kept)
 
 
 def _model() -> CausalWan:
     config = Config.model_validate({"num_frames_per_block": PER_BLOCK, "architecture": ARCHITECTURE})
-    place = parallel.start(ParallelConfig())
+    place = mesh.start(ParallelConfig())
     return CausalWan(config, "student", trainable=False, precision="fp32", seed=0, parallel=place, load_weights=True)
 
 
@@ -111,7 +112,7 @@ def _bare_passes(model: CausalWan, noise: Tensor, prompt: Tensor, window: Window
         start = end
 
     def attending(rope: Any, _hidden: Tensor, height: int, width: int, start: int, past: Any) -> Attending:
-        return Attending(*block_causal.angles(rope, torch.arange(start, start + PER_BLOCK), height, width), None, past)
+        return Attending(*rope_.angles(rope, torch.arange(start, start + PER_BLOCK), height, width), None, past)
 
     @torch.no_grad()
     def passes() -> None:

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from tests.slurm.cluster import SlurmCluster, missing_programs  # noqa: E402
+from tests.integration.slurm.cluster import SlurmCluster, missing_programs  # noqa: E402
 from tests.support.launcher import Workspace  # noqa: E402
 
 LIMIT_S = 0.5

@@ -19,8 +19,8 @@ from torch.nn.functional import scaled_dot_product_attention
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from trainers.config.attention import num_kept
-from trainers.models.vsa import attend
-from trainers.models.vsa_tiles import Tiles
+from trainers.models.attention.sparse import attend
+from trainers.models.attention.sparse_tiles import Tiles
 
 ROUNDS = 5
 HEADS, HEAD_DIM, TILE = 2, 64, (4, 4, 4)

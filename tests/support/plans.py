@@ -8,10 +8,10 @@ from typing import Any
 
 import yaml
 
-from fvlaunch import submit as submission
 from fvlaunch.config.compose import compose
-from fvlaunch.plan import Plan, make_plan
-from fvlaunch.runs import Run
+from fvlaunch.lifecycle import slurm_job
+from fvlaunch.planning.plan import Plan, make_plan
+from fvlaunch.runs.directory import Run
 
 TOKEN = "0123456789abcdef"
 RECIPE = """\
@@ -41,4 +41,4 @@ def make(runs_dir: Path, environment: dict[str, str] | None = None, **changes: A
 def script_of(plan: Plan) -> str:
     run = Run(plan.path)
     run.code.mkdir(parents=True, exist_ok=True)
-    return submission.batch_script(run, plan, run.job / TOKEN, TOKEN)
+    return slurm_job.batch_script(run, plan, run.job / TOKEN, TOKEN)

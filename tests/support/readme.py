@@ -7,9 +7,9 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.paths import ROOT
+
 README = ROOT / "README.md"
 BEGIN, END = "<!-- help: begin -->", "<!-- help: end -->"
 REFRESH = "python -m tests.support.readme"
@@ -33,12 +33,12 @@ def _tidy(text: str) -> str:
 
 PAGES = """
 import contextlib, io, json
-from fvlaunch import cli
+from fvlaunch.cli import app
 
 pages = {}
-for words in [[], *([command.name or command.callback.__name__] for command in cli.app.registered_commands)]:
+for words in [[], *([command.name or command.callback.__name__] for command in app.app.registered_commands)]:
     with contextlib.redirect_stdout(io.StringIO()) as page:
-        cli.run([*words, "--help"])
+        app.run([*words, "--help"])
     pages[" ".join(["fvlaunch", *words])] = page.getvalue()
 print(json.dumps(pages))
 """

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))  # for trainer_ranks.py
-
-import trainer_ranks
+from tests.support.trainers import trainer_ranks
 
 
 @pytest.fixture(scope="session")

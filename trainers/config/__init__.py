@@ -1,6 +1,10 @@
-"""Every trainer knob, typed and documented. Must not import torch: the launcher validates recipes with it."""
+"""Every knob of the trainers, typed and documented, without torch: the launcher validates with it at once.
 
-from .checks import Batching, batching, check
+May import: nothing.
+Must not know: networks, data on disk, or what launches a rank.
+"""
+
+from .cross_checks import Batching, batching, check
 from .section import Problem, Section
 from .train import TrainConfig
 

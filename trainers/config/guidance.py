@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from .section import Problem
 
 if TYPE_CHECKING:
-    from .train import TrainConfig
+    from .train_block import TrainBlock
 
 OTHERS_KEY = "real_score_guidance_scale"
 _PROMPTS = "prompts.safetensors"
@@ -24,7 +24,7 @@ def conversions(value: Any) -> str:
     )
 
 
-def no_negative_prompt(train: TrainConfig, scale: float) -> list[Problem]:
+def no_negative_prompt(train: TrainBlock, scale: float) -> list[Problem]:
     """Where the unconditional branch has nothing to read; looks at the disk."""
     if scale == 1 or train.data.prepare is not None:
         return []

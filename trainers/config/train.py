@@ -6,17 +6,19 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, SerializeAsAny
 
+from .callbacks import CallbacksConfig
+from .checkpoint import CheckpointConfig
 from .data import DataConfig
 from .discovery import chooser
 from .methods.base import MethodConfig
 from .optimizers import OptimizerConfig
-from .runtime import CallbacksConfig, CheckpointConfig, ParallelConfig
+from .parallel import ParallelConfig
 from .section import Section
 from .tracking import TrackingConfig
 from .validation import ValidationConfig
 
 Method = Annotated[SerializeAsAny[MethodConfig], BeforeValidator(chooser("trainers.config.methods", "kind"))]
-Model = Annotated[SerializeAsAny[Section], BeforeValidator(chooser("trainers.config.families", "family", "wan"))]
+Model = Annotated[SerializeAsAny[Section], BeforeValidator(chooser("trainers.config.models", "family", "wan"))]
 
 
 class TrainConfig(Section):

@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from . import steps
+from . import denoising_steps as steps
+from .attention_window import blocks_fit
 from .data import DataConfig
-from .families.causal_wan import blocks_fit
 from .section import Section
 
 FEW_STEP_SOLVERS = ("sde", "ode")

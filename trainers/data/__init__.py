@@ -1,1 +1,5 @@
-"""Training data: the parquet format, how clips become it, and the stateless way in which a run reads it."""
+"""The parquet format, its rows, the stateless sampler, the loader, batches.
+
+May import: config.
+Must not know: networks, or how the data were made.
+"""

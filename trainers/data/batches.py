@@ -15,7 +15,7 @@ from torch import Tensor
 from ..config.data import DataConfig, Needs
 from ..errors import UserError
 from .dataset import open_samples
-from .loader import load
+from .loader_processes import load
 from .sampler import Sampler
 from .samples import BadRow
 

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from ..config.data import DataConfig, Needs
 from . import samples
-from .prompts import required
+from .prompt_embeddings import required
 from .samples import Samples
 
 log = logging.getLogger(__name__)

@@ -19,10 +19,10 @@ import numpy as np
 
 from ..config.data import DataConfig, Needs
 from ..errors import UserError
-from .checks import check_statistics
-from .rows import Row, Rows
+from .latent_statistics import check_statistics
+from .parquet_rows import Row, Rows
+from .parquet_schema import Floats
 from .sampler import Indices
-from .schema import Floats
 
 log = logging.getLogger(__name__)
 

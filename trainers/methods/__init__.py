@@ -1,4 +1,8 @@
-"""Training methods: one file a method, named as its configuration in trainers/config/methods."""
+"""The training algorithms: one file a method, named as its configuration in trainers/config/methods; and finding a method by its name.
+
+May import: optim, models, data, diffusion, distributed, config.
+Must not know: the loop, checkpoints, or other methods than the one it extends.
+"""
 
 from __future__ import annotations
 

@@ -16,11 +16,12 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
-from .. import optim, parallel
 from ..config import TrainConfig
+from ..distributed import mesh
 from ..errors import UserError
 from ..models.base import ModelBase
-from ..randomness import derived_seed
+from ..optim import optimizers as optim
+from ..seeding import derived_seed
 
 Batch = dict[str, Tensor]
 _TRAINABLE_ONLY = StateDictOptions(ignore_frozen_params=True)
@@ -120,7 +121,7 @@ class TrainingMethod(nn.Module, ABC):
         """Of two experts it stays on: one that is not used in the last round would keep what it has to itself."""
         for model in self.role_models.values():
             for network in model.networks.values():
-                parallel.sync_gradients(network, enabled or len(model.networks) > 1)
+                mesh.sync_gradients(network, enabled or len(model.networks) > 1)
 
     def shared(self, purpose: str) -> torch.Generator:
         """On the CPU, the same on all ranks and in all micro-batches of a step, however many ranks share these out."""

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import losses
-from ..blocks import block_of_frame, lengths
 from ..config import TrainConfig
+from ..diffusion import losses
+from ..diffusion.expert_ranges import ExpertRanges, split
+from ..diffusion.flow_schedule import middle_weights
+from ..diffusion.frame_blocks import block_of_frame, lengths
 from ..errors import UserError
-from ..flow import middle_weights
 from ..models.base import ModelBase
-from ..sides import Sides, split
 from .base import frames_per_block
 from .finetune import FineTuneMethod
 
@@ -28,7 +28,7 @@ class DiffusionForcingSFTMethod(FineTuneMethod):
         self.config, self.per_block = config, _per_block(self.student, config.chunk_size)
         self.weights = middle_weights(self.device)
 
-    def split_at(self, boundary: float) -> Sides:
+    def split_at(self, boundary: float) -> ExpertRanges:
         low, high = self.cfg.method.index_range  # type: ignore[attr-defined]
         return split((self.schedule.timesteps[low:high] >= boundary).tolist())
 

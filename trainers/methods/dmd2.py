@@ -15,14 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import losses
 from ..config import TrainConfig
 from ..data.dataset import pad, statistics
-from ..data.prompts import required
-from ..flow import NUM_TIMESTEPS, FlowSchedule, shifted
+from ..data.prompt_embeddings import required
+from ..diffusion import losses
+from ..diffusion.expert_ranges import ExpertRanges, boundary, split
+from ..diffusion.flow_schedule import NUM_TIMESTEPS, FlowSchedule, shifted
+from ..diffusion.samplers import guided
 from ..models.base import ModelBase
-from ..sampling import guided
-from ..sides import Sides, boundary, split
 from .base import Batch, TrainingMethod
 
 
@@ -115,7 +115,7 @@ class DMD2Method(TrainingMethod):
 
     # --- losses
 
-    def side(self, sides: Sides | None, purpose: str) -> bool | None:
+    def side(self, sides: ExpertRanges | None, purpose: str) -> bool | None:
         """Which of two experts, for all ranks; None where there is one."""
         return None if sides is None else sides.draw(self.shared(purpose))
 

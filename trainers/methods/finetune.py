@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import losses
 from ..config import TrainConfig
-from ..flow import NUM_TIMESTEPS, FlowSchedule
+from ..diffusion import losses
+from ..diffusion.expert_ranges import ExpertRanges, share_below, split
+from ..diffusion.flow_schedule import NUM_TIMESTEPS, FlowSchedule
 from ..models.base import ModelBase
-from ..sides import Sides, share_below, split
 from .base import Batch, TrainingMethod
 
 
@@ -36,7 +36,7 @@ class FineTuneMethod(TrainingMethod):
         told = {} if high is None else {"high_noise": float(high)}
         return {"total_loss": self.loss(velocity, clean, noise, noisy, timesteps)}, {}, told
 
-    def split_at(self, boundary: float) -> Sides:
+    def split_at(self, boundary: float) -> ExpertRanges:
         """The grid's entries, the first of which are of the first of two experts."""
         above = (self.schedule.timesteps >= boundary).tolist()
         return split(above, share_below(self._quantile, sum(above) / NUM_TIMESTEPS))
@@ -63,7 +63,7 @@ class FineTuneMethod(TrainingMethod):
         u = torch.rand(count, generator=self.cuda_generator, device=self.device)
         return mode_sampled(u, config.mode_scale) if config.weighting_scheme == "mode" else u
 
-    def _draw_u_of(self, sides: Sides, high: bool, count: int) -> Tensor:
+    def _draw_u_of(self, sides: ExpertRanges, high: bool, count: int) -> Tensor:
         """[B]: the same distribution where it is of that side."""
         uniform = torch.rand(count, generator=self.cuda_generator, device=self.device, dtype=torch.float64)
         return self._quantile(sides.share * uniform if high else sides.share + (1 - sides.share) * uniform)

@@ -1,7 +1,7 @@
 """Owns knowledge distillation (ALGORITHMS.md section 8): from a state of the teacher's trajectory straight to where it ends.
 
-The trajectories are there when training starts (trainers/trajectories.py), and the teacher is gone. Draws an index [B] a micro-batch;
-of a student of two experts a step trains one of them, at its own part of the timesteps.
+The trajectories are there when training starts (trainers/training/teacher_trajectories.py), and the teacher is gone.
+Draws an index [B] a micro-batch; of a student of two experts a step trains one of them, at its own part of the timesteps.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import losses
 from ..config import TrainConfig
-from ..flow import FlowSchedule
+from ..diffusion import losses
+from ..diffusion.expert_ranges import split
+from ..diffusion.flow_schedule import FlowSchedule
 from ..models.base import ModelBase
-from ..sides import split
 from .base import Batch, TrainingMethod
 
 

@@ -3,8 +3,8 @@
 What self-forcing starts from (ALGORITHMS.md section 8). The loss is KDMethod's; only which states a video is made of differs, and
 that clean blocks, which are there to be looked at by later ones, have none. Draws an index [B, blocks] a micro-batch.
 
-Two experts learn what trainers/expert_steps.py makes of them: the first leads from its states to the trajectory's state at the boundary,
-and that state is what the second starts from at its first step.
+Two experts learn what trainers/diffusion/expert_denoising.py makes of them: the first leads from its states to the
+trajectory's state at the boundary, and that state is what the second starts from at its first step.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..blocks import block_of_frame, lengths
 from ..config import TrainConfig
-from ..flow import NUM_TIMESTEPS
+from ..diffusion.flow_schedule import NUM_TIMESTEPS
+from ..diffusion.frame_blocks import block_of_frame, lengths
 from ..models.base import ModelBase
 from .base import Batch, frames_per_block
 from .kd import KDMethod

@@ -2,7 +2,8 @@
 
 Losses, teacher and critic are DMD2's, over whole videos. The steps at which blocks exit, of which alone there is a gradient, are drawn
 for all ranks alike, which wait for each other, and once a step for all its micro-batches, however many ranks share these out. The
-other draws are from `cuda_generator`, in DMD2's order; a rollout's are noise [B, T, C, H, W], then what trainers/rollout.py draws.
+other draws are from `cuda_generator`, in DMD2's order; a rollout's are noise [B, T, C, H, W], then what
+trainers/diffusion/block_rollout.py draws.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..blocks import lengths
 from ..config import TrainConfig
+from ..diffusion.block_rollout import roll_out
+from ..diffusion.expert_denoising import steps_of
+from ..diffusion.frame_blocks import lengths
 from ..errors import UserError
-from ..expert_steps import steps_of
 from ..models.base import ModelBase
-from ..rollout import roll_out
 from .base import Batch, frames_per_block
 from .dmd2 import DMD2Method
 

@@ -1,4 +1,10 @@
-"""The networks that play a method's roles: one file a family, named as in trainers/config/families."""
+"""Networks, codecs, attention, LoRA, loading of weights; one file a family, named as in trainers/config/models.
+
+Also builds the network that plays a role of a method.
+
+May import: diffusion, distributed, config.
+Must not know: training methods, or what a role is for.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..config import TrainConfig
-    from ..parallel import Parallel
+    from ..distributed.mesh import ParallelContext
     from .base import ModelBase
 
 
@@ -20,7 +26,7 @@ def model_class(family: str) -> Callable[..., ModelBase]:
     return only_subclass(module, ModelBase)
 
 
-def build_role(train: TrainConfig, role: str, place: Parallel, *, load_weights: bool) -> ModelBase:
+def build_role(train: TrainConfig, role: str, place: ParallelContext, *, load_weights: bool) -> ModelBase:
     """A role's network as the configuration says. Collective."""
     section = train.models[role]
     return model_class(getattr(section, "family", "wan"))(

@@ -13,10 +13,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from .. import lora, recompute
-from .. import parallel as parallel_
-from ..parallel import Parallel
-from ..randomness import derived_seed
+from ..distributed import activation_checkpointing
+from ..distributed import mesh as parallel_
+from ..distributed.mesh import ParallelContext
+from ..seeding import derived_seed
+from . import lora
 
 COMPUTE_TYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -70,7 +71,7 @@ class OneNetwork(ModelBase):
         trainable: bool,
         precision: str,
         seed: int,
-        parallel: Parallel,
+        parallel: ParallelContext,
         load_weights: bool,
         part: str | None = None,
     ) -> None:
@@ -96,12 +97,12 @@ class OneNetwork(ModelBase):
         if adapted:
             lora.initialise(self.transformer, derived_seed("adapters", seed, part))
 
-    def _shard(self, parallel: Parallel) -> None:
+    def _shard(self, parallel: ParallelContext) -> None:
         """Whole or without storage -> sharded. Activation checkpointing, compiling, sharding: torch's order."""
         if self.config.activation_checkpointing != "none":
-            recompute.checkpoint_blocks(self.blocks(), self.config.activation_checkpointing)
+            activation_checkpointing.checkpoint_blocks(self.blocks(), self.config.activation_checkpointing)
         if self.config.compile:
-            recompute.compile_blocks(self.blocks())
+            activation_checkpointing.compile_blocks(self.blocks())
         if self._casts:
             self._lower_frozen()
         compute, keep_float32 = (self.compute_type, self.keep_float32()) if self.trainable and self._casts else (None, ())

@@ -14,15 +14,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..blocks import Window
-from . import block_causal
-from .block_causal import Attending, BlockCausalProcessor
-from .streaming import KVCache, Layers, PromptProcessor
+from ..diffusion.frame_blocks import Window
+from .attention import masks
+from .attention import rope as rope_
+from .attention.block_causal import Attending, BlockCausalProcessor
+from .attention.kv_cache import KVCache, PromptProcessor
+from .attention.kv_store import Layers
 from .wan import Wan
 
 
 class CausalWan(Wan):
-    """A frame attends to its own block of `num_frames_per_block` latent frames and to earlier ones; see trainers/blocks.py."""
+    """A frame attends to its own block of `num_frames_per_block` latent frames and to earlier ones; see
+    trainers/diffusion/frame_blocks.py."""
 
     _attend: Callable[..., Attending] | None = None
     """Of the pass under way, where it is not a pass over all frames of a video at once; never asked when something is recomputed."""
@@ -116,18 +119,18 @@ class CausalWan(Wan):
         times = 2 if clean_first else 1
         frames = hidden.shape[2] // times
         positions = torch.arange(frames, device=hidden.device).repeat(times)
-        kind = block_causal.backend(self.config.attention, hidden.device, rope.attention_head_dim)
-        mask = block_causal.mask(
+        kind = masks.backend(self.config.attention, hidden.device, rope.attention_head_dim)
+        mask = masks.mask(
             kind, frames, self.num_frames_per_block, height * width, hidden.device, teacher_forcing=clean_first, window=self.window
         )
-        return Attending(*block_causal.angles(rope, positions, height, width, frames - 1), mask)
+        return Attending(*rope_.angles(rope, positions, height, width, frames - 1), mask)
 
     def _going_on(
         self, rope: Any, hidden: Tensor, height: int, width: int, *, cache: KVCache, start: int, kept: Layers | None
     ) -> Attending:
         end = start + hidden.shape[2]
         positions = torch.arange(start, end, device=hidden.device)
-        return Attending(*block_causal.angles(rope, positions, height, width, end - 1), None, cache.past(start, end, rope), kept)
+        return Attending(*rope_.angles(rope, positions, height, width, end - 1), None, cache.past(start, end, rope), kept)
 
     def _embedded(self, _module: nn.Module, _inputs: Any, output: tuple[Any, ...]) -> Any:
         """In a pass without gradient over a block, cross-attention is given what the cache keeps; else the prompt, as always."""

@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..blocks import Window
+from ..diffusion.frame_blocks import Window
+from .attention.kv_cache import KVCache
 from .base import OneNetwork
 from .causal_wan import CausalWan
-from .streaming import KVCache
 from .wan_a14b import WanA14B
 
 

@@ -12,12 +12,13 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import get_model_state_dict
 
-from .. import lora
 from ..config.attention import SparseAttention
-from . import source, vsa_network, weights
+from . import lora
+from .attention import sparse_network
+from .attention.sparse_network import SparseSelfAttention
 from .base import OneNetwork
-from .diffusers_wan import WanTransformer3DModel
-from .vsa_network import SparseSelfAttention
+from .loading import diffusers_weights, model_folder
+from .loading.light_diffusers import WanTransformer3DModel
 
 
 class Wan(OneNetwork):
@@ -27,18 +28,18 @@ class Wan(OneNetwork):
     @cached_property
     def attention(self) -> SparseAttention | None:
         """Asked for, or what it starts from was trained with; None: dense."""
-        return vsa_network.wanted(self.config.attention, None if self.config.init_from is None else self._folder)
+        return sparse_network.wanted(self.config.attention, None if self.config.init_from is None else self._folder)
 
     def build(self) -> nn.Module:
         if self.config.init_from is None:
             network = WanTransformer3DModel(**self.config.architecture.model_dump())
         else:
-            network = WanTransformer3DModel.from_config(weights.read_config(self._folder, "WanTransformer3DModel"))
+            network = WanTransformer3DModel.from_config(diffusers_weights.read_config(self._folder, "WanTransformer3DModel"))
         # without diffusers' wrapper, which imports peft at each call, to scale adapters by 1
         network.forward = MethodType(inspect.unwrap(type(network).forward), network)
         network.register_forward_hook(_copy_output)
         if self.attention is not None:
-            self._sparse = vsa_network.install(network, self.attention)
+            self._sparse = sparse_network.install(network, self.attention)
         return network
 
     def on_step(self, step: int) -> None:
@@ -59,11 +60,11 @@ class Wan(OneNetwork):
 
     def load_weights(self) -> None:
         """Each rank reads only its own rows of each tensor."""
-        vsa_network.zero_gates(self.transformer)  # the folder holds gates only if it was exported with them
+        sparse_network.zero_gates(self.transformer)  # the folder holds gates only if it was exported with them
         adapters = lora.adapters_of(self.transformer)
         state = get_model_state_dict(self.transformer)
         state = {lora.base_name(name): tensor for name, tensor in state.items() if name not in adapters}
-        weights.load(state, self._folder, added={name for name in state if vsa_network.is_gate(name)})
+        diffusers_weights.load(state, self._folder, added={name for name in state if sparse_network.is_gate(name)})
 
     def predict_velocity(self, noisy: Tensor, timesteps: Tensor, prompt: Tensor) -> Tensor:
         """The zeros that pad a prompt are attended to, as when Wan was trained: there is no text mask."""
@@ -80,7 +81,7 @@ class Wan(OneNetwork):
 
     @cached_property
     def _folder(self) -> Path:
-        return weights.subfolder(source.resolve(self.config.init_from, self.config.revision), "transformer")
+        return diffusers_weights.subfolder(model_folder.resolve(self.config.init_from, self.config.revision), "transformer")
 
 
 def _copy_output(_module: nn.Module, _inputs: Any, output: Any) -> Any:

@@ -11,11 +11,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..config.families.wan_a14b import HIGH, LOW
-from ..flow import NUM_TIMESTEPS
-from ..parallel import Parallel
-from . import experts
+from ..config.models.wan_a14b import HIGH, LOW
+from ..diffusion.flow_schedule import NUM_TIMESTEPS
+from ..distributed.mesh import ParallelContext
 from .base import COMPUTE_TYPES, ModelBase, OneNetwork
+from .loading import expert_folders
 from .wan import Wan
 
 
@@ -25,14 +25,14 @@ class WanA14B(ModelBase):
     expert_class: ClassVar[type[OneNetwork]] = Wan
 
     def __init__(
-        self, config: Any, role: str, *, trainable: bool, precision: str, seed: int, parallel: Parallel, load_weights: bool
+        self, config: Any, role: str, *, trainable: bool, precision: str, seed: int, parallel: ParallelContext, load_weights: bool
     ) -> None:
         self.config, self.role, self.trainable = config, role, trainable
         self.device, self.compute_type = parallel.device, COMPUTE_TYPES[precision]
         self.boundary, self._parallel = config.boundary_ratio * NUM_TIMESTEPS, parallel
         made = [
             self.expert_class(
-                experts.section_of(config, name),
+                expert_folders.section_of(config, name),
                 role,
                 trainable=trainable,
                 precision=precision,

@@ -1,1 +1,5 @@
-"""Clips, prompts or others' parquet files -> training data: a job that can be cut short anywhere and goes on there."""
+"""Makes what training reads: downloads, clips to latents, prompts to embeddings, the synthetic clips.
+
+May import: models (codecs and loading), data, distributed, config.
+Must not know: how it is trained on.
+"""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from .decoding import pictures
+from .video_decoding import pictures
 
 _LARGEST_PICTURE = 8192 * 8192
 """Pixels of a frame: a file that claims more is damaged or hostile."""

@@ -14,25 +14,27 @@ from typing import Any
 
 import torch
 
-from .. import parallel
-from ..codecs import Codec, WanCodec, text_encoder_digest
-from ..config.preprocess import Config, RewriteConfig, TextConfig, VideosConfig
-from ..config.runtime import ParallelConfig
+from .. import files
+from ..config.parallel import ParallelConfig
+from ..config.programs.preprocess import Config, RewriteConfig, TextConfig, VideosConfig
 from ..control import EXIT_FINISHED, EXIT_SAVED, Control
-from ..data.schema import PROMPTS
-from ..data.shapes import ShapesCodec
+from ..data.parquet_schema import PROMPTS
+from ..distributed import mesh
+from ..distributed.collectives import RankGroup
 from ..errors import UserError
-from ..models import source as models
-from ..peers import Peers
-from . import prompts, shards, sources
+from ..models.codecs.base import Codec
+from ..models.codecs.shapes import ShapesCodec
+from ..models.codecs.wan import WanCodec, text_encoder_digest
+from ..models.loading import model_folder as models
+from . import output_shards, prompt_writer, sources
 from .clips import Settings
-from .decoders import Decoders
-from .rewrite import Rewrite
-from .shards import Shards
-from .sources import Columns, Entry
-from .task import Task, work
-from .text import Prompts
-from .videos import Videos, refuse_too_many
+from .decode_workers import Decoders
+from .entries import Columns, Entry
+from .output_shards import Shards
+from .rewrite_task import Rewrite
+from .task_loop import Task, work
+from .text_task import Prompts
+from .video_task import Videos, refuse_too_many
 
 SHAPES = "shapes"
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -46,18 +48,18 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 def run(config: Config, run_dir: Path, control: Control) -> int:
     """One rank's whole life. `run_dir` holds nothing of it: the output does, so that another run can go on there."""
-    place = parallel.start(ParallelConfig())
+    place = mesh.start(ParallelConfig())
     control.progress("loading", 0)
     with _room(Path(config.output)):
         code = _Job(config, control, place).run()
-    parallel.stop()
+    mesh.stop()
     return code
 
 
 class _Job:
-    def __init__(self, config: Config, control: Control, place: parallel.Parallel) -> None:
+    def __init__(self, config: Config, control: Control, place: mesh.ParallelContext) -> None:
         self._config, self._control, self._place = config, control, place
-        self._peers = Peers(control)
+        self._peers = RankGroup(control)
         self._output = Path(config.output).expanduser()
         self._done = 0
 
@@ -66,8 +68,8 @@ class _Job:
         listing = _Listing(self._config, source)
         self._same_on_all_ranks(listing.digest)
         settled = self._settled(listing)
-        left = shards.remaining(len(listing.names), settled)
-        mine = shards.share(left, self._place.rank, self._place.world_size)
+        left = output_shards.remaining(len(listing.names), settled)
+        mine = output_shards.share(left, self._place.rank, self._place.world_size)
         with ExitStack() as opened:
             task = self._task(listing, source, mine, opened)
             finished = self._work(task, mine, (len(listing.names) - len(left)) // self._place.world_size)
@@ -81,14 +83,14 @@ class _Job:
         if len(set(self._peers.gather(digest))) > 1:
             raise UserError(f"the ranks do not see the same entries in {self._config.source}", "is it on a disk that all nodes share?")
 
-    def _settled(self, listing: _Listing) -> list[shards.Record]:
+    def _settled(self, listing: _Listing) -> list[output_shards.Record]:
         """What earlier attempts did; rank 0 looks, so that all know the same."""
-        found: list[shards.Record] = []
+        found: list[output_shards.Record] = []
         settings = {**self._config.model_dump(mode="json", exclude=_NOT_CONTENT), "entries": len(listing.names), "listing": listing.digest}
 
         def look() -> None:
-            shards.claim(self._output, settings)
-            found.extend(shards.settled(self._output, self._warn))
+            output_shards.claim(self._output, settings)
+            found.extend(output_shards.settled(self._output, self._warn))
 
         self._place.on_first(look, self._waiting)
         return self._peers.from_rank_0(lambda: found)
@@ -118,15 +120,15 @@ class _Job:
         if isinstance(config, RewriteConfig):
             there = next((path for path in (source / PROMPTS, source.parent / PROMPTS) if path.is_file()), None)
             if there is not None:
-                prompts.copy(there, self._output)
+                prompt_writer.copy(there, self._output)
                 return
             if codec is None:
                 self._warn(f"{source} has no {PROMPTS}, and no model was named to write one: guidance and text dropout need it")
                 return
         assert codec is not None and config.model is not None
-        wanted = prompts.texts(codec, config.negative_prompt, config.validation_prompts)
-        if not prompts.holds(self._output / PROMPTS, wanted):
-            prompts.write(self._output, codec, wanted, self._encoder(config.model))
+        wanted = prompt_writer.texts(codec, config.negative_prompt, config.validation_prompts)
+        if not prompt_writer.holds(self._output / PROMPTS, wanted):
+            prompt_writer.write(self._output, codec, wanted, self._encoder(config.model))
 
     def _encoder(self, model: str) -> str:
         if model == SHAPES:
@@ -152,15 +154,17 @@ class _Job:
         warn_crop = self._config.warn_crop if isinstance(self._config, VideosConfig) else 1.0
         return work(task, out, mine, done=done, stop=lambda: self._control.stop_requested, warn_crop=warn_crop)
 
-    def _report(self, total: int, settled: list[shards.Record]) -> None:
+    def _report(self, total: int, settled: list[output_shards.Record]) -> None:
         """report.json, and what of it is worth a warning; too many entries that cannot be used end the job on all ranks."""
-        told = shards.summary(total, [*settled, *(record for rank in self._peers.gather(self._records) for record in rank)])
+        told = output_shards.summary(total, [*settled, *(record for rank in self._peers.gather(self._records) for record in rank)])
 
         def publish() -> None:
-            shards.publish_json(self._output / shards.REPORT, told)
+            files.publish_json(self._output / output_shards.REPORT, told)
             if told["problems"]:
                 reasons = ", ".join(f"{count} {reason}" for reason, count in told["rejected"].items())
-                self._warn(f"{len(told['problems'])} of {total} entries could not be used ({reasons}): see {shards.REPORT} in the output")
+                self._warn(
+                    f"{len(told['problems'])} of {total} entries could not be used ({reasons}): see {output_shards.REPORT} in the output"
+                )
             if told["heavy_crops"]:
                 worst = min(told["heavy_crops"], key=lambda crop: crop["kept"])
                 self._warn(

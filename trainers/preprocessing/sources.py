@@ -10,20 +10,19 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from ..config import hub
+from ..config import hub_cache
 from ..errors import UserError
 from .clips import Rejected
-from .shards import HIDDEN
+from .entries import CAPTION_COLUMNS, VIDEO_COLUMNS, Columns, Entry, inside, stem, text, value
+from .output_shards import HIDDEN
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".mpg", ".mpeg", ".ts")
 TABLE_SUFFIXES = (".parquet", ".arrow")
-VIDEO_COLUMNS = ("video", "file_name", "video_path", "path")
-CAPTION_COLUMNS = ("caption", "cap", "text", "prompt")
 _MERGED = "videos2caption.json"
 _LAYOUTS = (
     f"known: videos/ with {_MERGED}; x.mp4 with x.txt; metadata.jsonl or metadata.csv with file_name and caption; "
@@ -31,37 +30,16 @@ _LAYOUTS = (
 )
 
 
-@dataclass(frozen=True)
-class Entry:
-    """`video` is a file, or a function that reads its bytes; `problem` says why the entry cannot be used."""
-
-    id: str
-    name: str
-    caption: str
-    video: Path | Callable[[], bytes | Path] | None = None
-    problem: Rejected | None = None
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Which columns of a list or table are meant; null: the first known name that it has."""
-
-    video: str | None = None
-    caption: str | None = None
-    split: str | None = None
-    needs_video: bool = True
-
-
 def locate(source: str, revision: str | None = None) -> Path:
     """The folder or file here; a Hugging Face id is looked up among the downloaded data sets, never on the network."""
     path = Path(source).expanduser()
     if path.exists():
         return path
-    if not hub.is_id(source):
+    if not hub_cache.is_id(source):
         raise UserError(f"the source {source} does not exist", "give a folder, a file, or the id of a Hugging Face dataset")
     try:
-        return hub.snapshot("dataset", source, revision)
-    except hub.NotHere as error:
+        return hub_cache.snapshot("dataset", source, revision)
+    except hub_cache.NotHere as error:
         hint = "download it first, where there is internet, into that cache (HF_HOME moves it), or give a folder"
         raise UserError(f"the source {source} is no file or folder here, and {error}", hint) from None
 
@@ -161,30 +139,6 @@ def _entry(place: str, row: Any, videos: Path, columns: Columns) -> Entry:
     if not isinstance(name, str) or not name:
         return Entry(place, place, caption, problem=Rejected("bad_entry", "it names no video"))
     return Entry(stem(name), name, caption, *inside(videos, name))
-
-
-def inside(folder: Path, name: str) -> tuple[Path | None, Rejected | None]:
-    """The file that a list names, which must be below its folder."""
-    relative = PurePosixPath(name)
-    if relative.is_absolute() or ".." in relative.parts or "\0" in name:
-        return None, Rejected("bad_entry", "its path leaves the folder of the videos")
-    return folder / relative, None
-
-
-def value(row: dict[str, Any], wanted: str | None, known: tuple[str, ...]) -> Any:
-    return row.get(wanted) if wanted else next((row[name] for name in known if row.get(name) is not None), None)
-
-
-def text(caption: Any) -> str:
-    """A list of captions gives its first."""
-    if isinstance(caption, list) and caption:
-        caption = caption[0]
-    return caption if isinstance(caption, str) else ""
-
-
-def stem(name: str) -> str:
-    """A video's id: its path without the suffix."""
-    return PurePosixPath(name).with_suffix("").as_posix()
 
 
 def _pairs(folder: Path, files: list[Path]) -> Iterator[Entry]:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from ..errors import UserError
 from .clips import Rejected
-from .sources import CAPTION_COLUMNS, VIDEO_COLUMNS, Columns, Entry, inside, stem, text
+from .entries import CAPTION_COLUMNS, VIDEO_COLUMNS, Columns, Entry, inside, stem, text
 
 _UNREADABLE = (OSError, pa.ArrowException)
 

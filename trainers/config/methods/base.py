@@ -9,7 +9,7 @@ from ..data import DataConfig, Needs
 from ..section import Problem, Section
 
 if TYPE_CHECKING:
-    from ..train import TrainConfig
+    from ..train_block import TrainBlock
 
 
 class MethodConfig(Section):
@@ -30,19 +30,19 @@ class MethodConfig(Section):
         """What it reads of a sample."""
         return "latents"
 
-    def problems(self, train: TrainConfig) -> list[Problem]:
+    def problems(self, train: TrainBlock) -> list[Problem]:
         """What is wrong between this method and the rest of the train block; their paths are keys below `train`."""
         return []
 
-    def missing_inputs(self, train: TrainConfig) -> list[Problem]:
+    def missing_inputs(self, train: TrainBlock) -> list[Problem]:
         """What it reads beside samples and models and is not there, or is not what it must be. Looks at the disk."""
         return []
 
-    def training_data(self, train: TrainConfig) -> DataConfig:
+    def training_data(self, train: TrainBlock) -> DataConfig:
         """What the steps read: train.data, but for methods that make something else of it first."""
         return train.data
 
-    def read_folders(self, train: TrainConfig) -> Iterable[str]:
+    def read_folders(self, train: TrainBlock) -> Iterable[str]:
         """Those of data.path that must be there."""
         return train.data.folders
 

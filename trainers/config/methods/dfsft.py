@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from .. import causal
+from .. import causal_checks
 from ..section import Problem
 from .base import MethodConfig
 
 if TYPE_CHECKING:
-    from ..train import TrainConfig
+    from ..train_block import TrainBlock
 
 _GRID = 1000
 _Entry = Annotated[int, Field(ge=0, le=_GRID)]
@@ -35,7 +35,7 @@ class Config(MethodConfig):
             raise ValueError(f"index_range [{low}, {high}) holds no entry of the grid")
         return self
 
-    def problems(self, train: TrainConfig) -> list[Problem]:
+    def problems(self, train: TrainBlock) -> list[Problem]:
         """What does not fit the rest of the train block."""
         per_block = getattr(train.models.get("student"), "num_frames_per_block", None)
         if per_block is not None and self.chunk_size not in (None, per_block):
@@ -44,4 +44,4 @@ class Config(MethodConfig):
         if getattr(train.models.get("student"), "boundary_ratio", None) is not None and not self.teacher_forcing:
             message = "of two experts each predicts in its own range of noise levels, and in diffusion forcing a video's blocks are in both"
             return [Problem(("method", "teacher_forcing"), message, "teacher_forcing: true shows earlier blocks clean, whatever the range")]
-        return causal.problems(train)
+        return causal_checks.problems(train)

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from .. import guidance, steps
+from .. import denoising_steps as steps
+from .. import guidance
 from ..data import Needs
 from ..section import Problem
 from .base import MethodConfig
 
 if TYPE_CHECKING:
-    from ..train import TrainConfig
+    from ..train_block import TrainBlock
 
 
 class Config(MethodConfig):
@@ -51,7 +52,7 @@ class Config(MethodConfig):
         """The timesteps that the student is trained and sampled at."""
         return steps.timesteps(self.denoising_steps, flow_shift, self.warp_denoising_steps)
 
-    def problems(self, train: TrainConfig) -> list[Problem]:
+    def problems(self, train: TrainBlock) -> list[Problem]:
         """What does not fit the rest of the train block."""
         found = []
         from_noise = self.rollout == "simulate"
@@ -67,5 +68,5 @@ class Config(MethodConfig):
                 found.append(Problem(("models", role, "architecture"), message, f"set models.{role}.init_from to a trained model"))
         return found
 
-    def missing_inputs(self, train: TrainConfig) -> list[Problem]:
+    def missing_inputs(self, train: TrainBlock) -> list[Problem]:
         return guidance.no_negative_prompt(train, self.teacher_guidance_scale)

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveInt
 
-from .. import cache, guidance, steps
+from .. import denoising_steps, guidance
+from .. import trajectory_metadata as cache
 from ..data import DataConfig, Needs
 from ..section import Problem
 from .base import MethodConfig
 
 if TYPE_CHECKING:
-    from ..train import TrainConfig
+    from ..train_block import TrainBlock
 
 
 class Config(MethodConfig):
@@ -45,15 +46,15 @@ class Config(MethodConfig):
         """The timesteps that the student is trained and sampled at."""
         return [float(t) for t in self.t_list[:-1]]
 
-    def training_data(self, train: TrainConfig) -> DataConfig:
+    def training_data(self, train: TrainBlock) -> DataConfig:
         """The cache's samples."""
         return train.data.model_copy(update={"path": str(Path(self.cache) / cache.SAMPLES), "prepare": None})
 
-    def read_folders(self, train: TrainConfig) -> Iterable[str]:
+    def read_folders(self, train: TrainBlock) -> Iterable[str]:
         """Prompts are read only to make trajectories of them."""
         return () if cache.is_complete(Path(self.cache)) else train.data.folders
 
-    def settings(self, train: TrainConfig) -> dict[str, Any]:
+    def settings(self, train: TrainBlock) -> dict[str, Any]:
         """What the cache's trajectories must have been made with, as far as the configuration tells."""
         return {
             "flow_shift": train.flow_shift,
@@ -65,15 +66,15 @@ class Config(MethodConfig):
             "total": self.num_trajectories,
         }
 
-    def kept(self, train: TrainConfig) -> list[int]:
+    def kept(self, train: TrainBlock) -> list[int]:
         """Timesteps of the states that the student learns from."""
         return self.t_list[:-1]
 
-    def problems(self, train: TrainConfig) -> list[Problem]:
+    def problems(self, train: TrainBlock) -> list[Problem]:
         """What does not fit the rest of the train block."""
         found = []
         wrong = self._wrong_list(train.flow_shift)
-        if wrong := wrong or steps.one_sided(self.t_list[:-1], train.models.get("student")):
+        if wrong := wrong or denoising_steps.one_sided(self.t_list[:-1], train.models.get("student")):
             found.append(Problem(("method", "t_list"), *wrong))
         if train.data.text_dropout:
             message = "the teacher's trajectories belong to their prompts"
@@ -84,16 +85,16 @@ class Config(MethodConfig):
         return found
 
     def _wrong_list(self, flow_shift: float) -> tuple[str, str] | None:
-        valid = steps.trajectory(self.trajectory_steps, flow_shift)
+        valid = denoising_steps.trajectory(self.trajectory_steps, flow_shift)
         listed = f"valid with trajectory_steps {self.trajectory_steps} and flow_shift {flow_shift:g}: {', '.join(map(str, valid))}"
         if len(self.t_list) < 2 or self.t_list[-1] != 0:
             return f"{self.t_list} does not end with 0, after at least one timestep", listed
         if off := [t for t in self.t_list[:-1] if t not in valid]:
             return f"{', '.join(map(str, off))}: not on the teacher's trajectory", listed
-        wrong = steps.wrong(self.t_list[:-1], flow_shift, False, from_noise=True)
+        wrong = denoising_steps.wrong(self.t_list[:-1], flow_shift, False, from_noise=True)
         return wrong and (wrong[0], listed)
 
-    def missing_inputs(self, train: TrainConfig) -> list[Problem]:
+    def missing_inputs(self, train: TrainBlock) -> list[Problem]:
         """A cache of something else, or one that cannot be finished."""
         folder, teacher = Path(self.cache), train.models.get("teacher")
         try:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from .. import causal, steps
+from .. import causal_checks, denoising_steps
 from ..section import Problem
 from . import kd
 
 if TYPE_CHECKING:
-    from ..train import TrainConfig
+    from ..train_block import TrainBlock
 
 
 class Config(kd.Config):
@@ -18,21 +18,21 @@ class Config(kd.Config):
     """A block may also be drawn clean, at timestep 0, as all earlier blocks are when the student samples; it has no loss then.
     false: every block is at a timestep of t_list before its 0."""
 
-    def kept(self, train: TrainConfig) -> list[int]:
+    def kept(self, train: TrainBlock) -> list[int]:
         """Of a student of two experts also the boundary, where the first hands on to the second."""
         ratio = getattr(train.models.get("student"), "boundary_ratio", None)
         found = super().kept(train)
         return found if ratio is None else sorted({*found, round(ratio * 1000)}, reverse=True)
 
-    def problems(self, train: TrainConfig) -> list[Problem]:
+    def problems(self, train: TrainBlock) -> list[Problem]:
         """What does not fit the rest of the train block."""
-        return causal.problems(train) + super().problems(train) + self._boundary_problems(train)
+        return causal_checks.problems(train) + super().problems(train) + self._boundary_problems(train)
 
-    def _boundary_problems(self, train: TrainConfig) -> list[Problem]:
+    def _boundary_problems(self, train: TrainBlock) -> list[Problem]:
         ratio = getattr(train.models.get("student"), "boundary_ratio", None)
         if ratio is None:
             return []
-        boundary, valid = round(ratio * 1000), steps.trajectory(self.trajectory_steps, train.flow_shift)
+        boundary, valid = round(ratio * 1000), denoising_steps.trajectory(self.trajectory_steps, train.flow_shift)
         if boundary in self.t_list:
             message = f"{boundary} is the boundary itself, where the first expert has nothing left to do"
             return [Problem(("method", "t_list"), message, "timesteps above and below it")]

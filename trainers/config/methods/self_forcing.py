@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, NonNegativeInt
 
-from .. import causal
+from .. import causal_checks
 from ..section import Problem
 from . import dmd2
 
 if TYPE_CHECKING:
-    from ..train import TrainConfig
+    from ..train_block import TrainBlock
 
 
 class Config(dmd2.Config):
@@ -35,9 +35,9 @@ class Config(dmd2.Config):
     def few_step_solver(self) -> Literal["sde", "ode"]:
         return self.renoise
 
-    def problems(self, train: TrainConfig) -> list[Problem]:
+    def problems(self, train: TrainBlock) -> list[Problem]:
         """What does not fit the rest of the train block."""
-        found = causal.problems(train) + super().problems(train)
+        found = causal_checks.problems(train) + super().problems(train)
         frames = train.data.latent_shape[0]
         if not found and self.start_gradient_frame > (last := self._last_start(train)):
             message = f"{self.start_gradient_frame}: no block has a gradient, the last of the {frames} latent frames starts at {last}"
@@ -48,19 +48,19 @@ class Config(dmd2.Config):
                 found.append(Problem(("models", role, "family"), message, "use family: wan"))
         return found
 
-    def _last_start(self, train: TrainConfig) -> int:
+    def _last_start(self, train: TrainBlock) -> int:
         """The first frame of the last block."""
         per_block = getattr(train.models.get("student"), "num_frames_per_block", 1)
         return int((train.data.latent_shape[0] - 1) // per_block * per_block)
 
-    def missing_inputs(self, train: TrainConfig) -> list[Problem]:
+    def missing_inputs(self, train: TrainBlock) -> list[Problem]:
         """Also where the student would not start as a causal network."""
         wrong = self.wrong_start(train)
         return super().missing_inputs(train) + ([] if wrong is None else [Problem(("models", "student", "init_from"), *wrong)])
 
-    def wrong_start(self, train: TrainConfig) -> tuple[str, str] | None:
+    def wrong_start(self, train: TrainBlock) -> tuple[str, str] | None:
         """(what is wrong, hint) with the weights that the student starts from."""
         if not self.require_causal_start or "student" not in train.models:
             return None
-        wrong = causal.wrong_start(train.models["student"])
+        wrong = causal_checks.wrong_start(train.models["student"])
         return wrong and (wrong[0], f"{wrong[1]}; or method.require_causal_start: false")

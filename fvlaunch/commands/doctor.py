@@ -1,0 +1,33 @@
+"""Owns `fvlaunch doctor`: asks a cluster and this machine what they are, and prints what site_checks.py thinks of it.
+
+Must not change anything: what it makes (a folder, a small job) is gone when it ends.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..config import lookup
+from ..config.compose import compose
+from ..diagnostics.examination import examine
+from ..diagnostics.site_checks import Verdict, worst
+from ..planning.planner import named_cluster
+from . import output as printing
+
+_RECIPE = "shapes-finetune"
+"""Any that resolves everywhere: a profile is read together with one."""
+
+
+def doctor(cluster: str | None, *, json_: bool, node: bool, wait_s: float) -> int:
+    """Print the findings; 1 where one of them is FAIL."""
+    name = named_cluster("", cluster) or "local"
+    profile = compose(_RECIPE, name).cluster
+    found = list(examine(profile, name if not lookup.is_path(name) else Path(name).stem, node=node, wait_s=wait_s))
+    if json_:
+        printing.as_json([{**vars(one), "verdict": str(one.verdict)} for one in found])
+    else:
+        printing.table(["", "CHECK", "FOUND"], [[str(one.verdict), one.check, one.found] for one in found])
+        for one in found:
+            if one.cure and one.verdict is not Verdict.OK:
+                printing.say(f"{one.check}: {one.cure}")
+    return 1 if worst(found) is Verdict.FAIL else 0

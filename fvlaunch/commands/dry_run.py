@@ -1,0 +1,120 @@
+"""Owns what is told of a submission before anything is queued: the dry run, its memory, and what Slurm says to --test-only.
+
+Must not submit, and must not leave anything behind.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..config.compose import Composed
+from ..errors import FvlaunchError
+from ..planning.plan import Plan
+from ..planning.preflight import check_inputs, check_samples
+from ..planning.warnings import memory_json, memory_lines
+from ..runs import job_folder
+from ..runs.directory import Run
+from ..schedulers.slurm import commands as slurm
+from . import output as printing
+
+# --- the dry run
+
+
+def dry_run(plan: Plan, *, json_: bool) -> None:
+    """The resolved recipe and the batch script on stdout, the memory on stderr."""
+    from ..config.strict_yaml import dump
+
+    text = script(plan) if plan.executor == "slurm" else None
+    if json_:
+        told = {"run": plan.name, "path": plan.path, "summary": plan.summary, "recipe": plan.recipe, "batch_script": text}
+        printing.as_json({**told, "memory": memory_json(plan)})
+        return
+    printing.say(f"{plan.name}: {plan.summary}; nothing was submitted")
+    printing.out(dump(plan.recipe))
+    if text:
+        printing.out(text)
+    for line in memory_lines(plan):
+        printing.say(line)
+
+
+def look(composed: Composed) -> None:
+    """What would be missing: told after all else, since a dry run of what is not complete yet is of use."""
+    check_inputs(composed)
+    check_samples(composed)
+
+
+def script(plan: Plan) -> str:
+    """The batch script that would be submitted, with a token of its own."""
+    from ..lifecycle import slurm_job
+
+    run, token = Run(plan.path), job_folder.new_token()
+    return slurm_job.batch_script(run, plan, run.job / token, token)
+
+
+# --- asking Slurm
+
+
+@dataclass(frozen=True)
+class PartitionAnswer:
+    """What Slurm says to a plan on a partition; `partition` empty: the cluster's default."""
+
+    cluster: str
+    partition: str
+    accepted: bool
+    start: str
+    """Slurm's own text."""
+    reason: str
+    nodes: int
+    ranks: int
+    gpu_hours: float | None
+    """At most, of one attempt; None without a time limit."""
+
+
+def ask(plans: Sequence[Plan]) -> list[PartitionAnswer]:
+    """`sbatch --test-only` for each plan, for each partition that it names; SchedulerUnreachable where nobody answers."""
+    return [_ask(one) for plan in plans for one in _by_partition(plan)]
+
+
+def _by_partition(plan: Plan) -> list[Plan]:
+    """A job may name several partitions and takes the first that is free: here each is asked by itself."""
+    names = str(plan.sbatch.get("partition") or "").split(",")
+    return [replace(plan, sbatch={**plan.sbatch, "partition": name}) for name in names] if len(names) > 1 else [plan]
+
+
+def _ask(plan: Plan) -> PartitionAnswer:
+    with tempfile.TemporaryDirectory(prefix="fvlaunch-") as folder:
+        path = Path(folder) / "submission.sh"
+        path.write_text(script(plan), encoding="utf-8")
+        said = slurm.test_only([str(path)])
+    hours = None if plan.time_s is None else plan.time_s / 3600
+    return PartitionAnswer(
+        plan.cluster_name, str(plan.sbatch.get("partition") or ""), said.accepted, said.start, said.reason, plan.nodes, plan.ranks,
+        None if hours is None else plan.ranks * hours,
+    )  # fmt: skip
+
+
+def told(answers: Sequence[PartitionAnswer], *, json_: bool) -> int:
+    """Print them; 0 where at least one takes the job."""
+    if json_:
+        printing.as_json([vars(one) for one in answers])
+    else:
+        rows = [
+            [one.cluster, one.partition or "(default)", "yes" if one.accepted else "no", one.start, str(one.nodes), str(one.ranks),
+             "no limit" if one.gpu_hours is None else f"{one.gpu_hours:.1f}", one.reason]
+            for one in answers
+        ]  # fmt: skip
+        printing.table(["CLUSTER", "PARTITION", "ACCEPTED", "START", "NODES", "GPUS", "GPU-HOURS AT MOST", "WHY NOT"], rows)
+        printing.say("nothing was submitted")
+    return 0 if any(one.accepted for one in answers) else 1
+
+
+def check_slurm(plans: Sequence[Plan]) -> None:
+    """--test-only needs a scheduler to ask."""
+    for plan in plans:
+        if plan.executor != "slurm":
+            raise FvlaunchError(
+                f"--test-only asks Slurm, and cluster {plan.cluster_name} is not one", hint="--dry-run shows what would be done here"
+            )

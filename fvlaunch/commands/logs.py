@@ -1,0 +1,67 @@
+"""Owns `fvlaunch logs`: chooses ranks and attempts, and prints their lines with the run's secrets taken out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import FvlaunchError, UsageError
+from ..runs.directory import Run
+from . import output as printing
+
+if TYPE_CHECKING:
+    pass
+from .selection import find
+
+
+def logs(word: str, *, rank: str, attempt: str | None, follow: bool, grep: str | None, agent: bool, runs_dir: Path | None) -> None:
+    from ..runs import rank_logs as reading
+    from .progress import rarely_over
+
+    if follow and (agent or attempt is not None):
+        raise UsageError("--follow shows the newest attempt of a rank", hint="leave out --attempt and --agent, or --follow")
+    run, ranks = find(word, runs_dir), reading.wanted_ranks(rank)
+    hide = secrets_of(run)
+    if agent:
+        for path in reading.agent_logs(run):
+            printing.say(f"==> {path} <==")
+            for line in reading.lines(path, grep):
+                printing.out(hide(line))
+    elif follow:
+        for line in reading.follow(run, ranks, grep, rarely_over(run)):
+            printing.out_now(hide(line))
+    else:
+        _logs(run, ranks, attempt, grep, hide)
+
+
+def secrets_of(run: Run) -> Callable[[str], str]:
+    """Takes out of a line what the run's profile names as a secret: a log is masked only once its attempt is over."""
+    from ..config import secrets as secret_values
+    from ..config.strict_yaml import read
+
+    try:
+        names = read(run.config_file).plain["cluster"]["secrets"]
+        values = secret_values.values(name for name in names if isinstance(name, str))
+    except (FvlaunchError, OSError, KeyError, TypeError):
+        values = {}
+    return lambda line: secret_values.redact(line, values)
+
+
+def _logs(run: Run, ranks: tuple[int, ...] | None, attempt: str | None, grep: str | None, hide: Callable[[str], str]) -> None:
+    """Of one attempt or of all."""
+    from ..runs import rank_logs as reading
+
+    numbers = reading.wanted_attempts(run, attempt)
+    if numbers is None:
+        newest = reading.newest_files(run, ranks)
+        shown = [newest] if newest is not None else []
+    else:
+        shown = [(number, files) for number in numbers if (files := reading.log_files(run, number, ranks))]
+    if not shown:
+        printing.say(f"{run.name} has no log of a rank yet; --agent shows what its job printed")
+    for number, files in shown:
+        if len(shown) > 1:
+            printing.say(f"==> attempt-{number:04d} <==")
+        for line in reading.merged(files, grep):
+            printing.out(hide(line))

@@ -1,0 +1,138 @@
+"""Owns how commands print: tables, resolved files with origins, JSON. Data to stdout; must not compute what it prints."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ..runs.attempts import Attempt
+from ..status.goodput import AttemptCost, total
+from ..status.types import RunStatus, role_of
+
+
+def out(text: str) -> None:
+    """A line of data."""
+    sys.stdout.write(text + "\n")
+
+
+def out_now(text: str) -> None:
+    """A line of data that somebody waits for: a pipe must not hold it back."""
+    out(text)
+    sys.stdout.flush()
+
+
+def say(text: str) -> None:
+    """A line for the person."""
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def as_json(value: Any) -> None:
+    out(json.dumps(value, indent=2, default=str))
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Columns as wide as their widest value; no colour, so that it can be piped."""
+    lines = [list(head), *(list(row) for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    for line in lines:
+        out("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def statuses(found: Sequence[RunStatus]) -> None:
+    rows = []
+    for s in found:
+        loss = f"{s.loss:.4f}" if s.loss is not None else ""
+        pace = f"{s.step_s:.3g}" if s.step_s else ""
+        eta = duration(s.eta_s) if s.eta_s is not None else ""
+        state = s.state + (f"? (last known {duration(s.stale_s)} ago)" if s.stale_s is not None else "")
+        saved = str(s.last_checkpoint_step or "")
+        rows.append([s.run, state, f"{s.step}/{s.max_steps}", loss, pace, eta, str(s.attempts), saved, s.job_id or "", s.cluster])
+    table(["RUN", "STATE", "STEP", "LOSS", "S/STEP", "ETA", "ATTEMPTS", "SAVED", "JOB", "CLUSTER"], rows)
+
+
+def one_status(s: RunStatus) -> None:
+    """A single run, told whole."""
+    statuses([s])
+    out("")
+    if s.reason:
+        out(f"{s.state}: {s.reason}")
+    if s.losses:
+        out(f"losses:    {', '.join(f'{role_of(name)} {value:.4f}' for name, value in s.losses.items())}")
+    if s.allocation_left_s is not None:
+        out(f"time:      {_time_left(s)}")
+    out(f"directory: {s.path}")
+    out(f"updated:   {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(s.updated_at))}")
+
+
+def _time_left(s: RunStatus) -> str:
+    """The run's end beside the allocation's: whether it takes another life can be seen at once."""
+    left = duration(s.allocation_left_s or 0)
+    if s.eta_s is None:
+        return f"the allocation ends in {left}"
+    more = s.eta_s - (s.allocation_left_s or 0)
+    rest = f"; about {duration(more)} of it in another one" if more > 0 else ""
+    return f"{duration(s.eta_s)} to go, the allocation ends in {left}{rest}"
+
+
+def one_pipeline(whole: RunStatus, stages: Sequence[RunStatus]) -> None:
+    """A pipeline: a line for the whole, one for each stage, and why those that do not run do not."""
+    statuses([whole, *stages])
+    out("")
+    for s in (whole, *stages):
+        if s.reason:
+            out(f"{s.run}: {s.state}: {s.reason}")
+    out(f"directory: {whole.path}")
+    out(f"updated:   {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(whole.updated_at))}")
+
+
+def attempts_table(attempts: Sequence[Attempt], costs: Sequence[AttemptCost]) -> None:
+    """Each attempt in a line, what they cost and brought together, and the first failure's own words where the last one failed."""
+    rows = [_attempt_row(a, cost) for a, cost in zip(attempts, costs, strict=True)]
+    table(["ATTEMPT", "ENDED BY", "STEPS", "TOOK", "GPU-H", "USEFUL", "JOB", "NODES", "FIRST FAILURE"], rows)
+    if attempts:
+        whole = total(costs)
+        useful = "" if whole.useful is None else f", {whole.useful:.0%} of it in the {whole.steps_kept} steps that count"
+        out(f"{len(attempts)} {'attempt' if len(attempts) == 1 else 'attempts'}, {whole.gpu_hours:.3g} GPU-hours{useful}")
+
+
+def _attempt_row(a: Attempt, cost: AttemptCost) -> list[str]:
+    steps = f"{a.step_from or 0}-{a.step_to if a.step_to is not None else ''}"
+    why = a.failure.explain().splitlines()[0] if a.failure else ""
+    if a.excluded:
+        why += f"; next without {','.join(a.excluded)}"
+    useful = "" if cost.useful is None else f"{cost.useful:.0%}"
+    spans = [duration(cost.seconds), f"{cost.gpu_hours:.3g}", useful]
+    return [str(a.number), a.cause.value.replace("_", " "), steps, *spans, a.job_id, _nodes(a.nodes), why]
+
+
+def _nodes(nodes: Sequence[str]) -> str:
+    return ",".join(nodes) if len(nodes) <= 4 else f"{nodes[0]},... ({len(nodes)} nodes)"
+
+
+def origins(values: Mapping[tuple[Any, ...], Any], where: Mapping[tuple[Any, ...], str]) -> None:
+    """Every leaf of a resolved configuration with where it came from."""
+    lines = [(".".join(str(part) for part in path), json.dumps(value), where.get(path, "")) for path, value in values.items()]
+    width = min(max((len(f"{key}: {value}") for key, value, _ in lines), default=0), 70)
+    for key, value, origin in lines:
+        out(f"{key + ': ' + value:<{width}}  # {origin}")
+
+
+def leaves(data: Any, path: tuple[Any, ...] = ()) -> dict[tuple[Any, ...], Any]:
+    if isinstance(data, dict) and data:
+        return {p: v for key, item in data.items() for p, v in leaves(item, (*path, key)).items()}
+    return {path: data}
+
+
+def duration(seconds: float) -> str:
+    """90 as "1m30s", 7300 as "2h01m"."""
+    whole = max(0, int(seconds))  # clocks of two machines differ
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    days, rest = divmod(whole, 86400)
+    return (f"{days}d" if days else "") + f"{rest // 3600}h{rest % 3600 // 60:02d}m"

@@ -1,0 +1,178 @@
+"""Owns waiting for a run while showing how it gets on: a live line on a terminal, plain lines elsewhere.
+
+Must not be able to harm the run: Ctrl-C detaches, and the run goes on.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from ..errors import SchedulerUnreachable
+from ..runs.directory import FINAL_STATES, Run
+from ..runs.pipeline_directory import Pipeline
+from ..status.pipeline_status import PipelineStatus, of_one
+from ..status.run_status import RunStatus, of
+from ..status.types import role_of
+from .output import duration
+
+EXIT_DETACHED = 130
+POLL_S = 0.5
+ASK_SCHEDULER_S = 10.0
+"""The scheduler is asked no more often; records are read twice a second."""
+PLAIN_EVERY_S = 15.0
+
+
+def wait(run: Run, *, quiet: bool = False) -> tuple[int, RunStatus | None]:
+    """Wait until a run is over: (exit code, its last status). 0 finished, 1 any other end, 130 detached by Ctrl-C."""
+    try:
+        status = _until_over(run, shower(quiet))
+    except KeyboardInterrupt:
+        sys.stderr.write(f"\ndetached; {run.name} goes on. fvlaunch attach {run.name} comes back to it, fvlaunch stop {run.name} ends it\n")
+        return EXIT_DETACHED, None
+    return (0 if status.state == "finished" else 1), status
+
+
+def _until_over(run: Run, show: Callable[[RunStatus | None], None]) -> RunStatus:
+    asked_at, status = -ASK_SCHEDULER_S, None
+    try:
+        while True:
+            local = run.record().executor == "local"
+            due = local or time.monotonic() - asked_at >= ASK_SCHEDULER_S or run.record().state in FINAL_STATES
+            if due:
+                asked_at = time.monotonic()
+                [status], unreachable = of([run])
+            elif status is not None:
+                status = _refreshed(run, status)
+            if status is not None:
+                show(status)
+                if status.is_over and not isinstance(unreachable, SchedulerUnreachable):
+                    return status
+            time.sleep(POLL_S)
+    finally:
+        show(None)
+
+
+def rarely_over(run: Run) -> Callable[[], bool]:
+    """Whether a run is over, for a loop: a scheduler is asked every ten seconds, files each time."""
+    asked_at, over = -ASK_SCHEDULER_S, False
+
+    def is_over() -> bool:
+        nonlocal asked_at, over
+        record = run.record()
+        now = time.monotonic()
+        if record.executor == "local" or record.state in FINAL_STATES or now - asked_at >= ASK_SCHEDULER_S:
+            asked_at = now
+            over = of([run])[0][0].is_over
+        return over
+
+    return is_over
+
+
+def _refreshed(run: Run, status: RunStatus) -> RunStatus:
+    """The same state of the job with the newest step: files only."""
+
+    from ..status.run_status import last_metrics
+
+    line = last_metrics(run.metrics_file)
+    step = int(line.get("step", status.step))
+    eta = (status.max_steps - step) * status.step_s if status.step_s and status.state == "running" else None
+    return replace(status, step=step, loss=line.get("loss", status.loss), eta_s=eta)
+
+
+def shower(quiet: bool) -> Callable[[RunStatus | None], None]:
+    if quiet:
+        return lambda _status: None
+    return _live() if sys.stderr.isatty() else _plain()
+
+
+def _plain() -> Callable[[RunStatus | None], None]:
+    """A line when the state changes, and now and then. How a run ends is said by who waited for it."""
+    last: dict[str, object] = {"shown": None, "at": 0.0}
+
+    def show(status: RunStatus | None) -> None:
+        if (
+            status is None
+            or status.is_over
+            or ((status.run, status.state) == last["shown"] and time.monotonic() - float(str(last["at"])) < PLAIN_EVERY_S)
+        ):
+            return
+        last.update(shown=(status.run, status.state), at=time.monotonic())
+        sys.stderr.write(describe(status) + "\n")
+        sys.stderr.flush()
+
+    return show
+
+
+def _live() -> Callable[[RunStatus | None], None]:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.fields[run]}"), BarColumn(), TextColumn("{task.fields[told]}"))
+    progress = Progress(*columns, console=Console(stderr=True), transient=False)
+    task = progress.add_task("run", total=None, run="", told="")
+    progress.start()
+
+    def show(status: RunStatus | None) -> None:
+        if status is None:
+            progress.stop()
+        else:
+            total = status.max_steps if status.step else None
+            progress.update(task, total=total, completed=status.step, run=status.run, told=describe(status, name=False))
+
+    return show
+
+
+def describe(status: RunStatus, *, name: bool = True) -> str:
+    """One line: state, step, losses, seconds a step, time to go beside the allocation's end, attempt."""
+    parts = [status.run] if name else []
+    phase = {"starting": "starting", "loading": "loading", "preparing": "preparing data", "saving": "saving"}.get(status.phase or "")
+    parts.append(phase if phase and status.state == "running" else status.state)
+    if status.step:
+        parts.append(f"step {status.step}/{status.max_steps}")
+    if status.loss is not None and status.step:
+        parts.append(f"loss {status.loss:.4f}")
+        parts += [f"{role_of(name)} {value:.4f}" for name, value in status.losses.items()]
+    if status.step_s:
+        parts.append(f"{status.step_s:.3g} s/step")
+    if status.eta_s is not None:
+        parts.append(f"ETA {duration(status.eta_s)}")
+        if status.allocation_left_s is not None and status.eta_s > status.allocation_left_s:
+            parts.append(f"allocation ends in {duration(status.allocation_left_s)}")
+    if status.attempts > 1:
+        parts.append(f"attempt {status.attempts}")
+    if status.reason and status.state not in ("running", "finished"):
+        parts.append(f"({status.reason.splitlines()[0]})")
+    return "  ".join(parts)
+
+
+def wait_for_pipeline(pipeline: Pipeline, *, quiet: bool = False) -> tuple[int, PipelineStatus | None]:
+    """Follow a pipeline through its stages: (exit code, its last status). 0 all finished, 1 any other end, 130 detached by Ctrl-C."""
+    show = shower(quiet)
+    try:
+        while True:
+            whole, unreachable = of_one(pipeline)
+            show(whole.current)
+            if whole.is_over and unreachable is None:
+                return (0 if whole.state == "finished" else 1), whole
+            _pause(pipeline, whole)
+    except KeyboardInterrupt:
+        name = pipeline.name
+        sys.stderr.write(f"\ndetached; {name} goes on. fvlaunch attach {name} comes back to it, fvlaunch stop {name} ends it\n")
+        return EXIT_DETACHED, None
+    finally:
+        show(None)
+
+
+def _pause(pipeline: Pipeline, whole: PipelineStatus) -> None:
+    """Files are read twice a second; a scheduler is asked every ten seconds, or when a stage has said that it is over."""
+    until = time.monotonic() + (POLL_S if pipeline.record().executor == "local" else ASK_SCHEDULER_S)
+    run = Run(Path(whole.current.path))
+    before = run.record().state
+    while True:
+        time.sleep(POLL_S)
+        if time.monotonic() >= until or (run.record().state != before and run.record().state in FINAL_STATES):
+            return

@@ -1,0 +1,193 @@
+"""Owns what each command does between parsing and the modules that do it; imported when a command runs, not for --help."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UsageError
+from ..runs import registry
+from ..runs.directory import Run
+from ..runs.pipeline_directory import Pipeline
+from . import output as printing
+
+if TYPE_CHECKING:
+    pass
+from .selection import find, find_any
+from .waiting import wait_until_over
+
+SBATCH_OPTIONS = (
+    "partition", "time", "account", "qos", "exclude", "nodelist", "constraint", "dependency", "reservation", "begin", "mem",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SubmitRequest:
+    """A `submit` command line."""
+
+    recipe: str
+    cluster: str | None
+    sets: list[str]
+    name: str | None
+    ranks: int | None
+    nodes: int | None
+    runs_dir: Path | None
+    sbatch: dict[str, Any]
+
+    @property
+    def is_pipeline(self) -> bool:
+        from ..config.lookup import kind_of
+
+        return kind_of(self.recipe) == "pipeline"
+
+    @property
+    def words(self) -> dict[str, Any]:
+        """What was asked for, as run.yaml keeps it."""
+        return {"recipe": self.recipe, "cluster": self.cluster, "set": self.sets, "sbatch": self.sbatch}
+
+    def pipeline_plan(self) -> Any:
+        from . import pipelines as pipeline_commands
+
+        return pipeline_commands.plan(self.recipe, self.cluster, self.sets, self.name, self.ranks, self.nodes, self.sbatch, self.runs_dir)
+
+    def plan(self, *, look: bool = True) -> tuple[Any, Any]:
+        from ..planning import planner
+
+        return planner.plan_submission(
+            self.recipe, self.cluster, sets=self.sets, name=self.name, ranks=self.ranks, nodes=self.nodes, sbatch=self.sbatch,
+            runs_dir=self.runs_dir, look=look,
+        )  # fmt: skip
+
+
+def sbatch_of(given: dict[str, Any], extra: Sequence[str]) -> dict[str, Any]:
+    """The sbatch options of a command line by long name: our own, and those after `--`."""
+    options = {name: given[name] for name in SBATCH_OPTIONS if given.get(name) is not None}
+    for word in extra:
+        match = re.fullmatch(r"--([A-Za-z][A-Za-z0-9-]*)(?:=(.*))?", word, re.DOTALL)
+        if not match:
+            raise UsageError(f"{word!r} is not an sbatch option", hint="after `--` write them as --option=value")
+        options[match[1]] = True if match[2] is None else match[2]
+    return options
+
+
+def dry_run(asked: SubmitRequest, *, json_: bool) -> None:
+    from . import dry_run as dry_run_command
+
+    if asked.is_pipeline:
+        from . import pipelines as pipeline_commands
+
+        return pipeline_commands.dry_run(asked.pipeline_plan(), json_=json_)
+    composed, plan = asked.plan(look=False)
+    dry_run_command.dry_run(plan, json_=json_)
+    return dry_run_command.look(composed)
+
+
+def test_only(asked: SubmitRequest, *, json_: bool) -> int:
+    """Each cluster of `--cluster A,B` is asked by itself, and each partition of it."""
+    from . import dry_run as dry_run_command
+
+    one_each = [replace(asked, cluster=name) for name in asked.cluster.split(",")] if asked.cluster else [asked]
+    plans = [plan for one in one_each for plan in (one.pipeline_plan().stages if one.is_pipeline else [one.plan(look=False)[1]])]
+    dry_run_command.check_slurm(plans)
+    return dry_run_command.told(dry_run_command.ask(plans), json_=json_)
+
+
+def smoke(asked: SubmitRequest, *, take_snapshot: bool, json_: bool) -> int:
+    from .smoke_test import smoke as tried
+
+    return tried(asked, take_snapshot=take_snapshot, json_=json_)
+
+
+def prepare(asked: SubmitRequest, *, take_snapshot: bool, json_: bool) -> None:
+    from ..lifecycle import submit as submission
+
+    if asked.is_pipeline:
+        raise UsageError(
+            "--prepare is of a single run: a chain of jobs needs their ids", hint="submit the pipeline, or prepare a stage's recipe"
+        )
+    composed, plan = asked.plan()
+    if plan.executor != "slurm":
+        raise UsageError("--prepare makes a batch script, and this cluster takes none", hint="choose a Slurm cluster with --cluster")
+    _warn(composed, plan)
+    run, script = submission.prepare_job(plan, take_snapshot=take_snapshot, asked=asked.words)
+    line = f"sbatch {shlex.quote(str(script))}"
+    if json_:
+        return printing.as_json({"run": run.name, "path": str(run.path), "script": str(script), "command": line, "state": "submitting"})
+    printing.say(f"{run.name}: {plan.summary}; nothing was submitted. This does it, or fvlaunch resume {run.name}:")
+    return printing.out(line)
+
+
+def submit(asked: SubmitRequest, *, wait: bool, take_snapshot: bool, json_: bool) -> int:
+    from ..lifecycle import submit as submission
+
+    if asked.is_pipeline:
+        from . import pipelines as pipeline_commands
+
+        return pipeline_commands.submit(asked.pipeline_plan(), words=asked.words, take_snapshot=take_snapshot, wait_=wait, json_=json_)
+    composed, plan = asked.plan()
+    _warn(composed, plan)
+    run = submission.submit(plan, take_snapshot=take_snapshot, asked=asked.words)
+    return _submitted(run, plan.summary, wait=wait, json_=json_)
+
+
+def _warn(composed: Any, plan: Any) -> None:
+    from ..planning import warnings
+
+    for line in warnings.warnings(composed, plan):
+        printing.say(line)
+
+
+def _submitted(run: Run, summary: str, *, wait: bool, json_: bool) -> int:
+    record = run.record()
+    printing.say(f"{run.name}: {summary}; job {record.job_id}")
+    if wait:
+        return wait_until_over(run, quiet=False, json_=json_)
+    if json_:
+        printing.as_json(
+            {
+                "run": run.name,
+                "job_id": record.job_id,
+                "path": str(run.path),
+                "state": "queued" if record.executor == "slurm" else "running",
+            }
+        )
+    else:
+        printing.out(run.name)
+        printing.say(f"next: fvlaunch attach {run.name}   (or status, logs, stop)")
+    return 0
+
+
+def fork(
+    word: str, step: int, name: str, cluster: str | None, sets: list[str], ranks: int | None, sbatch: dict[str, Any], *,
+    wait: bool, take_snapshot: bool, json_: bool, runs_dir: Path | None,
+) -> int:  # fmt: skip
+    from ..lifecycle.fork import fork as made_of
+
+    chosen = registry.runs_dir_option(runs_dir)
+    old = find(word, runs_dir)
+    run, plan = made_of(old, step, name, cluster, sets=sets, ranks=ranks, sbatch=sbatch, runs_dir=chosen, take_snapshot=take_snapshot)
+    printing.say(f"{run.name}: starts from step {step} of {old.name}")
+    return _submitted(run, plan.summary, wait=wait, json_=json_)
+
+
+def resume(
+    word: str, cluster: str | None, sets: list[str], ranks: int | None, sbatch: dict[str, Any], *,
+    assume_dead: str | None, wait: bool, json_: bool, runs_dir: Path | None,
+) -> int:  # fmt: skip
+    from ..lifecycle import submit as submission
+    from ..planning import planner
+
+    run = find_any(word, runs_dir)
+    if isinstance(run, Pipeline):
+        from . import pipelines as pipeline_commands
+
+        return pipeline_commands.resume(run, cluster, sets, ranks, sbatch, assume_dead=assume_dead, wait_=wait, json_=json_)
+    plan = planner.plan_resume(run, cluster, sets=sets, ranks=ranks, sbatch=sbatch)
+    submission.resubmit(run, plan, assume_dead=assume_dead)
+    last = run.last_checkpoint_step()
+    printing.say(f"{run.name}: goes on {f'from step {last}' if last else 'from the start: there is no checkpoint'}")
+    return _submitted(run, plan.summary, wait=wait, json_=json_)

@@ -1,0 +1,161 @@
+"""Owns which sbatch options a profile or a command line may carry, and the values they may have. Pure: nothing is run.
+
+Options go by their long names with hyphens. Values end up in a batch script, so what is not plainly a value is refused.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from .values import CONTROL, TIME_HINT, WORD, time_text
+
+Value = str | int | bool
+
+FLAGS = frozenset(
+    {
+        "contiguous", "hold", "ignore-pbs", "overcommit", "oversubscribe", "reboot", "spread-job", "use-min-nodes",
+    }
+)  # fmt: skip
+"""Options without a value."""
+MAYBE_FLAGS = frozenset(
+    {
+        "exclusive", "get-user-env", "nice", "no-kill", "propagate",
+    }
+)  # fmt: skip
+"""Options with or without a value."""
+WITH_VALUE = frozenset(
+    {
+        "account", "acctg-freq", "batch", "bb", "bbf", "begin", "burst-buffer", "cluster-constraint", "comment", "constraint", "container",
+        "container-id", "core-spec", "cores-per-socket", "cpu-freq", "cpus-per-gpu", "cpus-per-task", "deadline", "delay-boot",
+        "dependency", "exclude", "export", "export-file", "extra", "extra-node-info", "gid", "gpu-bind", "gpu-freq", "gpus",
+        "gpus-per-node", "gpus-per-socket", "gpus-per-task", "gres", "gres-flags", "hint", "input", "kill-on-invalid-dep", "licenses",
+        "mail-type", "mail-user", "mcs-label", "mem", "mem-bind", "mem-per-cpu", "mem-per-gpu", "mincpus", "network", "nodefile",
+        "nodelist", "partition", "power", "prefer", "priority", "profile", "qos", "reservation", "resv-ports", "segment",
+        "sockets-per-node", "switches", "thread-spec", "threads-per-core", "time", "time-min", "tmp", "tres-bind", "tres-per-task", "uid",
+        "wait-all-nodes", "wckey",
+    }
+)  # fmt: skip
+KNOWN = FLAGS | MAYBE_FLAGS | WITH_VALUE
+
+_GEOMETRY = "fvlaunch starts one agent on each node; say ranks_per_node here and --ranks or --nodes at submission"
+REFUSED = {
+    "job-name": "the job is named after the run; use --name",
+    "output": "logs are kept in the run directory",
+    "error": "logs are kept in the run directory",
+    "chdir": "the job works in its run directory",
+    "ntasks": _GEOMETRY,
+    "nodes": _GEOMETRY,
+    "ntasks-per-node": _GEOMETRY,
+    "ntasks-per-core": _GEOMETRY,
+    "ntasks-per-gpu": _GEOMETRY,
+    "ntasks-per-socket": _GEOMETRY,
+    "signal": "the notice comes limits.notice_lead_s before the end, by default computed from the measured save time",
+    "requeue": "fvlaunch decides what is requeued",
+    "no-requeue": "fvlaunch decides what is requeued; limits says how often",
+    "open-mode": "logs are always appended to",
+    "array": "one run is one job; submit several runs",
+    "dependency": "a dependency belongs to one submission; use -d on the command line",
+    "wrap": "the batch script is fvlaunch's",
+    "parsable": "fvlaunch reads sbatch's answer itself; use --json",
+    "quiet": "fvlaunch reads sbatch's answer itself",
+    "verbose": "fvlaunch reads sbatch's answer itself",
+    "test-only": "it belongs to one submission; use --test-only on the command line",
+    "wait": "use --wait on the command line",
+    "clusters": "a profile is one cluster; write one file for each",
+}
+"""What fvlaunch sets itself, and why it cannot be given."""
+
+_SHORT = {
+    "A": "account", "p": "partition", "t": "time", "q": "qos", "w": "nodelist", "x": "exclude", "C": "constraint", "d": "dependency",
+    "N": "nodes", "n": "ntasks", "c": "cpus-per-task", "G": "gpus", "J": "job-name", "o": "output", "e": "error", "b": "begin",
+    "L": "licenses", "a": "array", "D": "chdir", "S": "core-spec", "H": "hold", "s": "oversubscribe", "M": "clusters", "k": "no-kill",
+    "time-limit": "time", "timelimit": "time", "queue": "partition", "memory": "mem", "gpus-per-host": "gpus-per-node", "walltime": "time",
+}  # fmt: skip
+_FORMS = {
+    **dict.fromkeys(("account", "partition", "qos", "reservation", "wckey", "mcs-label"), WORD),
+    **dict.fromkeys(("mem", "mem-per-cpu", "mem-per-gpu", "tmp"), re.compile(r"\d+[KMGT]?B?", re.IGNORECASE)),
+    **dict.fromkeys(("cpus-per-task", "cpus-per-gpu", "mincpus", "core-spec", "threads-per-core"), re.compile(r"[1-9]\d{0,6}")),
+    **dict.fromkeys(("gpus", "gpus-per-node", "gpus-per-task", "gpus-per-socket"), re.compile(r"([A-Za-z][\w.-]*:)?\d{1,6}")),
+    **dict.fromkeys(("nodelist", "exclude"), re.compile(r"[A-Za-z0-9][\w.,\[\]-]*")),
+    "kill-on-invalid-dep": re.compile(r"yes|no"),
+}  # fmt: skip
+_FROM_SHELL = {
+    "TIMELIMIT": "time", "MEM_PER_NODE": "mem", "REQ_SWITCH": "switches", "ARRAY_INX": "array", "CPU_FREQ_REQ": "cpu-freq",
+    "DEBUG": "verbose",
+}  # fmt: skip
+
+
+class OptionError(ValueError):
+    """An option that cannot be given, and what to do instead."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message, self.hint = message, hint
+
+
+def option(name: str, value: Any, *, command_line: bool = False) -> Value | None:
+    """The checked value of one option, None where it is switched off. A command line may name dependencies and plugins' options."""
+    _check_name(name, command_line)
+    if value is None or value is False or (name in FLAGS | MAYBE_FLAGS and str(value).lower() in ("no", "off", "false")):
+        return None
+    if name in FLAGS | MAYBE_FLAGS and (value is True or str(value).lower() in ("", "yes", "on", "true")):
+        return True
+    if name in FLAGS:
+        raise OptionError(f"{name} takes no value", "write true or false")
+    if value is True and name in KNOWN:
+        raise OptionError(f"{name} needs a value")
+    return True if value is True else _value(name, value)
+
+
+def options(given: Mapping[str, Any], *, command_line: bool = False) -> dict[str, Value]:
+    """All options of a mapping, checked; those switched off are left out."""
+    checked = {name: option(name, value, command_line=command_line) for name, value in given.items()}
+    return {name: value for name, value in checked.items() if value is not None}
+
+
+def from_shell(environment: Mapping[str, str]) -> dict[str, str]:
+    """SBATCH_* variables as options: sbatch would let them win over the script in silence, so they are told and scrubbed."""
+    names = {key[7:]: value for key, value in environment.items() if key.startswith("SBATCH_")}
+    long = {_FROM_SHELL.get(key, key.lower().replace("_", "-")): value for key, value in names.items()}
+    return {name: value for name, value in long.items() if name in KNOWN and name not in REFUSED}
+
+
+def num_gpus(given: Mapping[str, Any]) -> int | None:
+    """GPUs on a node that gpus-per-node or gres asks for."""
+    if "gpus-per-node" in given:
+        return int(str(given["gpus-per-node"]).rpartition(":")[2])
+    counts = re.findall(r"(?:^|,)(?:gres[:/])?gpu(?::[A-Za-z][\w.-]*)?(?:[:=](\d+))?(?:\([^)]*\))?(?=,|$)", str(given.get("gres", "")))
+    return sum(int(count or 1) for count in counts) or None
+
+
+def _check_name(name: str, command_line: bool) -> None:
+    plain = name.lstrip("-").replace("_", "-")
+    if name in REFUSED and not (command_line and name == "dependency"):
+        raise OptionError(f"{name} is set by fvlaunch", REFUSED[name])
+    if name in KNOWN:
+        return
+    meant = _SHORT.get(name.lstrip("-")) or (plain if plain in KNOWN | REFUSED.keys() else None) or _SHORT.get(plain.lower())
+    near = [meant] if meant else difflib.get_close_matches(plain, sorted(KNOWN), n=1)
+    if command_line and not meant and re.fullmatch(r"[a-z][a-z0-9-]*", name):
+        return
+    raise OptionError(f"{name!r} is not a long option of sbatch", f"did you mean {near[0]}?" if near else "see man sbatch")
+
+
+def _value(name: str, value: Any) -> Value:
+    if not isinstance(value, (str, int)):
+        raise OptionError(f"{name} must be text or a whole number, not {value!r}", "quote it")
+    text = str(value)
+    if not text or CONTROL.search(text):
+        raise OptionError(f"{name} is empty" if not text else f"{name} holds a control character")
+    if name in ("time", "time-min"):
+        try:
+            return time_text(value)
+        except ValueError as error:
+            raise OptionError(f"{name}: {error}", TIME_HINT) from None
+    form = _FORMS.get(name)
+    if form and not form.fullmatch(text):
+        raise OptionError(f"{text[:60]!r} is not a value of {name}")
+    return value

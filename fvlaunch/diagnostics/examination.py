@@ -1,0 +1,116 @@
+"""Owns asking a cluster, a node and this machine what they are, one finding after the other.
+
+Must not print, and must not leave anything behind: what it makes (a folder, a small job) is gone when it ends.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ..config import secrets as secret_values
+from ..config.schema import Cluster
+from ..errors import FvlaunchError
+from ..runs import registry
+from ..runs.attempts import read_attempts
+from ..schedulers.slurm import commands as slurm
+from ..schedulers.slurm import site as slurm_site
+from . import node_probe
+from .site_checks import Finding, Site, Verdict, check_environment, check_node, check_site, worst
+
+_RUNS = 30
+_LITTLE = 50e9
+
+
+def examine(cluster: Cluster, name: str, *, node: bool, wait_s: float) -> Iterator[Finding]:
+    """Finding after finding; what cannot be asked is one of them."""
+    folder = list(_folder(Path(cluster.runs_dir or "runs")))
+    yield from folder
+    yield from _secrets(cluster)
+    yield from check_environment({**os.environ, **cluster.env} if cluster.executor == "local" else cluster.env, _nodes(cluster))
+    if cluster.executor == "slurm":
+        yield from _slurm(cluster, name, node=node and worst(folder) is not Verdict.FAIL, wait_s=wait_s)
+    elif node and worst(folder) is not Verdict.FAIL:
+        yield from check_node(node_probe.look_here(cluster), _here(), wants_gpu=False, resubmits=True)
+
+
+def _slurm(cluster: Cluster, name: str, *, node: bool, wait_s: float) -> Iterator[Finding]:
+    if not slurm.available():
+        yield Finding("Slurm", Verdict.FAIL, "sbatch is not on PATH", "run doctor on a login node of the cluster")
+        return
+    try:
+        config, partitions = slurm_site.config(), slurm_site.partitions()
+    except FvlaunchError as error:
+        yield Finding("Slurm", Verdict.FAIL, error.message, error.hint)
+        return
+    yield Finding("Slurm", Verdict.OK, f"{config.get('ClusterName', '?')}, version {config.get('SLURM_VERSION', '?')}")
+    yield from check_site(Site(cluster, config, partitions, measured_save(name)))
+    if node:
+        yield from _node(cluster, wait_s)
+
+
+def _node(cluster: Cluster, wait_s: float) -> Iterator[Finding]:
+    from ..config import sbatch_options
+
+    try:
+        answer = node_probe.look_at_a_node(cluster, wait_s)
+    except FvlaunchError as error:
+        yield Finding("a node", Verdict.FAIL, error.message, error.hint or "the profile's slurm options")
+        return
+    if answer is None:
+        yield Finding("a node", Verdict.WARN, f"none was free within {wait_s:g} s", "--wait-s N waits longer; --no-node does without")
+        return
+    if not answer.get("error"):
+        yield Finding("shared folder", Verdict.OK, "what a node writes into runs_dir is seen here")
+    yield from check_node(answer, _here(), bool(sbatch_options.num_gpus(cluster.slurm)), resubmits=cluster.continue_by == "resubmit")
+    yield from check_environment(answer.get("nccl", {}), 1)
+
+
+def _here() -> dict[str, Any]:
+    try:
+        return {"torch": importlib.metadata.version("torch")}
+    except importlib.metadata.PackageNotFoundError:
+        return {}
+
+
+def _nodes(cluster: Cluster) -> int:
+    """Whether runs there may have several nodes."""
+    return 2 if cluster.executor == "slurm" and (cluster.default_ranks_per_node() or 1) > 1 else 1
+
+
+def _folder(folder: Path) -> Iterator[Finding]:
+    there = folder.absolute()
+    while not there.exists():
+        there = there.parent
+    if not os.access(there, os.W_OK | os.X_OK):
+        yield Finding(
+            "runs_dir", Verdict.FAIL, f"{there} cannot be written", "the profile's runs_dir: a folder of yours that all nodes share"
+        )
+        return
+    free = shutil.disk_usage(there).free
+    told = f"{folder}: {free / 1e9:.0f} GB free"
+    if free < _LITTLE:
+        yield Finding("runs_dir", Verdict.WARN, told, "checkpoints of one run can need more: fvlaunch prune, or another runs_dir")
+    else:
+        yield Finding("runs_dir", Verdict.OK, told)
+
+
+def _secrets(cluster: Cluster) -> Iterator[Finding]:
+    for name in cluster.secrets:
+        where = secret_values.where(name)
+        if where is None:
+            yield Finding(
+                "secrets", Verdict.WARN, f"{name} is not set", f"export {name}=…, or a file of mode 0600: {secret_values.file(name)}"
+            )
+        else:
+            yield Finding("secrets", Verdict.OK, f"{name}: {where}")
+
+
+def measured_save(cluster: str) -> float | None:
+    """The longest save of the newest runs on a cluster."""
+    runs = [run for run in registry.known([Path("runs")]) if run.record().cluster == cluster][-_RUNS:]
+    return max((a.save_s for run in runs for a in read_attempts(run) if a.save_s is not None), default=None)

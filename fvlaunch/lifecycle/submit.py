@@ -1,0 +1,190 @@
+"""Owns making a job of a run, exactly one: a new run, a resumed one, or one whose batch script somebody else will submit.
+
+The token is on disk before anything is submitted. When nobody can say whether a submission was taken, the scheduler is
+asked for the token, and a job that is there is adopted.
+"""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from ..config.strict_yaml import dump
+from ..errors import FvlaunchError, Interrupted, RunConflict, SchedulerUnreachable
+from ..files import publish_text
+from ..planning import lockfile
+from ..planning.plan import Plan
+from ..runs import code_snapshot, job_folder
+from ..runs.directory import FINAL_STATES, Record, Run, create
+from ..runs.registry import remember
+from ..schedulers.slurm import commands as slurm
+from ..status import liveness
+from .job_records import adopt, make_job_folder
+from .local_job import start_local
+from .slurm_job import scheduler_name, start_slurm, write_job
+
+
+def submit(plan: Plan, *, take_snapshot: bool, asked: dict[str, Any], fill: Callable[[Run], None] | None = None) -> Run:
+    """A new run and its job. If the job is refused, nothing is left behind. `fill` puts in what the job is to find there."""
+    check_scheduler(plan)
+    run = prepare(plan, take_snapshot=take_snapshot, asked=asked)
+    try:
+        if fill is not None:
+            fill(run)
+        start(run, plan)
+    except (SchedulerUnreachable, Interrupted, KeyboardInterrupt):
+        remember(run.path)  # the job may be there: status and resume will find out
+        raise
+    except BaseException:
+        shutil.rmtree(run.path, ignore_errors=True)
+        raise
+    remember(run.path)
+    return run
+
+
+def prepare(plan: Plan, *, take_snapshot: bool, asked: dict[str, Any]) -> Run:
+    """The run directory, complete, and no job yet."""
+    job_folder.check_job_path(plan.path)
+    run = create(plan.path, _first_record(plan))
+    try:
+        if take_snapshot:
+            code_snapshot.take(run)
+        _write_config(run, plan, lockfile.make(plan, asked, run))
+    except BaseException:
+        shutil.rmtree(run.path, ignore_errors=True)
+        raise
+    return run
+
+
+def prepare_job(plan: Plan, *, take_snapshot: bool, asked: dict[str, Any]) -> tuple[Run, Path]:
+    """A new run with all that its job needs, and the batch script that somebody else will hand to sbatch.
+
+    The job knows the run by its token: its agent records the job's id, and status and resume find it in the queue before that.
+    """
+    run = prepare(plan, take_snapshot=take_snapshot, asked=asked)
+    try:
+        folder = make_job_folder(run)
+        script = write_job(run, plan, folder)
+        run.update(reason=f"prepared, not submitted by fvlaunch: sbatch {shlex.quote(str(script))}, or fvlaunch resume {run.name}")
+        run.event("prepared")
+    except BaseException:
+        shutil.rmtree(run.path, ignore_errors=True)
+        raise
+    remember(run.path)
+    return run, script
+
+
+def check_scheduler(plan: Plan) -> None:
+    """Refuse a plan for Slurm on a machine without it."""
+    if plan.executor == "slurm" and not slurm.available():
+        raise FvlaunchError(
+            f"cluster {plan.cluster_name} is a Slurm cluster, but sbatch is not on PATH",
+            hint="submit from a login node, or use --cluster local",
+        )
+
+
+def executor_of(plan: Plan) -> Literal["slurm", "local"]:
+    return "slurm" if plan.executor == "slurm" else "local"
+
+
+def _first_record(plan: Plan) -> Record:
+    now = time.time()
+    return Record(
+        name=plan.full_name,
+        recipe=plan.recipe_name,
+        cluster=plan.cluster_name,
+        executor=executor_of(plan),
+        generation=1,
+        token=job_folder.new_token(),
+        max_steps=plan.max_steps,
+        ranks=plan.ranks,
+        nodes=plan.nodes,
+        scheduler=scheduler_name(plan),
+        submitted_at=now,
+        updated_at=now,
+        state="submitting" if plan.pipeline is None else "waiting",
+    )
+
+
+def _write_config(run: Run, plan: Plan, lock: dict[str, Any]) -> None:
+    head = "# The whole run, resolved. `fvlaunch submit` of this file repeats it.\n"
+    value = {"recipe": plan.recipe, "cluster": plan.cluster, "lock": lock}
+    publish_text(run.config_file, head + dump(value))
+
+
+def resubmit(run: Run, plan: Plan, *, assume_dead: str | None = None) -> Run:
+    """A new job for a run whose last one is over."""
+    renew(run, plan, assume_dead=assume_dead)
+    try:
+        start(run, plan)
+    except FvlaunchError as error:
+        if not isinstance(error, SchedulerUnreachable):
+            run.update(state="stopped", reason=f"resume failed: {error.message}", job_id=None)
+        raise
+    return run
+
+
+def renew(run: Run, plan: Plan, *, assume_dead: str | None = None, state: str = "submitting") -> None:
+    """The next generation of a run whose last job is over, with fresh budgets, and no job yet.
+
+    Two shells may try at once: the one that changes the generation first wins, the other is told who.
+    """
+    before = run.record()
+    _check_is_over(run, before, assume_dead)
+    scheduler = scheduler_name(plan)  # may take seconds: not under the lock
+    with run.locked():
+        record = run.record()
+        if (record.generation, record.token) != (before.generation, before.token):
+            raise RunConflict(f"{run.name} was just resumed by another command", hint=f"fvlaunch status {run.name}")
+        record = replace(
+            record, generation=record.generation + 1, token=job_folder.new_token(), state=state, reason="",
+            job_id=None, host=None, scheduler=scheduler, cluster=plan.cluster_name, executor=executor_of(plan),
+            ranks=plan.ranks, nodes=plan.nodes, max_steps=plan.max_steps, submitted_at=time.time(),
+        )  # fmt: skip
+        run.write_intent("run", record.generation)
+        run.write_record(record)
+    publish_text(run.path / f"run.{before.generation:04d}.yaml", run.config_file.read_text(encoding="utf-8"))  # what it ran by until now
+    _write_config(run, plan, lockfile.renewed(run, plan, before.generation))
+
+
+def _check_is_over(run: Run, record: Record, assume_dead: str | None) -> None:
+    if record.state == "submitting" and record.executor == "slurm":
+        found = adopt(run, record)
+        if found:
+            raise RunConflict(f"{run.name} has a job after all: {found}; adopted", hint=f"fvlaunch status {run.name}")
+        return
+    if record.state in FINAL_STATES or record.job_id is None:
+        alive = liveness.liveness(record) is liveness.Liveness.ALIVE and record.state != "finished"
+        if alive:
+            raise RunConflict(f"{run.name} is {record.state}, and its job {record.job_id} is just ending", hint="try again in a moment")
+        return
+    if assume_dead is not None and assume_dead == record.job_id:
+        run.event("assumed_dead", job_id=assume_dead)
+        return
+    found_alive = liveness.liveness(record)
+    if found_alive is liveness.Liveness.ALIVE:
+        raise RunConflict(f"{run.name} is not over: job {record.job_id} owns it", hint=f"fvlaunch stop {run.name}, or attach to it")
+    if found_alive is liveness.Liveness.UNKNOWN:
+        raise RunConflict(
+            f"nobody can say whether job {record.job_id} of {run.name} still runs",
+            hint=f"if you know that it is gone: --assume-dead {record.job_id}",
+        )
+
+
+def start(run: Run, plan: Plan | None = None) -> None:
+    """Submit the job that run.json's token announces, and record its id. A local job needs no plan."""
+    with run.locked():
+        record = run.record()
+        if record.state == "waiting":
+            run.write_record(replace(record, state="submitting"))
+    folder = make_job_folder(run)
+    if plan is None or plan.executor == "local":
+        start_local(run, folder)
+    else:
+        start_slurm(run, plan, folder)
+    run.event("submitted", job_id=run.record().job_id, generation=run.record().generation)

@@ -1,0 +1,189 @@
+"""Owns the `lock` of run.yaml: what code, versions, models and data a run was made with, and what differs from them now.
+
+Must not change what it looks at. What lies inside a container, or is made on first use, is left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import itertools
+import platform
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from trainers.config import hub_cache, trajectory_metadata
+
+from ..config.schema import Recipe
+from ..config.strict_yaml import read
+from ..errors import FvlaunchError
+from ..runs import code_snapshot
+from ..runs.directory import Run
+from ..schedulers.slurm import site as slurm_site
+from .plan import Plan
+
+_VERSIONS = ("fvlaunch", "torch", "diffusers", "transformers", "peft", "submitit", "pyarrow", "safetensors")
+_COMPARED = ("git", "code", "versions", "models", "data", "site")
+_MAX_FILES = 5000
+
+
+def make(plan: Plan, asked: dict[str, Any], run: Run | None = None) -> dict[str, Any]:
+    """What it would take to get the same run again. `run`: its directory, where the copy of the code is."""
+    code = code_snapshot.source_root() if run is None else code_snapshot.code_folder(run)
+    return {
+        "recipe": plan.recipe_name,
+        "cluster": plan.cluster_name,
+        "submitted": _now(),
+        "asked": asked,
+        "git": code_snapshot.git_state(code),
+        "code": code_snapshot.digest(code),
+        "versions": {"python": platform.python_version()} | {name: found for name in _VERSIONS if (found := _version(name))},
+        "site": _site(plan),
+        "paths": plan.path_texts,
+        **_inputs(plan),
+    }
+
+
+def renewed(run: Run, plan: Plan, generation: int) -> dict[str, Any]:
+    """For a run that goes on: the code stays the one that it was submitted with; its cluster, models and data are looked at again."""
+    before = of_file(run.config_file)
+    again = {
+        "cluster": plan.cluster_name,
+        "site": _site(plan),
+        "paths": plan.path_texts,
+        **_inputs(plan),
+        "resumed": _now(),
+        "resumed_from": generation,
+    }
+    return {**before, **again} if before else {**make(plan, {}, run), "resumed_from": generation}
+
+
+def of_file(path: Path) -> dict[str, Any]:
+    """The lock of a run.yaml; empty where there is none that can be read."""
+    try:
+        value = read(path).plain
+    except (FvlaunchError, OSError):
+        return {}
+    lock = value.get("lock") if isinstance(value, dict) else None
+    return lock if isinstance(lock, dict) else {}
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What is not as it was, one line each; of what either does not know nothing is said."""
+    found = []
+    for part in _COMPARED:
+        old, new = dict(_leaves(before.get(part), part)), dict(_leaves(now.get(part), part))
+        found += [f"{key} {_short(old[key])} -> {_short(new[key])}" for key in old if key in new and old[key] != new[key]]
+    return found
+
+
+def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _leaves(item, f"{path}.{key}")
+    elif value is not None:
+        yield path, value
+
+
+def _short(value: Any) -> str:
+    return value[:12] if isinstance(value, str) and len(value) in (40, 64) else str(value)
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def _version(name: str) -> str | None:
+    """From the first lines: parsing all of eight packages' metadata takes as long as asking Slurm."""
+    try:
+        text = importlib.metadata.distribution(name).read_text("METADATA") or ""
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    return next((line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("Version:")), None)
+
+
+def _site(plan: Plan) -> dict[str, Any]:
+    """Facts of the cluster that numbers can depend on."""
+    facts: dict[str, Any] = {"executor": plan.executor, "machine": platform.machine()}
+    if plan.executor == "slurm":
+        try:
+            known = slurm_site.identity().version
+        except FvlaunchError:
+            known = None
+        facts |= {"slurm": ".".join(map(str, known))} if known else {}
+    return facts
+
+
+# --- models and data
+
+
+def moved_inputs(lock: Mapping[str, Any], before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """Dotted keys of a train block whose folders have another name and hold the same: data by names and sizes, models by digest."""
+    found = []
+    old, new = (train.get("data", {}).get("path") for train in (before, after))
+    known = (lock.get("data") or {}).get(old) if isinstance(old, str) else None
+    if isinstance(new, str) and known and "names_sha256" in known and _folder(Path(new)) == known:
+        found.append("data.path")
+    for role, model in (after.get("models") or {}).items():
+        was = ((before.get("models") or {}).get(role) or {}).get("init_from")
+        kept, now = (lock.get("models") or {}).get(was), _model(model.get("init_from") or "", None)
+        if kept is not None and kept == now:
+            found.append(f"models.{role}.init_from")
+    return found
+
+
+def _inputs(plan: Plan) -> dict[str, Any]:
+    """`models` by reference and `data` by folder, as far as they can be told from here."""
+    if any("container" in argument for argument in plan.srun_args):
+        return {"models": {}, "data": {}}
+    recipe = Recipe.model_validate(plan.recipe)
+    models = {reference: found for reference, revision in _references(recipe) if (found := _model(reference, revision))}
+    folders = {folder: found for folder in _folders(recipe) if (found := _folder(Path(folder)))}
+    return {"models": models, "data": folders}
+
+
+def _references(recipe: Recipe) -> Iterator[tuple[str, str | None]]:
+    for section in recipe.train.models.values() if recipe.train is not None else ():
+        if reference := getattr(section, "init_from", None):
+            yield reference, getattr(section, "revision", None)
+    block: Any = recipe.preprocess
+    if block is not None and getattr(block, "model", None):
+        yield block.model, getattr(block, "revision", None)
+
+
+def _model(reference: str, revision: str | None) -> dict[str, str] | None:
+    """The commit of a downloaded model, or a digest of a folder's weights."""
+    try:
+        if hub_cache.is_id(reference) and not Path(reference).is_dir():
+            name = revision or "main"
+            kept = hub_cache.storage("model", reference) / "refs" / name
+            return {"commit": kept.read_text().strip() if kept.is_file() else name} if kept.is_file() or revision else None
+        return {"sha256": trajectory_metadata.teacher_digest(Path(reference))} if Path(reference).is_dir() else None
+    except OSError:
+        return None
+
+
+def _folders(recipe: Recipe) -> Iterator[str]:
+    if recipe.train is not None:
+        yield from recipe.train.data.folders
+    source = getattr(recipe.preprocess, "source", None)
+    if source is not None:
+        yield source
+
+
+def _folder(folder: Path) -> dict[str, Any] | None:
+    """Names and sizes of a data folder's files, without reading them. Of very many (clips to preprocess) only that: looking takes long."""
+    if not folder.is_dir():
+        return None
+    paths = list(itertools.islice(folder.rglob("*"), _MAX_FILES + 1))
+    if len(paths) > _MAX_FILES:
+        return {"files": f"more than {_MAX_FILES}"}
+    digest, count, size = hashlib.sha256(), 0, 0
+    for path in sorted(paths):
+        if path.is_file():
+            length = path.stat().st_size
+            digest.update(f"{path.relative_to(folder)} {length}\n".encode())
+            count, size = count + 1, size + length
+    return {"files": count, "bytes": size, "names_sha256": digest.hexdigest()} if count else None

@@ -1,0 +1,296 @@
+"""Owns what a submission would do: ranks, nodes, batch, sbatch options, all decided and nothing done. Pure.
+
+Precedence ends here: command line > SBATCH_* of the shell > what compose.py merged.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from trainers.config import batching
+
+from ..config import relocation
+from ..config import sbatch_options as slurm_options
+from ..config.compose import Composed
+from ..config.schema import Limits
+from ..config.strict_yaml import KeyPath
+from ..config.values import check_run_name, seconds
+from ..errors import ConfigError, Place, Problem
+
+COMMAND_LINE = Place("command line")
+_RANKS: KeyPath = ("resources", "ranks")
+_THREADS: KeyPath = ("resources", "threads_per_rank")
+_MICRO: KeyPath = ("train", "data", "micro_batch_size")
+_ONCE = ("dependency", "begin", "hold")
+"""Options of one submission: a resumed or repeated run does not have them."""
+_MEMORY = {"mem", "mem-per-cpu", "mem-per-gpu"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that a submission needs."""
+
+    name: str
+    runs_dir: Path
+    recipe: dict[str, Any]
+    """Complete; ranks, threads_per_rank and micro_batch_size are filled in. `recipe` of run.yaml."""
+    cluster: dict[str, Any]
+    """Complete; `slurm` holds what the command line said too. `cluster` of run.yaml."""
+    recipe_name: str
+    cluster_name: str
+    executor: str
+    ranks: int
+    nodes: int
+    ranks_per_node: int
+    """On each node of this run."""
+    threads_per_rank: int
+    micro_batch_size: int
+    accumulation: int
+    program: str
+    """One of the recipe's programs: train, preprocess, download, evaluate, export."""
+    max_steps: int
+    """0: known only once it runs (clips to preprocess, bytes to download)."""
+    time_s: int | None
+    """Time limit of one attempt; None: none."""
+    sbatch: dict[str, slurm_options.Value]
+    """Long name -> value; True is an option without a value. Without what fvlaunch sets itself. Empty for a local run."""
+    env: dict[str, str]
+    secrets: tuple[str, ...]
+    setup: str
+    srun_args: tuple[str, ...]
+    python: str | None
+    limits: Limits
+    origins: dict[KeyPath, str] = field(repr=False)
+    """As in Composed, and ("sbatch", NAME) for each option."""
+    path_texts: dict[str, Any] = field(default_factory=dict, repr=False)
+    """Values of the recipe that were written with `${paths.x}`, by dotted key: see config/moved.py."""
+    pipeline: str | None = None
+    """The pipeline that this run is a stage of; its folder is then `runs_dir`."""
+
+    @property
+    def path(self) -> Path:
+        """The run directory."""
+        return self.runs_dir / self.name
+
+    @property
+    def full_name(self) -> str:
+        """What RUN on a command line may be."""
+        return self.name if self.pipeline is None else f"{self.pipeline}/{self.name}"
+
+    @property
+    def job_name(self) -> str:
+        return self.full_name.replace("/", ".")
+
+    @property
+    def summary(self) -> str:
+        ranks = "1 rank" if self.ranks == 1 else f"{self.ranks} ranks"
+        nodes = "1 node" if self.nodes == 1 else f"{self.nodes} nodes"
+        return f"{ranks} = {nodes} x {self.ranks_per_node}" + (f", accumulation {self.accumulation}" if self.program == "train" else "")
+
+
+def make_plan(
+    composed: Composed,
+    *,
+    now: datetime,
+    cwd: Path,
+    cores_per_node: int | None = None,
+    gpus: int = 0,
+    name: str | None = None,
+    ranks: int | None = None,
+    nodes: int | None = None,
+    sbatch: Mapping[str, Any] | None = None,
+    shell: Mapping[str, str] | None = None,
+    runs_dir: Path | None = None,
+) -> Plan:
+    """Decide all of a submission; ConfigError holds everything that speaks against it.
+
+    `sbatch` is the command line's options by long name, `shell` its environment (only SBATCH_* is read), `cores_per_node` and
+    `gpus` are this machine's, for local runs; `runs_dir` is the command line's or $FVLAUNCH_RUNS.
+    """
+    cluster = composed.cluster
+    name = name or default_name(composed.recipe_name, now)
+    folder = cwd / (runs_dir or Path(cluster.runs_dir or "runs"))
+    options, origins, problems = _options(composed, sbatch or {}, shell or {})
+    shape, misfits = _shape(composed, options, ranks, nodes, gpus)
+    problems = [*_name_problems(name, folder), *problems, *misfits, *([] if misfits else composed.cross_check(shape.ranks))]
+    if problems:
+        raise ConfigError(problems)
+    time_s = _time(composed, options, origins)
+    threads = composed.recipe.resources.threads_per_rank or max(1, _cores(composed, options, cores_per_node) // shape.on_a_node)
+    train = composed.recipe.train
+    batch = batching(train, shape.ranks) if train is not None else None
+    chosen: dict[KeyPath, int] = {_THREADS: threads, **({_MICRO: batch.micro} if batch else {})}
+    computed = {path: "computed" for path in chosen if _at(composed.recipe_data, path) is None}
+    kept = {key: value for key, value in options.items() if key not in _ONCE and key in slurm_options.KNOWN}
+    return Plan(
+        name=name,
+        runs_dir=folder,
+        recipe=_filled(composed.recipe_data, {_RANKS: shape.ranks, **chosen}),
+        cluster={**composed.cluster_data, "slurm": kept if cluster.executor == "slurm" else composed.cluster_data["slurm"]},
+        recipe_name=composed.recipe_name,
+        cluster_name=composed.cluster_name,
+        executor=cluster.executor,
+        ranks=shape.ranks,
+        nodes=shape.nodes,
+        ranks_per_node=shape.on_a_node,
+        threads_per_rank=threads,
+        micro_batch_size=batch.micro if batch else 0,
+        accumulation=batch.accumulation if batch else 0,
+        program=composed.recipe.program,
+        max_steps=train.max_steps if train is not None else 0,
+        time_s=time_s,
+        sbatch=_trimmed(options, shape) if cluster.ranks_per_node is None else options,
+        env=dict(cluster.env),
+        secrets=tuple(cluster.secrets),
+        setup=cluster.setup,
+        srun_args=tuple(cluster.srun_args),
+        python=cluster.python,
+        limits=cluster.limits,
+        path_texts=relocation.inherited(composed.recipe_asked, composed.lock, composed.origins),
+        origins={
+            **composed.origins,
+            **computed,
+            **({_RANKS: "command line"} if ranks or nodes else {}),
+            **{("sbatch", key): origin for key, origin in origins.items()},
+        },
+    )
+
+
+@dataclass(frozen=True)
+class _Shape:
+    ranks: int
+    nodes: int
+    on_a_node: int
+    full_node: int
+
+
+def default_name(recipe: str, now: datetime) -> str:
+    """Of a run or pipeline that was given none."""
+    plain = re.sub("[^A-Za-z0-9._-]", "-", recipe)[:60].lstrip("._-")
+    return f"{plain or 'run'}-{now:%Y%m%d-%H%M%S}"
+
+
+def _name_problems(name: str, folder: Path) -> list[Problem]:
+    problems = []
+    try:
+        check_run_name(name)
+    except ValueError as error:
+        message, _, hint = str(error).partition(": ")
+        problems.append(Problem(message, COMMAND_LINE, "--name", hint))
+    if "%" in str(folder):
+        hint = "work in a folder without it, or use --runs-dir"
+        problems.append(Problem(f"the runs folder {str(folder)!r} holds a %, which Slurm expands in paths", None, "", hint))
+    return problems
+
+
+def _options(
+    composed: Composed, given: Mapping[str, Any], shell: Mapping[str, str]
+) -> tuple[dict[str, slurm_options.Value], dict[str, str], list[Problem]]:
+    """The sbatch options of all layers, where each came from, and what is wrong with those given here."""
+    problems: list[Problem] = []
+    if composed.cluster.executor == "local":
+        hint = "choose a Slurm cluster with --cluster"
+        problems = [Problem("a local run takes no sbatch options", COMMAND_LINE, f"--{key}", hint) for key in given if key != "time"]
+        given, shell = {key: value for key, value in given.items() if key == "time"}, {}
+    options: dict[str, slurm_options.Value] = dict(composed.cluster.slurm) if composed.cluster.executor == "slurm" else {}
+    origins = {key: composed.origins.get(("cluster", "slurm", key), "default") for key in options}
+    for layer, where in ((slurm_options.from_shell(shell), "the shell's SBATCH_* variables"), (given, "command line")):
+        for key, value in layer.items():
+            try:
+                checked = slurm_options.option(key, value, command_line=True)
+            except slurm_options.OptionError as error:
+                problems.append(Problem(error.message, Place(where), f"--{key}", error.hint))
+                continue
+            for other in _MEMORY if key in _MEMORY else {key}:
+                options.pop(other, None)
+                origins.pop(other, None)
+            if checked is not None:
+                options[key], origins[key] = checked, where
+    return options, origins, problems
+
+
+def _shape(composed: Composed, options: Mapping[str, Any], ranks: int | None, nodes: int | None, gpus: int) -> tuple[_Shape, list[Problem]]:
+    """How many ranks on how many nodes."""
+    where = COMMAND_LINE if ranks or nodes else composed.place(("resources", "ranks"))
+    key = "--nodes" if nodes is not None else "--ranks" if ranks is not None else "resources.ranks"
+    wanted = composed.recipe.resources.ranks if ranks is None else ranks
+    if ranks is not None and nodes is not None:
+        return _Shape(1, 1, 1, 1), [Problem("--ranks and --nodes exclude each other", COMMAND_LINE, "", "nodes follow from ranks")]
+    if wanted < 1 or (nodes is not None and nodes < 1):
+        return _Shape(1, 1, 1, 1), [Problem("must be at least 1", where, key)]
+    if composed.cluster.executor == "local":
+        return _local(composed, wanted, nodes, gpus, where, key)
+    full = composed.cluster.ranks_per_node or slurm_options.num_gpus(options) or 1
+    wanted = wanted if nodes is None else nodes * full
+    if wanted <= full:
+        return _Shape(wanted, 1, wanted, full), []
+    if wanted % full:
+        below = wanted // full * full
+        hint = f"use {below} or {below + full}: a node of {composed.cluster_name} takes {full}"
+        return _Shape(1, 1, 1, 1), [Problem(f"{wanted} ranks do not fill nodes of {full}", where, key, hint)]
+    return _Shape(wanted, wanted // full, full, full), []
+
+
+def _local(composed: Composed, wanted: int, nodes: int | None, gpus: int, where: Place | None, key: str) -> tuple[_Shape, list[Problem]]:
+    shape, most = _Shape(wanted, 1, wanted, wanted), composed.cluster.ranks_per_node or gpus or None
+    if nodes is not None and nodes > 1:
+        return shape, [Problem("a local run has one node", where, key, "use --ranks, or a Slurm cluster with --cluster")]
+    if most is not None and wanted > most:
+        what = "ranks_per_node" if composed.cluster.ranks_per_node else "GPUs here"
+        return shape, [Problem(f"{wanted} ranks are more than the {most} {what}", where, key, f"use at most --ranks {most}")]
+    return shape, []
+
+
+def _time(composed: Composed, options: dict[str, slurm_options.Value], origins: dict[str, str]) -> int | None:
+    """The time limit, put into the options: the command line's, --set's, the cluster's, the recipe's. Local runs have none by default."""
+    asked, origin = composed.recipe.resources.time, composed.origins.get(("resources", "time"), "default")
+    from_file = origins.get("time", "") == composed.origins.get(("cluster", "slurm", "time"))
+    above = "time" not in options or (origin == "--set" and from_file and origins["time"] != "--set")
+    if asked is not None and above and (composed.cluster.executor == "slurm" or origin == "--set"):
+        options["time"], origins["time"] = asked, origin
+    time = options.get("time")
+    if composed.cluster.executor == "local":
+        options.clear()
+    return None if time is None else seconds(str(time))
+
+
+def _cores(composed: Composed, options: Mapping[str, Any], cores_per_node: int | None) -> int:
+    """Cores that the ranks of one node share. Slurm gives the one task on a node a single core unless asked for more."""
+    if composed.cluster.executor == "local":
+        return cores_per_node or 1
+    if "cpus-per-task" in options:
+        return int(options["cpus-per-task"])
+    if "cpus-per-gpu" in options:
+        return int(options["cpus-per-gpu"]) * (slurm_options.num_gpus(options) or 1)
+    return (cores_per_node or 1) if "exclusive" in options else 1
+
+
+def _trimmed(options: dict[str, slurm_options.Value], shape: _Shape) -> dict[str, slurm_options.Value]:
+    """A run smaller than one node asks for as many GPUs as it has ranks."""
+    if shape.on_a_node == shape.full_node:
+        return options
+    count, short = str(shape.on_a_node), {}
+    if "gpus-per-node" in options:
+        short["gpus-per-node"] = re.sub(r"\d+$", count, str(options["gpus-per-node"]))
+    if re.fullmatch(r"gpu(:[A-Za-z][\w.-]*)?:\d+", str(options.get("gres", ""))):
+        short["gres"] = re.sub(r"\d+$", count, str(options["gres"]))
+    return {**options, **short}
+
+
+def _at(data: Any, path: KeyPath) -> Any:
+    for key in path:
+        data = data[key]
+    return data
+
+
+def _filled(data: dict[str, Any], values: Mapping[KeyPath, Any]) -> dict[str, Any]:
+    """A copy of nested data with some leaves set."""
+    for path, value in values.items():
+        first, *rest = path
+        data = {**data, str(first): _filled(data[str(first)], {tuple(rest): value}) if rest else value}
+    return data

@@ -1,0 +1,140 @@
+"""Owns turning a command line into a Plan: which cluster, which runs folder, what may change at resume. Must not submit."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from ..config import relocation
+from ..config.compose import Composed, compose
+from ..config.lookup import is_path
+from ..config.strict_yaml import read
+from ..errors import ConfigError, FvlaunchError, Place, Problem
+from ..runs import registry
+from ..runs.directory import Record, Run
+from ..runs.pipeline_directory import of_stage
+from ..schedulers import local_process
+from . import lockfile
+from .plan import Plan, make_plan
+from .preflight import check_inputs
+
+FROZEN = ("method", "models", "data", "seed", "flow_shift", "precision", "deterministic", "parallel")
+"""Parts of `train` that make a run what it is; `parallel` may change where nothing was asked of it by --set."""
+
+
+def cluster_for(recipe: str, cluster: str | None) -> str | None:
+    """The cluster profile that a submission means; None: the run.yaml's own, else local."""
+    named = named_cluster(recipe, cluster)
+    stem = Path(recipe).stem if is_path(recipe) else recipe
+    if named or _is_run(recipe) or stem == "shapes" or stem.startswith("shapes-") or not shutil.which("sbatch"):
+        return named
+    raise FvlaunchError(
+        f"where shall {recipe} run? Slurm is here, and no cluster was named",
+        hint="--cluster NAME (fvlaunch list clusters), or --cluster local for this machine",
+    )
+
+
+def named_cluster(recipe: str, cluster: str | None) -> str | None:
+    """--cluster, else what the environment or the user's config name; a run.yaml has its own."""
+    return cluster if cluster or _is_run(recipe) else os.environ.get("FVLAUNCH_CLUSTER") or _users_choice()
+
+
+def _is_run(recipe: str) -> bool:
+    return Path(recipe).name == "run.yaml"
+
+
+def _users_choice() -> str | None:
+    base = os.environ.get("XDG_CONFIG_HOME")
+    path = (Path(base) if base else Path.home() / ".config") / "fvlaunch" / "config.yaml"
+    if not path.is_file():
+        return None
+    file = read(path)
+    chosen = file.plain.get("cluster") if isinstance(file.plain, dict) else None
+    if chosen is not None and not isinstance(chosen, str):
+        raise ConfigError.one("expected the name of a cluster", Place(str(path), 1), "cluster")
+    return chosen
+
+
+def plan_submission(
+    recipe: str,
+    cluster: str | None,
+    *,
+    sets: Sequence[str],
+    name: str | None,
+    ranks: int | None,
+    nodes: int | None,
+    sbatch: Mapping[str, Any],
+    runs_dir: Path | None,
+    look: bool = True,
+) -> tuple[Composed, Plan]:
+    """Everything that `submit` needs, checked as far as this machine can: configuration, sizes, and (`look`) the data's files."""
+    composed = compose(recipe, cluster_for(recipe, cluster), sets=sets)
+    plan = plan_of(composed, name=name, ranks=ranks, nodes=nodes, sbatch=sbatch, runs_dir=registry.runs_dir_option(runs_dir))
+    if look:
+        check_inputs(composed)
+    return composed, plan
+
+
+def plan_of(composed: Composed, **asked: Any) -> Plan:
+    """A plan for now, from here."""
+    local = composed.cluster.executor == "local"
+    return make_plan(
+        composed,
+        now=datetime.now(),
+        cwd=Path.cwd(),
+        cores_per_node=len(os.sched_getaffinity(0)),
+        gpus=local_process.num_local_gpus() if local else 0,
+        shell=os.environ,
+        **asked,
+    )
+
+
+def plan_resume(run: Run, cluster: str | None, *, sets: Sequence[str], ranks: int | None, sbatch: Mapping[str, Any]) -> Plan:
+    """The next generation of a run: what is frozen must not have changed, what is tunable may have."""
+    before = compose(str(run.config_file))
+    after = compose(str(run.config_file), cluster, sets=sets)
+    _check_frozen(before, after, sets, other_cluster=cluster is not None)
+    plan = plan_of(after, name=run.path.name, ranks=ranks, nodes=None, sbatch=sbatch, runs_dir=run.path.parent)
+    _check_unfinished(run, run.record(), plan)
+    return replace(plan, pipeline=run.path.parent.name) if of_stage(run) else plan
+
+
+def _check_frozen(before: Composed, after: Composed, sets: Sequence[str], *, other_cluster: bool) -> None:
+    """What makes the run what it is must be as it was; but the same files may lie elsewhere, as after a copy to another cluster."""
+    program = before.recipe.program
+    old, new = before.recipe_data[program], after.recipe_data.get(program, {})
+    if other_cluster:  # written as ${paths.x}, which is another folder there
+        of_paths = [key.partition(".")[2] for key in before.lock.get("paths") or {} if not any(text.startswith(key) for text in sets)]
+        old = relocation.agreeing(old, new, of_paths)
+    if program == "train":
+        old = relocation.agreeing(old, new, lockfile.moved_inputs(before.lock, old, new))
+    changed = [key for key in (FROZEN if program == "train" else old) if old[key] != new.get(key)]
+    hint = "submit it as a new run; at resume max_steps, optimizers, callbacks, checkpoint and tracking may change"
+    if changed:
+        raise ConfigError(
+            Problem(
+                f"{program}.{key} makes the run what it is and cannot change at resume",
+                _place_of((program, key), after, sets),
+                f"{program}.{key}",
+                hint,
+            )
+            for key in changed
+        )
+
+
+def _place_of(path: tuple[str, str], composed: Composed, sets: Sequence[str]) -> Place:
+    by_set = [Place(f"--set {text}") for text in sets if text.startswith(".".join(path))]
+    return by_set[-1] if by_set else composed.place(path)
+
+
+def _check_unfinished(run: Run, record: Record, plan: Plan) -> None:
+    if record.state == "finished" and plan.program != "train":
+        raise FvlaunchError(f"{run.name} is finished: there is nothing left to {plan.program}", hint="submit it as a new run")
+    last = run.last_checkpoint_step() or 0
+    if record.state == "finished" and plan.max_steps <= last:
+        raise FvlaunchError(f"{run.name} is finished at step {last}", hint=f"--set train.max_steps={2 * last} trains on")

@@ -1,0 +1,216 @@
+"""Owns looking, before a job is submitted, whether what it reads is there: training data, clips, models. Must not use the network.
+
+Everything is looked for where this machine has it: login and compute nodes share it. Inside a container paths may differ, so nothing is
+looked for there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from trainers.config import hub_cache
+
+from ..config.compose import Composed
+from ..config.strict_yaml import KeyPath
+from ..config.values import dotted
+from ..errors import ConfigError, Problem
+
+BUILT_IN = ("tiny-wan", "tiny-wan-a14b", "shapes")
+"""Models that need no download: they are made on first use."""
+_MAX_FILES = 5000
+_PROMPTS = "prompts.safetensors"
+
+
+def check_inputs(composed: Composed, made_before: Collection[str] = ()) -> None:
+    """ConfigError with all that is missing or damaged; reads 8 bytes of each parquet file.
+
+    `made_before`: folders that an earlier stage of a pipeline will make.
+    """
+    if any("container" in argument for argument in composed.cluster.srun_args):
+        return
+    problems = [
+        *_train(composed, made_before),
+        *_preprocess(composed, made_before),
+        *_evaluate(composed, made_before),
+        *_export(composed, made_before),
+    ]
+    if problems:
+        raise ConfigError(problems[:20])
+
+
+def _train(composed: Composed, made_before: Collection[str]) -> Iterator[Problem]:
+    train = composed.recipe.train
+    if train is None:
+        return
+    for folder in train.method.read_folders(train):
+        yield from _data(composed, folder, made_on_first_use=train.data.prepare is not None or folder in made_before)
+    for role, model in train.models.items():
+        if getattr(model, "init_from", None) in made_before:
+            continue
+        yield from _model(composed, ("train", "models", role, "init_from"), model)
+        for name, expert in getattr(model, "experts", {}).items():
+            if expert.init_from not in made_before:
+                yield from _model(composed, ("train", "models", role, "experts", name, "init_from"), expert)
+        own: Any = model
+        for missing in () if made_before or not hasattr(own, "missing_inputs") else own.missing_inputs(role):
+            yield _problem(composed, ("train", *missing.path), missing.message, missing.hint)
+    for found in () if made_before else train.method.missing_inputs(train):  # a stage tells when its turn comes
+        yield _problem(composed, ("train", *found.path), found.message, found.hint)
+    validation = train.callbacks.validation
+    if validation is not None and validation.videos and validation.model not in made_before:
+        yield from _model(composed, ("train", "callbacks", "validation", "model"), validation, "model")
+    if not made_before and train.data.text_dropout and train.data.prepare is None and (bare := _without_prompts(train.data.folders)):
+        hint = "preprocess writes it; text_dropout: 0 does without"
+        message = f"text_dropout needs the empty prompt's embedding, but {bare} has no {_PROMPTS}"
+        yield _problem(composed, ("train", "data", "text_dropout"), message, hint)
+
+
+def check_samples(composed: Composed) -> None:
+    """ConfigError where clips are not of the recipe's size. Looks into one sample a folder, which costs a quarter of a second."""
+    train = composed.recipe.train
+    if train is None or train.method.needs != "latents" or any("container" in argument for argument in composed.cluster.srun_args):
+        return
+    wanted = list(train.data.latent_shape)
+    problems = []
+    for folder in train.data.folders:
+        found = _latents_of(Path(folder))
+        if found is not None and found[1:] != wanted:
+            message = f"{folder} holds latents of {_times(found[1:])} (frames x height x width), and the recipe wants {_times(wanted)}"
+            hint = "train.data.num_frames, height and width say what; or preprocess the clips at that size"
+            problems.append(_problem(composed, ("train", "data", "num_frames"), message, hint))
+    if problems:
+        raise ConfigError(problems)
+
+
+def _latents_of(folder: Path) -> list[int] | None:
+    """[C, T, H, W] of the first sample of a folder; None where it cannot be told (the ranks will)."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        found = _sizes(json.loads((folder / "report.json").read_text(encoding="utf-8")).get("latents"))
+        if found is not None:
+            return found
+    file = min(folder.rglob("*.parquet"), default=None) if folder.is_dir() else None
+    if file is None:
+        return None
+    import pyarrow as pa  # a fifth of a second
+    import pyarrow.parquet as pq
+
+    try:
+        rows = pq.ParquetFile(file).read_row_group(0, columns=["vae_latent_shape"]).column(0).to_pylist()
+    except (OSError, pa.ArrowException, ValueError, LookupError, OverflowError, MemoryError):  # whatever bytes are wrong
+        return None
+    return _sizes(rows[0]) if rows else None
+
+
+def _sizes(found: object) -> list[int] | None:
+    return found if isinstance(found, list) and len(found) == 4 and all(isinstance(size, int) for size in found) else None
+
+
+def _times(sizes: list[int]) -> str:
+    return "x".join(map(str, sizes))
+
+
+def _without_prompts(folders: Mapping[str, int]) -> str | None:
+    """The data's folders, where they are there and none has the embeddings that no sample holds."""
+    there = [Path(folder) for folder in folders if Path(folder).is_dir()]
+    found = any((place / _PROMPTS).is_file() for folder in there for place in (folder, folder.parent))
+    return None if found or not there else " and ".join(map(str, there))
+
+
+def _preprocess(composed: Composed, made_before: Collection[str]) -> Iterator[Problem]:
+    block: Any = composed.recipe.preprocess
+    if block is None:
+        return
+    source = Path(block.source)
+    if (
+        block.source not in made_before
+        and not source.exists()
+        and not _downloaded("dataset", composed, block.source, block.source_revision)
+    ):
+        hint = "give a folder or file, or the id of a Hugging Face dataset that was downloaded (fvlaunch submit download)"
+        yield _problem(composed, ("preprocess", "source"), f"{block.source} does not exist", hint)
+    if block.model is not None:
+        yield from _model(composed, ("preprocess", "model"), block, "model")
+
+
+def _evaluate(composed: Composed, made_before: Collection[str]) -> Iterator[Problem]:
+    block = composed.recipe.evaluate
+    for name, row in block.rows.items() if block is not None else ():
+        if row.source not in made_before and not Path(row.source).is_dir():
+            hint = "a run's directory, or a folder that `fvlaunch export` made"
+            yield _problem(composed, ("evaluate", "rows", name, "source"), f"{row.source} does not exist", hint)
+
+
+def _export(composed: Composed, made_before: Collection[str]) -> Iterator[Problem]:
+    block = composed.recipe.export
+    if block is None or block.run in made_before:
+        return
+    if not (Path(block.run) / "checkpoints").is_dir():
+        yield _problem(composed, ("export", "run"), f"{block.run} is no run with checkpoints", "--set export.run=runs/NAME")
+    elif block.folder.exists():
+        hint = "nothing is ever overwritten: --set export.to=DIR, or remove it"
+        yield _problem(composed, ("export", "to"), f"{block.folder} exists already", hint)
+
+
+def _data(composed: Composed, folder: str, *, made_on_first_use: bool) -> Iterator[Problem]:
+    path: KeyPath = ("train", "data", "path")
+    files = sorted(Path(folder).rglob("*.parquet"))[:_MAX_FILES] if Path(folder).is_dir() else []
+    for file in files:
+        if wrong := _not_parquet(file):
+            yield _problem(composed, path, f"{file} {wrong}", "remove it or make it again")
+    if not files and not made_on_first_use:
+        what = "holds no parquet files" if Path(folder).is_dir() else "does not exist"
+        yield _problem(composed, path, f"{folder} {what}", "preprocess the data, or point --set train.data.path=... at it")
+
+
+def _model(composed: Composed, path: KeyPath, section: Any, key: str = "init_from") -> Iterator[Problem]:
+    reference, revision = getattr(section, key, None), getattr(section, "revision", None)
+    if reference is None or reference in BUILT_IN or Path(reference).is_dir():
+        return
+    if not hub_cache.is_id(reference):
+        yield _problem(composed, path, f"{reference} does not exist", "a diffusers folder, or a Hugging Face id")
+    elif not _downloaded("model", composed, reference, revision):
+        wanted = f"{{id: {reference}}}" if revision is None else f"{{id: {reference}, revision: {revision}}}"
+        hint = f"where there is internet: fvlaunch submit download --set 'download.models=[{wanted}]'; or give a folder"
+        yield _problem(composed, path, f"the model {reference} is not in the Hugging Face cache, or only in part", hint)
+
+
+def _downloaded(kind: hub_cache.Kind, composed: Composed, reference: str, revision: str | None) -> bool:
+    if not hub_cache.is_id(reference):
+        return False
+    _look_where_the_job_looks(composed.cluster.env)
+    try:
+        hub_cache.snapshot(kind, reference, revision)
+    except hub_cache.NotHere:
+        return False
+    return True
+
+
+def _look_where_the_job_looks(environment: Mapping[str, str]) -> None:
+    """huggingface_hub reads these once, when it is imported."""
+    os.environ.update({key: environment[key] for key in ("HF_HOME", "HF_HUB_CACHE") if key in environment})
+
+
+def _problem(composed: Composed, path: KeyPath, message: str, hint: str) -> Problem:
+    return Problem(message, composed.place(path), dotted(path), hint)
+
+
+def _not_parquet(file: Path) -> str:
+    """What is wrong with a file by its size and its first and last four bytes; empty when nothing is."""
+    try:
+        size = file.stat().st_size
+        if size < 12:
+            return "is empty" if size == 0 else f"has only {size} bytes"
+        with file.open("rb") as opened:
+            head = opened.read(4)
+            opened.seek(-4, 2)
+            tail = opened.read(4)
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    if head != b"PAR1":
+        return "is not a parquet file"
+    return "" if tail == b"PAR1" else "is cut off: its end is missing"

@@ -1,0 +1,144 @@
+"""Owns what a submission is warned of before anything is queued: memory of a GPU, room for checkpoints,
+missing secrets, drift from a lock.
+
+Must not submit, print or change anything.
+"""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+from pathlib import Path
+from typing import Any
+
+from ..config import secrets as secret_values
+from ..config.compose import Composed
+from .plan import Plan
+
+GB = 1e9
+SPARE = 1.1
+"""The estimate is of tensors: the allocator's gaps come on top..."""
+SPARE_BYTES = 2e9
+"""...and what CUDA and NCCL take."""
+
+
+# --- memory
+
+
+def memory(plan: Plan) -> Any | None:
+    """The trainers' estimate of a training run on one rank; None for another program, and where the method knows no roles."""
+    from trainers.config.memory_estimate import estimate
+
+    from ..config.schema import Recipe
+
+    train = Recipe.model_validate(plan.recipe).train
+    return estimate(train, plan.ranks) if train is not None else None
+
+
+def memory_lines(plan: Plan) -> list[str]:
+    """The estimate for a person: a line a role, then the sum, and what it would need beside what there is."""
+    found = memory(plan)
+    if found is None:
+        return []
+    known = [role for role in found.roles if role.parameters is not None]
+    lines = [f"memory of a rank, estimated ({plan.summary}):"] if known else []
+    for role in known:
+        parts = {
+            "weights": role.weights, "gradients": role.gradients, "optimizer": role.optimizer, "averages": role.averages,
+            "gathered": role.gathered, "activations": role.activations,
+        }  # fmt: skip
+        told = ", ".join(f"{name} {_gb(size)}" for name, size in parts.items() if size)
+        lines.append(f"  {role.role:<8} {_count(role.parameters)}: {told}{', before training only' if role.before_training else ''}")
+    if known:
+        lines.append(
+            f"  at most  {_gb(found.peak)} at once; a GPU needs about {_gb(needed(found))}; a checkpoint takes {_gb(found.checkpoint)}"
+        )
+    if found.unknown:
+        lines.append(f"memory: the size of {', '.join(found.unknown)} is not known here (a model that is not downloaded or not Wan's)")
+    return lines + too_much(plan, found) + too_full(plan)
+
+
+def needed(found: Any) -> float:
+    return float(found.peak * SPARE + SPARE_BYTES)
+
+
+def too_much(plan: Plan, found: Any | None = None) -> list[str]:
+    """A warning where the cluster says how large its GPUs are, and they are smaller than the estimate."""
+    there = plan.cluster.get("gpu_memory_gb")
+    found = memory(plan) if found is None and there is not None else found
+    if there is None or found is None or needed(found) <= there * GB:
+        return []
+    ways = "shard over more ranks, a smaller micro_batch_size, or activation_checkpointing: full"
+    return [f"warning: about {_gb(needed(found))} are needed, and a GPU of {plan.cluster_name} has {there:g} GB\nhint: {ways}"]
+
+
+def too_full(plan: Plan) -> list[str]:
+    """A warning where the checkpoints that a run keeps, and the one being written, are more than what is free."""
+    keep = plan.recipe.get("train", {}).get("checkpoint", {})
+    found = memory(plan)
+    if found is None or not found.checkpoint:
+        return []
+    kept = int(keep.get("keep_last") or 3) + 1
+    every = keep.get("keep_every_steps")
+    wanted = found.checkpoint * (kept + (plan.max_steps // every if every else 0))
+    free = _free(plan.runs_dir)
+    if free is None or wanted <= free:
+        return []
+    told = f"warning: checkpoints take up to {_gb(wanted)} ({_gb(found.checkpoint)} each), and {plan.runs_dir} has {_gb(free)} free"
+    return [f"{told}\nhint: train.checkpoint.keep_last and keep_every_steps; fvlaunch prune of older runs; another runs_dir"]
+
+
+def warnings(composed: Composed, plan: Plan) -> list[str]:
+    """All that a submission should be told of and that does not stop it."""
+    return [*warnings_of(plan), *drift(composed, plan)]
+
+
+def warnings_of(plan: Plan) -> list[str]:
+    return [*too_much(plan), *too_full(plan), *without_secrets(plan)]
+
+
+def without_secrets(plan: Plan) -> list[str]:
+    """A warning for each secret that the profile names and that is nowhere to be found here; an error where others could read it."""
+    missing = [name for name in plan.secrets if secret_values.where(name) is None]
+    return [f"warning: the secret {name} is not set\nhint: export {name}=..., or chmod 600 {secret_values.file(name)}" for name in missing]
+
+
+def _free(folder: Path) -> int | None:
+    there = next((path for path in (folder, *folder.parents) if path.is_dir()), None)
+    try:
+        return shutil.disk_usage(there).free if there is not None else None
+    except OSError:
+        return None
+
+
+def memory_json(plan: Plan) -> dict[str, Any] | None:
+    """Bytes; `peak` and `checkpoint` are sums over the roles that are known."""
+    from dataclasses import asdict
+
+    found = memory(plan)
+    return None if found is None else {"peak": found.peak, "needed": int(needed(found)), **asdict(found)}
+
+
+def _gb(size: float) -> str:
+    return f"{size / GB:.1f} GB" if size >= 0.05 * GB else f"{size / 1e6:.1f} MB"
+
+
+def _count(parameters: int) -> str:
+    return f"{parameters / 1e9:.2f} B" if parameters >= 5e7 else f"{parameters / 1e6:.2f} M"
+
+
+# --- a run that is repeated
+
+
+def drift(composed: Composed, plan: Plan) -> list[str]:
+    """Where a run.yaml is submitted: what is no longer as its lock says, and how it is had again."""
+    if not composed.lock:
+        return []
+    from . import lockfile
+
+    found = lockfile.differences(composed.lock, lockfile.make(plan, {}))
+    lines = [f"warning: not as when {composed.recipe_path} was written: {line}" for line in found]
+    code = composed.recipe_path.parent / "code"
+    if any(line.startswith(("git", "code")) for line in found) and (code / "fvlaunch").is_dir():
+        lines.append(f"hint: its own code repeats it: PYTHONPATH={shlex.quote(str(code))} python -m fvlaunch submit ...")
+    return lines

@@ -1,0 +1,111 @@
+"""Owns what is known of each attempt of a run, read back from its records. Must not decide anything (ledger.py does)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from .directory import Run
+
+
+class Cause(str, Enum):
+    """What ended an attempt."""
+
+    FINISHED = "finished"
+    STOPPED = "stopped"
+    CANCELLED = "cancelled"
+    TIME_LIMIT = "time_limit"
+    PREEMPTION = "preemption"
+    REQUEUED = "requeued"
+    """By Slurm or an administrator, or on a notice nobody explained."""
+    INTERRUPTED = "interrupted"
+    """The node, or the agent, ended without a word."""
+    CRASH = "crash"
+    HANG = "hang"
+    OUT_OF_MEMORY = "out_of_memory"
+    NO_RESTART = "no_restart"
+    """The trainer said that a restart cannot help."""
+    RUNNING = "running"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+WORKING = ("warming", "stepping", "preprocessing", "downloading", "evaluating")
+"""Phases of a rank whose count is how far the run is."""
+OWN_FAILURES = (Cause.CRASH, Cause.HANG, Cause.OUT_OF_MEMORY)
+INTERRUPTIONS = (Cause.TIME_LIMIT, Cause.PREEMPTION, Cause.REQUEUED, Cause.INTERRUPTED)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The first thing that went wrong in an attempt: on which rank and node, at which step, in its own last words."""
+
+    rank: int
+    node: str
+    step: int | None
+    what: str
+    lines: tuple[str, ...] = ()
+
+    def explain(self) -> str:
+        at = f" at step {self.step}" if self.step is not None else ""
+        text = f"rank {self.rank} on {self.node}{at}: {self.what}"
+        return "\n".join([text, *(f"  {line}" for line in self.lines)])
+
+
+@dataclass(frozen=True)
+class Attempt:
+    number: int
+    generation: int
+    job_id: str
+    nodes: tuple[str, ...]
+    started_at: float
+    ended_at: float | None
+    cause: Cause
+    step_from: int | None
+    """Step it went on from; None: from the start, or it did not get that far."""
+    step_to: int | None
+    """Highest step that it is known to have reached."""
+    failure: Failure | None = None
+    save_s: float | None = None
+    """Seconds that its last checkpoint took to publish."""
+    next: str = ""
+    """What was decided then: end, restart, requeue, resubmit."""
+    ranks: int = 1
+    excluded: tuple[str, ...] = ()
+    """Nodes that the next attempt stays away from."""
+
+
+def read_attempt(run: Run, number: int, *, newest: bool) -> Attempt | None:
+    """One attempt; None where its first line was never written. An older one without an end was interrupted."""
+    events = run.attempt_events(number)
+    start = next((e for e in events if e.get("event") == "started"), None)
+    if start is None:
+        return None
+    last: dict[str, dict[str, Any]] = {e["event"]: e for e in events if "event" in e}
+    end = last.get("ended", {})
+    steps = [e["step"] for e in events if isinstance(e.get("step"), int)]
+    failure = end.get("failure")
+    return Attempt(
+        number=number,
+        generation=start["generation"],
+        job_id=start["job_id"],
+        nodes=tuple(start.get("nodes", ())),
+        started_at=start["time"],
+        ended_at=end.get("time"),
+        cause=Cause(end["cause"]) if end else Cause.RUNNING if newest else Cause.INTERRUPTED,
+        step_from=last.get("resumed", {}).get("step"),
+        step_to=max(steps, default=None),
+        failure=Failure(**{**failure, "lines": tuple(failure.get("lines", ()))}) if failure else None,
+        save_s=last.get("checkpoint", {}).get("save_s"),
+        next=last.get("decided", {}).get("next", ""),
+        ranks=int(start.get("ranks") or 1),
+        excluded=tuple(last.get("decided", {}).get("exclude") or ()),
+    )
+
+
+def read_attempts(run: Run) -> list[Attempt]:
+    numbers = run.attempt_numbers()
+    found = (read_attempt(run, n, newest=n == numbers[-1]) for n in numbers)
+    return [a for a in found if a is not None]

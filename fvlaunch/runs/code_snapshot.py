@@ -1,0 +1,102 @@
+"""Owns the copy of our own code that every attempt of a run uses, and what it was: commit, edits since, digest. Must not run it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ..files import publish_text
+from .directory import Run
+
+PACKAGES = ("fvlaunch", "trainers")
+DATA = ("templates", "clusters")
+"""What the packages read beside themselves; in a wheel it is inside of them."""
+PATCH = "source.patch"
+"""In the copy: what a dirty tree had beyond its commit, for `git apply`."""
+_MAX_PATCH = 20_000_000
+
+
+def source_root() -> Path:
+    """The folder that holds our packages, in a checkout or in site-packages."""
+    return Path(__file__).resolve().parents[2]
+
+
+def take(run: Run) -> Path:
+    """Copy the packages into the run: an edit between submit and requeue must change nothing."""
+    ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
+    for package in PACKAGES:
+        shutil.copytree(source_root() / package, run.code / package, ignore=ignored, copy_function=shutil.copyfile)
+    for folder in DATA if _is_checkout() else ():
+        shutil.copytree(source_root() / folder, run.code / folder, ignore=ignored, copy_function=shutil.copyfile)
+    if text := patch():
+        publish_text(run.code / PATCH, text, errors="surrogateescape")  # byte by byte what git said
+    return run.code
+
+
+def code_folder(run: Run) -> Path:
+    """What the job puts on its path: the copy, or with --no-snapshot the source itself."""
+    return run.code if run.code.is_dir() else source_root()
+
+
+def digest(root: Path) -> dict[str, str]:
+    """Of the code in a folder: every Python file of our packages by its place and content."""
+    found = hashlib.sha256()
+    for package in PACKAGES:
+        for path in sorted((root / package).rglob("*.py")):
+            found.update(f"{path.relative_to(root)}\n".encode() + hashlib.sha256(path.read_bytes()).digest())
+    return {"sha256": found.hexdigest()}
+
+
+def git_state(root: Path) -> dict[str, Any] | None:
+    """Commit of our own checkout, whether it was edited since, and the edits' digest; None where it is no checkout.
+
+    `root`: the code that is meant, the checkout itself or a copy that `take` has just made of it, whose patch is there already.
+    """
+    commit = _git("rev-parse", "HEAD").strip() if _is_checkout() else ""
+    if not commit:
+        return None
+    kept = root / PATCH
+    text = patch() if root == source_root() else kept.read_text(encoding="utf-8", errors="surrogateescape") if kept.is_file() else ""
+    digest_ = {"patch_sha256": hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()} if text else {}
+    return {"commit": commit, "dirty": bool(text), **digest_}
+
+
+def patch() -> str:
+    """What our checkout has beyond its commit, new files too; empty where it is clean, or no checkout, or git is not here.
+
+    An index of its own and a store of its own: neither the user's index nor the repository is touched.
+    """
+    if not _is_checkout() or not _git("status", "--porcelain", "--", *PACKAGES, *DATA).strip():
+        return ""
+    objects = _git("rev-parse", "--git-path", "objects").strip()
+    with tempfile.TemporaryDirectory(prefix="fvlaunch-") as folder:
+        place = {
+            "GIT_INDEX_FILE": f"{folder}/index",
+            "GIT_OBJECT_DIRECTORY": folder,
+            "GIT_ALTERNATE_OBJECT_DIRECTORIES": str((source_root() / objects).absolute()),
+        }
+        _git("read-tree", "HEAD", environment=place)
+        _git("add", "--all", "--", *PACKAGES, *DATA, environment=place)
+        text = _git("diff", "--cached", "--binary", "--no-color", "--no-ext-diff", "HEAD", "--", *PACKAGES, *DATA, environment=place)
+    return text if len(text) < _MAX_PATCH else ""
+
+
+def _is_checkout() -> bool:
+    return (source_root() / ".git").exists()
+
+
+def _git(*arguments: str, environment: dict[str, str] | None = None) -> str:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(source_root()), *arguments], capture_output=True, text=True, errors="surrogateescape", timeout=20,
+            check=False, stdin=subprocess.DEVNULL, env={**kept, **(environment or {})},
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout if done.returncode == 0 else ""

@@ -1,0 +1,217 @@
+"""Owns the run directory: its layout, the run's record, intent, attempts and locks. DESIGN.md's table says who may write what.
+
+Must not ask the scheduler anything and must not know what a training step is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from filelock import FileLock, SoftFileLock, Timeout
+
+from ..errors import FvlaunchError
+from ..files import append_line, publish_json, read_json, read_lines
+
+Want = Literal["run", "stop", "cancel"]
+FINAL_STATES = ("finished", "failed", "stopped", "cancelled")
+LOCK_WAIT_S = 20.0
+PIPELINE_FILE = "pipeline.json"
+"""In the folder of a pipeline, whose stages are the run directories in it."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """run.json: what the launcher and the head agent know of a run."""
+
+    name: str
+    recipe: str
+    cluster: str
+    executor: Literal["slurm", "local"]
+    generation: int
+    token: str
+    """Of the submission under way or in force; it is in the job's comment and working directory."""
+    max_steps: int
+    ranks: int
+    nodes: int
+    submitted_at: float
+    updated_at: float
+    state: str = "submitting"
+    """waiting (a stage whose turn has not come), submitting, submitted, or one of FINAL_STATES.
+
+    What a job is doing right now only status.py can say.
+    """
+    reason: str = ""
+    job_id: str | None = None
+    """The job that owns the run; it ends when the scheduler says that the job is gone, never by age."""
+    job_ids: tuple[str, ...] = ()
+    host: str | None = None
+    """Local executor: where the job runs."""
+    scheduler: str | None = None
+    """Slurm: what the cluster that took the job calls itself; another one cannot say what became of it."""
+
+    @classmethod
+    def parse(cls, value: dict[str, Any]) -> Record:
+        known = value if value.keys() <= _KNOWN else {k: v for k, v in value.items() if k in _KNOWN}
+        return cls(**{**known, "job_ids": tuple(value.get("job_ids", ()))})
+
+
+_KNOWN = frozenset(f.name for f in fields(Record))
+
+
+@dataclass(frozen=True)
+class Intent:
+    want: Want
+    generation: int
+
+
+class _inside:
+    """A path in the run directory, made when it is asked for: where thousands of runs are listed, most are not."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, run: Run, _: object = None) -> Path:
+        return run.path / self._name
+
+
+class Run:
+    """One run directory. Reading never needs a lock; `locked` guards the short read-change-write of run.json and intent.json."""
+
+    def __init__(self, path: Path, listed: dict[str, Any] | None = None) -> None:
+        self.path = path
+        self._listed = listed
+
+    record_file = _inside("run.json")
+    intent_file = _inside("intent.json")
+    config_file = _inside("run.yaml")
+    events_file = _inside("events.jsonl")
+    attempt_file = _inside("attempt.json")
+    heartbeat_file = _inside("heartbeat.json")
+    metrics_file = _inside("metrics.jsonl")
+    attempts = _inside("attempts")
+    checkpoints = _inside("checkpoints")
+    code = _inside("code")
+    job = _inside("job")
+    logs = _inside("logs")
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r})"
+
+    @property
+    def name(self) -> str:
+        """What RUN on a command line may be: a stage of a pipeline is PIPELINE/STAGE."""
+        name = self.path.name
+        folder = str(self.path)[: -len(name) - 1]
+        return f"{self.path.parent.name}/{name}" if os.path.isfile(f"{folder}/{PIPELINE_FILE}") else name  # noqa: PTH113 (thousands)
+
+    def first_record(self) -> Record:
+        """As it was read when runs were listed, once: with thousands of runs each file is read once, not thrice."""
+        value, self._listed = self._listed, None
+        return self._parsed(value) if value is not None else self.record()
+
+    def state_when_listed(self) -> str:
+        return str(self._listed.get("state")) if self._listed is not None else self.record().state
+
+    def record(self) -> Record:
+        self._listed = None  # older than what is read now, and than what whoever reads it may write
+        return self._parsed(read_json(self.record_file))
+
+    def _parsed(self, value: dict[str, Any] | None) -> Record:
+        try:
+            return Record.parse(value or {})
+        except TypeError:  # fields are missing
+            hint = "fvlaunch list runs"
+            raise FvlaunchError(f"{self.path} is not a run directory: run.json is missing or incomplete", hint=hint) from None
+
+    def intent(self) -> Intent:
+        """What the person last asked for. A file that can't be read just now asks for nothing new: run."""
+        value = read_json(self.intent_file)
+        return Intent(value["want"], value["generation"]) if value else Intent("run", 0)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run's lock, for milliseconds only: nothing that waits for a scheduler or a rank belongs inside."""
+        lock_path = self.path / ".lock"
+        lock: FileLock | SoftFileLock = FileLock(lock_path, mode=0o600)
+        try:
+            lock.acquire(timeout=LOCK_WAIT_S)
+        except NotImplementedError:  # a file system without flock
+            lock = SoftFileLock(self.path / ".lock.soft", mode=0o600)
+            lock.acquire(timeout=LOCK_WAIT_S)
+        except Timeout:
+            raise FvlaunchError(f"{lock_path} has been held for {LOCK_WAIT_S:.0f} s by another command", hint="try again") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def write_record(self, record: Record) -> None:
+        publish_json(self.record_file, asdict(replace(record, updated_at=time.time())))
+
+    def update(self, **changes: Any) -> Record:
+        """Change fields of run.json under the lock."""
+        with self.locked():
+            record = replace(self.record(), **changes)
+            self.write_record(record)
+        return record
+
+    def write_intent(self, want: Want, generation: int) -> None:
+        publish_json(self.intent_file, asdict(Intent(want, generation)))
+
+    def event(self, kind: str, **details: Any) -> None:
+        """Add to events.jsonl; only the launcher may."""
+        append_line(self.events_file, {"time": time.time(), "event": kind, **details})
+
+    def events(self) -> list[dict[str, Any]]:
+        return read_lines(self.events_file)
+
+    def attempt_log(self, number: int) -> Path:
+        return self.attempts / f"{number:04d}.jsonl"
+
+    def attempt_numbers(self) -> list[int]:
+        try:
+            stems = [entry.name[:-6] for entry in os.scandir(self.attempts) if entry.name.endswith(".jsonl")]
+        except OSError:
+            return []
+        return sorted(int(stem) for stem in stems if stem.isdigit())
+
+    def attempt_events(self, number: int) -> list[dict[str, Any]]:
+        return read_lines(self.attempt_log(number))
+
+    def rank_log(self, attempt: int, rank: int) -> Path:
+        return self.logs / f"attempt-{attempt:04d}" / f"rank-{rank:04d}.log"
+
+    def last_checkpoint_step(self) -> int | None:
+        """The newest published checkpoint's step, by its name; whether it verifies is decided when it is loaded."""
+        try:
+            names = [entry.name for entry in os.scandir(self.checkpoints)]
+        except OSError:
+            return None
+        steps = [int(n[5:]) for n in names if n.startswith("step-") and n[5:].isdigit()]
+        return max(steps, default=None)
+
+
+def create(path: Path, record: Record) -> Run:
+    """Make a run directory that nobody else can read (it will hold pickles and logs); refuses a name that exists."""
+    if path.exists():
+        raise FvlaunchError(f"a run named {path.name!r} exists already: {path}", hint="choose another --name, or fvlaunch resume")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o700)
+    except OSError as error:
+        raise FvlaunchError(
+            f"cannot make the run directory {path}: {error.strerror}", hint="--runs-dir or the cluster's runs_dir says where runs go"
+        ) from None
+    run = Run(path)
+    for folder in (run.attempts, run.checkpoints, run.job, run.logs):
+        folder.mkdir()
+    run.attempt_file.write_text("{}\n")  # exists from the start: followers poll it
+    run.write_intent("run", record.generation)
+    run.write_record(record)
+    return run

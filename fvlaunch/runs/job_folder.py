@@ -1,0 +1,40 @@
+"""Owns a job's folder in the run directory: its token, and the files by which agents and the batch script leave word to each other."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import FvlaunchError
+from ..files import publish_text
+
+
+def leave_word(folder: Path, job_id: str, restart_count: int, word: str = "", exclude: Sequence[str] = ()) -> None:
+    """The head agent's word that it ended in order, in this life of the job.
+
+    `word`: what the batch script has to do then: nothing, requeue, resubmit, or ask (continue unless the job is being ended).
+    """
+    publish_text(folder / f"said.{job_id}.{restart_count}", f"{word}\n{','.join(exclude)}\n")
+    (folder / "wordless").unlink(missing_ok=True)
+
+
+def handed_over(folder: Path, job_id: str) -> bool:
+    """Whether a job's batch script has said that it ends and another job goes on."""
+    return (folder / f"handover.{job_id}").exists()
+
+
+def take_back_handover(folder: Path, job_id: str) -> None:
+    """A job that was requeued after all goes on itself: the one that it submitted must not."""
+    (folder / f"handover.{job_id}").unlink(missing_ok=True)
+
+
+def new_token() -> str:
+    return secrets.token_hex(8)
+
+
+def check_job_path(path: Path) -> None:
+    """Refuse a run directory that a job could not use: Slurm expands %, a line end would run as shell code, PYTHONPATH parts at a colon."""
+    if re.search(r"[%:\x00-\x1f\x7f]", str(path.absolute())):
+        raise FvlaunchError(f"the run directory {str(path)!r} holds a %, a colon or a control character", hint="choose another --runs-dir")

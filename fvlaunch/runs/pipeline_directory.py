@@ -1,0 +1,142 @@
+"""Owns a pipeline's folder: pipeline.json and the run directories of its stages in it. Must not ask the scheduler anything.
+
+Agents read it too: what a stage needs of the ones before it stands here by name, so the folder can be copied as a whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from filelock import FileLock, SoftFileLock, Timeout
+
+from ..errors import FvlaunchError, RunConflict
+from ..files import publish_json, read_json
+from .directory import PIPELINE_FILE, Run
+
+
+@dataclass(frozen=True)
+class Export:
+    """Weights that a stage starts from: made of an earlier stage's run when the first stage that needs them starts."""
+
+    stage: str
+    weights: str
+    """live or ema."""
+    role: str
+    merge: bool
+    """The role was trained with LoRA: what is handed on is whole weights."""
+
+    @property
+    def folder(self) -> str:
+        """Inside the earlier stage's run directory."""
+        return f"export-{self.weights}" + ("" if self.role == "student" else f"-{self.role}")
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    name: str
+    exports: tuple[Export, ...] = ()
+
+
+@dataclass(frozen=True)
+class PipelineRecord:
+    """pipeline.json."""
+
+    name: str
+    pipeline: str
+    cluster: str
+    executor: Literal["slurm", "local"]
+    stages: tuple[StageRecord, ...]
+    submitted_at: float
+    driver: str | None = None
+    """Local executor: the process that starts the stages one after the other, named like a local job."""
+    host: str | None = None
+
+    @classmethod
+    def parse(cls, value: dict[str, Any]) -> PipelineRecord:
+        stages = tuple(StageRecord(s["name"], tuple(Export(**e) for e in s["exports"])) for s in value["stages"])
+        return cls(**{**value, "stages": stages})
+
+
+class Pipeline:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.file = path / PIPELINE_FILE
+
+    def __repr__(self) -> str:
+        return f"Pipeline({str(self.path)!r})"
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def record(self) -> PipelineRecord:
+        try:
+            return PipelineRecord.parse(read_json(self.file) or {})
+        except (KeyError, TypeError):
+            raise FvlaunchError(f"{self.file} is missing or incomplete", hint="fvlaunch list runs") from None
+
+    @property
+    def stages(self) -> list[Run]:
+        """The runs of its stages, in order."""
+        return [Run(self.path / stage.name) for stage in self.record().stages]
+
+    def write(self, record: PipelineRecord) -> None:
+        publish_json(self.file, asdict(record))
+
+    @contextlib.contextmanager
+    def exclusive(self, what: str = ".lock", wait_s: float = 20.0) -> Iterator[None]:
+        """One command at a time; the kernel gives the lock back when its process ends."""
+        lock: FileLock | SoftFileLock = FileLock(self.path / what, mode=0o600)
+        try:
+            lock.acquire(timeout=wait_s)
+        except NotImplementedError:  # a file system without flock
+            lock = SoftFileLock(self.path / f"{what}.soft", mode=0o600)
+            lock.acquire(timeout=wait_s)
+        except Timeout:
+            raise RunConflict(f"another command is at work on {self.name}", hint=f"fvlaunch status {self.name}") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def of_stage(run: Run) -> Pipeline | None:
+    """The pipeline that a run is a stage of."""
+    pipeline = Pipeline(run.path.parent)
+    if not pipeline.file.is_file():
+        return None
+    return pipeline if run.path.name in [stage.name for stage in pipeline.record().stages] else None
+
+
+def unfinished_before(run: Run) -> str | None:
+    """Why a stage must not start yet: an earlier one that is not finished, in words."""
+    pipeline = of_stage(run)
+    for earlier in pipeline.stages if pipeline is not None else ():
+        if earlier.path == run.path:
+            break
+        state = earlier.record().state
+        if state != "finished":
+            return f"the stage before it, {earlier.name}, is not finished: {state}"
+    return None
+
+
+def inputs(run: Run) -> list[dict[str, Any]]:
+    """What a stage's ranks make before they start, as `python -m trainers` reads it."""
+    pipeline = of_stage(run)
+    if pipeline is None:
+        return []
+    own = next(stage for stage in pipeline.record().stages if stage.name == run.path.name)
+    return [
+        {
+            "run": str(pipeline.path / e.stage),
+            "to": str(pipeline.path / e.stage / e.folder),
+            "weights": e.weights,
+            "role": e.role,
+            "merge": e.merge,
+        }
+        for e in own.exports
+    ]

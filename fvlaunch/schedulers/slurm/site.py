@@ -1,0 +1,58 @@
+"""Owns asking Slurm how a site is configured, and one small job that looks at a node. With slurm.py the only module that runs its commands.
+
+Must not judge (site_checks.py does).
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from ...errors import SchedulerRefused
+from . import commands as slurm
+from . import parsing as answers
+
+_PAIR = re.compile(r"([A-Za-z]\w*)=(\S*)")
+
+
+class Identity(NamedTuple):
+    """Which Slurm answers here: its cluster's name and its version, like (22, 5, 8)."""
+
+    name: str | None
+    version: tuple[int, ...] | None
+
+
+@functools.cache
+def identity() -> Identity:
+    """Asked once a process; where there is no answer, again."""
+    found = config(timeout_s=5.0)
+    return Identity(found.get("ClusterName"), answers.parse_version(found.get("SLURM_VERSION", "")))
+
+
+def config(timeout_s: float = slurm.TIMEOUT_S) -> dict[str, str]:
+    """`scontrol show config` by key; "(null)" is ""."""
+    done = slurm._run(["scontrol", "show", "config"], timeout_s)
+    if done.returncode:
+        raise slurm._unreachable(done)
+    pairs = (line.partition("=") for line in done.stdout.splitlines() if "=" in line)
+    return {key.strip(): "" if value.strip() == "(null)" else value.strip() for key, _, value in pairs}
+
+
+def partitions(timeout_s: float = slurm.TIMEOUT_S) -> dict[str, dict[str, str]]:
+    """`scontrol show partition`: each one's facts by name."""
+    done = slurm._run(["scontrol", "show", "partition"], timeout_s)
+    if done.returncode:
+        raise slurm._unreachable(done)
+    found = [dict(_PAIR.findall(part)) for part in done.stdout.split("\n\n")]
+    return {facts["PartitionName"]: facts for facts in found if "PartitionName" in facts}
+
+
+def submit_script(script: Path, timeout_s: float = 30.0) -> str:
+    """Hand a script to sbatch that is no run's; its job id."""
+    done = slurm._run(["sbatch", "--parsable", str(script)], timeout_s)
+    job_id = done.stdout.strip().partition(";")[0]
+    if done.returncode or not job_id.isdigit():
+        raise SchedulerRefused(f"sbatch refused the job: {slurm._said(done)}")
+    return job_id

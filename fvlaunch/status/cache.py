@@ -1,0 +1,61 @@
+"""Owns a cache of what was said of runs that are over, in the user's state folder: with thousands of them nothing is read twice.
+
+Only a cache: it may be deleted at any time, and what it holds of a run counts only while run.json and the checkpoints' folder are
+as they were.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from dataclasses import fields
+from typing import Any
+
+from ..files import publish_text, read_json
+from ..runs.directory import Record, Run
+from ..runs.registry import state_folder
+from .types import RunStatus
+
+MANY = 50
+"""Fewer are read afresh each time: that is as fast as reading the cache."""
+_FIELDS = [f.name for f in fields(RunStatus)]
+_JOB_IDS = _FIELDS.index("job_ids")
+_VERSION = " ".join(_FIELDS)
+
+
+class StatusCache:
+    def __init__(self) -> None:
+        self._file = state_folder() / "over.json"
+        value = read_json(self._file) or {}
+        self._runs: dict[str, list[Any]] = value.get("runs", {}) if value.get("fields") == _VERSION else {}
+        self._new = 0
+
+    def get(self, run: Run, record: Record) -> RunStatus | None:
+        found = self._runs.get(str(run.path))
+        if found is None or found[0] != _state_of(run, record):
+            return None
+        values = found[1]
+        values[_JOB_IDS] = tuple(values[_JOB_IDS])
+        return RunStatus(*values)
+
+    def put(self, run: Run, record: Record, status: RunStatus) -> None:
+        self._runs[str(run.path)] = [_state_of(run, record), [getattr(status, name) for name in _FIELDS]]
+        self._new += 1
+
+    def save(self) -> None:
+        """If it is worth it. One that cannot be written costs time, nothing else."""
+        if self._new < MANY:
+            return
+        with contextlib.suppress(OSError):
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            publish_text(self._file, json.dumps({"fields": _VERSION, "runs": self._runs}))
+
+
+def _state_of(run: Run, record: Record) -> list[Any]:
+    """What changes with whatever may change a run that is over."""
+    try:
+        checkpoints = os.stat(f"{run.path}/checkpoints").st_mtime_ns  # noqa: PTH116 (thousands)
+    except OSError:
+        checkpoints = 0
+    return [record.updated_at, record.state, checkpoints]

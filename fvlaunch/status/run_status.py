@@ -1,0 +1,230 @@
+"""Owns what is said of a run: its records and the scheduler's answer merged into one truthful state.
+
+`judge` is pure. Silence is unknown, never gone; the last known is told with its age.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import SchedulerUnreachable
+from ..files import read_json
+from ..runs.attempts import WORKING, Attempt, Cause, read_attempts
+from ..runs.directory import FINAL_STATES, Intent, Record, Run
+from .cache import MANY, StatusCache
+from .job_queries import JobObservation, ask
+from .types import STATES, RunStatus
+
+__all__ = ["STATES", "JobObservation", "RunStatus", "judge", "judge_run", "last_metrics", "of"]
+
+HEARD_S = 120.0
+"""An agent says every ten seconds that it is there: one heard of so lately may be alive whatever else is silent."""
+
+
+def of(runs: Sequence[Run]) -> tuple[list[RunStatus], SchedulerUnreachable | None]:
+    """The status of runs, with one squeue and at most one sacct call for all; the error, if the scheduler could not be asked."""
+    records = [run.first_record() for run in runs]
+    seen, unreachable = ask(records)
+    kept = StatusCache() if sum(r.state in FINAL_STATES for r in records) >= MANY else None
+    found = [_one(run, _settled(run, r, s), s, kept) for run, r, s in zip(runs, records, seen, strict=True)]
+    if kept is not None:
+        kept.save()
+    return found, unreachable
+
+
+def _one(run: Run, record: Record, seen: JobObservation, kept: StatusCache | None) -> RunStatus:
+    if kept is None or record.state not in FINAL_STATES:
+        return judge_run(run, record, seen)
+    status = kept.get(run, record)
+    if status is None:
+        status = judge_run(run, record, seen)
+        kept.put(run, record, status)
+    return status
+
+
+def _settled(run: Run, record: Record, seen: JobObservation) -> Record:
+    """A job that is gone may have ended while it was asked about: its agent's last word is in the record by now."""
+    return run.record() if seen.alive is False and record.job_id is not None and record.state not in FINAL_STATES else record
+
+
+def judge_run(run: Run, record: Record, seen: JobObservation) -> RunStatus:
+    """Read what the run's files say and judge."""
+    attempts = read_attempts(run)
+    beat = (read_json(run.heartbeat_file) or {}) if attempts else {}
+    line = last_metrics(run.metrics_file) if attempts else {}
+    gone = seen.alive is False and record.state not in FINAL_STATES
+    state, reason = judge(
+        record, attempts, _remembered(run, record, seen) if gone else seen, run.intent() if gone else None, _heard_s(beat, attempts)
+    )
+    step = int(line.get("step", 0)) or _counted(beat, attempts)
+    max_steps = record.max_steps or max(step, int(beat.get("max_steps", 0)))
+    step_s = beat.get("median_step_s") or line.get("step_s")
+    running = state == "running"
+    updated = max(record.updated_at, float(beat.get("time", 0)))
+    return RunStatus(
+        run=run.name,
+        recipe=record.recipe,
+        cluster=record.cluster,
+        state=state,
+        reason=reason,
+        step=step,
+        max_steps=max_steps,
+        job_id=seen.job_id or record.job_id,
+        job_ids=tuple(dict.fromkeys([*record.job_ids, *([seen.job_id] if seen.job_id else [])])),
+        attempts=len(attempts),
+        last_checkpoint_step=run.last_checkpoint_step(),
+        updated_at=updated,
+        path=str(run.path),
+        phase=beat.get("phase") if running else None,
+        loss=line.get("loss"),
+        losses=_losses(run.metrics_file, line),
+        step_s=step_s,
+        eta_s=(max_steps - step) * step_s if running and step_s else None,
+        allocation_left_s=_left_s(beat) if running else None,
+        stale_s=max(0.0, time.time() - updated) if seen.alive is None and state not in FINAL_STATES else None,
+    )
+
+
+def _remembered(run: Run, record: Record, seen: JobObservation) -> JobObservation:
+    """squeue forgets an ended job after minutes, and accounts are not everywhere: what was said of its end is kept with the run."""
+    if seen.ended:
+        if not any(_is_end_of(event, record) for event in run.events()):
+            run.event("job_ended", job_id=record.job_id, state=seen.ended, words=seen.words)
+        return seen
+    said = [event for event in run.events() if _is_end_of(event, record)] if seen.absent else []
+    return JobObservation(alive=False, ended=str(said[-1].get("state", "")), words=str(said[-1].get("words", ""))) if said else seen
+
+
+def _is_end_of(event: dict[str, Any], record: Record) -> bool:
+    return event.get("event") == "job_ended" and event.get("job_id") == record.job_id
+
+
+def _heard_s(beat: dict[str, Any], attempts: Sequence[Attempt]) -> float | None:
+    """Seconds since the agent of the attempt that runs was heard of; None where none runs, as far as its records say."""
+    if not beat or attempts[-1].cause is not Cause.RUNNING or beat.get("attempt") != attempts[-1].number:
+        return None
+    return max(0.0, time.time() - float(beat.get("time", 0)))
+
+
+def _left_s(beat: dict[str, Any]) -> float | None:
+    left = beat.get("allocation_left_s")
+    return None if left is None else max(0.0, float(left) - max(0.0, time.time() - float(beat.get("time", 0))))
+
+
+def _losses(path: Path, line: dict[str, Any]) -> dict[str, float]:
+    """The method's own; the newest of each, as a student that is updated every fifth step has none in the steps between."""
+    if not any(key.endswith("_loss") for key in line):
+        return {}
+    lines = list(_objects(_tail(path)))
+    return {key: value for line in lines for key, value in line.items() if key.endswith("_loss") and isinstance(value, int | float)}
+
+
+def _counted(beat: dict[str, Any], attempts: Sequence[Attempt]) -> int:
+    """How far a job without metrics is: what the rank that is least far on has done."""
+    now = int(beat.get("count", 0)) if beat.get("phase") in WORKING and beat.get("phase") not in ("warming", "stepping") else 0
+    return max([now, *(attempt.step_to or 0 for attempt in attempts)])
+
+
+def judge(
+    record: Record, attempts: Sequence[Attempt], seen: JobObservation, intent: Intent | None = None, heard_s: float | None = None
+) -> tuple[str, str]:
+    """(state, reason) of a run. Pure. `heard_s`: seconds since its agent was heard of."""
+    if record.state in FINAL_STATES:
+        return record.state, record.reason
+    if record.state == "waiting":
+        return "queued", "waits for the stage before it"
+    mine = [a for a in attempts if a.generation == record.generation]
+    if record.job_id is None and seen.job_id is None:
+        return "submitting", seen.words or "not known yet whether the scheduler took it; fvlaunch resume adopts its job or submits again"
+    if seen.alive is None:
+        return _last_known(mine), seen.words
+    if seen.alive:
+        if seen.pending:
+            return ("requeued" if mine or seen.again else "queued"), _waiting(mine, seen)
+        return "running", seen.words + (f"; nothing was heard of its agent for {_minutes(heard_s)}" if (heard_s or 0) > HEARD_S else "")
+    if seen.absent and not seen.ended and heard_s is not None and heard_s < HEARD_S:
+        return "running", f"its agent was heard of {heard_s:.0f} s ago, but the scheduler does not know its job"
+    return _gone(record, seen, intent)
+
+
+def _minutes(seconds: float | None) -> str:
+    return f"{(seconds or 0) / 60:.0f} minutes"
+
+
+def _last_known(attempts: Sequence[Attempt]) -> str:
+    """By its own records only."""
+    if not attempts:
+        return "queued"
+    return "requeued" if attempts[-1].next == "requeue" else "running"
+
+
+def _waiting(attempts: Sequence[Attempt], seen: JobObservation) -> str:
+    if not attempts:
+        return f"after a requeue: {seen.words}" if seen.again else seen.words
+    last = attempts[-1].cause
+    return f"{_BACK.get(last, 'its last life ended without a word')}: {seen.words}"
+
+
+_BACK = {
+    Cause.TIME_LIMIT: "after a time limit",
+    Cause.PREEMPTION: "after a preemption",
+    Cause.REQUEUED: "after a requeue",
+    Cause.INTERRUPTED: "after an interruption",
+    Cause.CRASH: "after a crash",
+    Cause.HANG: "after a hang",
+    Cause.OUT_OF_MEMORY: "after running out of memory",
+}
+"""Why a job that ran before waits again."""
+
+
+def _gone(record: Record, seen: JobObservation, intent: Intent | None) -> tuple[str, str]:
+    """The job is over, but no agent of it said how the run ended."""
+    again = f"fvlaunch resume {record.name} goes on from the last checkpoint"
+    word = seen.ended.split(" ")[0]
+    said = f" ({seen.words})" if seen.words else ""
+    if word == "COMPLETED":  # a job exits 0 only when its run is finished; the record is late
+        return "finished", ""
+    if word == "CANCELLED":
+        return "cancelled", "cancelled through the scheduler"
+    if word == "TIMEOUT":
+        return "stopped", f"the time limit ended it before it could be requeued; {again}"
+    if word == "PREEMPTED":
+        return "stopped", f"it was preempted, and ended by that instead of being requeued; {again}"
+    if word in ("FAILED", "NODE_FAIL", "BOOT_FAIL", "OUT_OF_MEMORY", "DEADLINE", "REVOKED"):
+        return "failed", f"the job ended as {word} before its agent could say why{said}; {again}"
+    if intent and intent.want != "run" and intent.generation == record.generation:  # its agent had not begun to listen
+        return ("stopped" if intent.want == "stop" else "cancelled"), f"fvlaunch {intent.want}; its job ended at once; {again}"
+    return "lost", f"its job is gone without a word; {again}"
+
+
+def last_metrics(path: Path) -> dict[str, Any]:
+    """The last whole line of a metrics file; empty where there is none yet."""
+    return next(_objects(reversed(_tail(path))), {})
+
+
+def _tail(path: Path) -> list[bytes]:
+    """The last whole lines of a file, at most 8 KB."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return []
+    try:
+        os.lseek(handle, max(0, os.fstat(handle).st_size - 8192), os.SEEK_SET)
+        return os.read(handle, 8192).split(b"\n")[:-1]
+    finally:
+        os.close(handle)
+
+
+def _objects(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
+    for line in lines:
+        try:
+            value = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(value, dict):
+            yield value

@@ -1,0 +1,197 @@
+"""The big counts and the rarer faults of local runs: `tests/run --long`."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.integration.faults.conftest import Figure
+from tests.integration.faults.local import STEPS, LocalRuns, condemned, kill, last_step, saved_steps
+from tests.integration.faults.storms import freeze_a_rank, storm
+from tests.support.launcher import losses, metrics, rank_pids
+
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1200)]
+
+DIFFERENCE = """
+import sys, tempfile
+import torch
+from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+
+def tensors(value, path=""):
+    if isinstance(value, torch.Tensor):
+        yield path, value
+    elif isinstance(value, (dict, list, tuple)):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from tensors(item, f"{path}.{key}")
+
+def read(folder):
+    with tempfile.NamedTemporaryFile() as file:
+        dcp_to_torch_save(folder, file.name)
+        return dict(tensors(torch.load(file.name, weights_only=True)))
+
+one, two = map(read, sys.argv[1:])
+assert one.keys() == two.keys()
+for part in ("roles", "callbacks.ema"):
+    names = [name for name in one if name.startswith("." + part) and one[name].is_floating_point()]
+    assert names, part
+    print(max(((one[n] - two[n]).norm() / one[n].norm().clamp(min=1e-12)).item() for n in names))
+"""
+
+
+@pytest.fixture(scope="module")
+def alone(local: LocalRuns) -> Path:
+    """An undisturbed run on one rank."""
+    return local.undisturbed("alone-long", "--ranks", "1")
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_ten_kills_of_a_rank_end_bitwise(local: LocalRuns, reference: Path, figure: Figure, seed: int) -> None:
+    dice, name = random.Random(seed), f"storm-{seed}"
+    local.submit(name)
+    storm(local, name, dice, kills=10, ranks=2, during_save={3, 7})
+    local.ended_as(name, reference)
+    assert [a["cause"] for a in local.attempts(name)] == ["crash"] * 10 + ["finished"]
+    figure("1", f"local: one of two ranks killed at random, two in ten while saving, seed {seed}: bitwise", 10, 10)
+
+
+def test_a_frozen_rank_is_found_and_named_and_the_run_ends_bitwise(local: LocalRuns, reference: Path, figure: Figure) -> None:
+    local.submit("frozen", "--set", "train.method.pace_s=0.03", recipe="paced")
+    hung = freeze_a_rank(local, "frozen", random.Random(9))
+    local.ended_as("frozen", reference)
+    frozen, last = local.attempts("frozen")
+    assert (frozen["cause"], last["cause"]) == ("hang", "finished")
+    assert frozen["failure"]["rank"] == hung, frozen
+    assert "stopped by a signal" in local.log("frozen", 1, hung)
+    assert "most recent call first" in local.log("frozen", 1, 1 - hung)  # the stacks of the one that waited
+    figure("9", "local: a rank frozen, found and named, bitwise", 1, 1)
+
+
+def test_all_ranks_killed_and_a_rank_told_to_end_go_on_by_themselves(local: LocalRuns, reference: Path, figure: Figure) -> None:
+    local.submit("odds")
+    local.reaches("odds", 12)
+    kill(local.rank_pids("odds", 2)[1], signum=signal.SIGTERM)  # by somebody who is not the agent: saved, and no reason to end
+    local.reaches("odds", 25, attempt=2)
+    kill(*local.rank_pids("odds", 2).values())
+    local.ended_as("odds", reference)
+    first, second, last = local.attempts("odds")
+    assert (first["cause"], second["cause"], last["cause"]) == ("requeued", "crash", "finished")
+    assert second["step_from"] == first["step_to"]  # not a step was lost
+    figure("1", "local: all ranks killed at once; SIGTERM to one rank: bitwise", 2, 2)
+
+
+def test_the_death_of_a_jobs_controller_ends_its_agent(local: LocalRuns, alone: Path, figure: Figure) -> None:
+    local.submit("uncontrolled", "--ranks", "1", recipe="paced")
+    local.reaches("uncontrolled", 13)
+    agent = local.agent_pid("uncontrolled")
+    kill(local.controller_pid("uncontrolled"))
+    assert local.is_gone("uncontrolled", within_s=10)
+    local.until(lambda: not Path(f"/proc/{agent}").exists(), "the agent ends", 10)
+    assert local.status("uncontrolled")["state"] == "lost"
+    local.call("resume", "uncontrolled")
+    local.ended_as("uncontrolled", alone)
+    figure("28", "local: controller killed, no rank left behind within 2 s, resumed bitwise", 1, 1)
+
+
+def test_the_same_numbers_at_another_number_of_ranks(local: LocalRuns, reference: Path, figure: Figure) -> None:
+    """Two ranks, then one, then two: the same samples and noise; sums are rounded in another order."""
+    run = local.submit("worlds", "--set", "train.max_steps=20")
+    local.over("worlds", "finished")
+    for ranks, steps in ((1, 40), (2, STEPS)):
+        local.call("resume", "worlds", "--ranks", str(ranks), "--set", f"train.max_steps={steps}")
+        local.over("worlds", "finished")
+    expected, found = losses(reference), losses(run)
+    assert [step for step, _ in found] == [step for step, _ in expected]
+    assert found[:20] == expected[:20]
+    assert [loss for _, loss in found] == pytest.approx([loss for _, loss in expected], rel=1e-6)
+    command = [sys.executable, "-W", "ignore", "-c", DIFFERENCE, *(str(r / "checkpoints" / f"step-{STEPS:08d}") for r in (reference, run))]
+    weights, ema = map(float, subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+    print(f"relative difference after 2 -> 1 -> 2 ranks: weights {weights:.1e}, EMA {ema:.1e}")
+    assert max(weights, ema) < 1e-5
+    figure("12", "local: 2 -> 1 -> 2 ranks, losses within 1e-6 of the undisturbed run", 1, 1)
+
+
+def test_an_attempt_that_wakes_up_late_changes_nothing(local: LocalRuns, alone: Path, figure: Figure) -> None:
+    run = local.submit("stale", "--ranks", "1", recipe="paced")
+    local.reaches("stale", 14)
+    old = [local.agent_pid("stale"), *local.rank_pids("stale", 1).values()]
+    kill(*old, signum=signal.SIGSTOP)
+    job = local.record("stale")["job_id"]
+    refused = local.call("resume", "stale", check=False)
+    assert refused.returncode == 1 and job in refused.stderr
+    local.call("resume", "stale", "--assume-dead", job)
+    local.reaches("stale", 22, attempt=2)
+    kill(*old, signum=signal.SIGCONT)
+    local.until(lambda: not any(alive(pid) for pid in old), "the old attempt ends", 30)
+    assert local.status("stale")["state"] == "running"
+    local.ended_as("stale", alone)
+    assert {line["attempt"] for line in metrics(run)} == {1, 2}
+    assert [line["attempt"] for line in metrics(run)] == sorted(line["attempt"] for line in metrics(run))
+    assert condemned(run) == []
+    assert not [p.name for p in (run / "checkpoints").iterdir() if p.name.startswith(".")]
+    figure("29", "local: a frozen attempt wakes up after its successor has got on", 1, 1)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+STAGES = ("submitted", "loading", "stepping", "saving")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_last_intent_wins_at_each_stage(local: LocalRuns, alone: Path, figure: Figure, stage: str) -> None:
+    """Stopped; stopped and then cancelled; cancelled: each time at the same stage and then resumed, at last to the end."""
+    name, right = f"intent-{stage}", 0
+    run = local.submit(name, "--ranks", "1", recipe="paced")
+    for attempt, wanted in enumerate((["stop"], ["stop", "cancel"], ["cancel"]), 1):
+        reached(local, name, stage, attempt)
+        accepted = [want for want in wanted if local.call(want, name, check=False).returncode == 0]
+        assert accepted[0] == wanted[0]  # the second one may come when the run has stopped already, and is refused then
+        state = {"stop": "stopped", "cancel": "cancelled"}[accepted[-1]]
+        local.over(name, state)
+        assert local.is_gone(name, within_s=10)
+        time.sleep(1)
+        assert (local.status(name)["state"], rank_pids(run)) == (state, {})
+        right += 1
+        local.call("resume", name)
+    local.ended_as(name, alone)
+    figure("30", f"local: stop, cancel and resume while {stage}, the last one wins", right, 3)
+
+
+def reached(local: LocalRuns, name: str, stage: str, attempt: int) -> None:
+    run = local.runs / name
+    events = run / "attempts" / f"{attempt:04d}.jsonl"
+    if stage == "submitted":
+        return
+    if stage == "loading":
+        local.until(lambda: rank_pids(run), f"{name}: attempt {attempt} has a rank")
+        return
+    local.until(lambda: events.exists(), f"{name}: attempt {attempt} starts")
+    before = last_step(run)
+    local.until(lambda: last_step(run) > before and metrics(run)[-1]["attempt"] >= attempt, f"{name}: attempt {attempt} steps")
+    if stage == "saving":
+        count = len(saved_steps(run))
+        local.until(
+            lambda: len(saved_steps(run)) != count or any((run / "checkpoints").glob(".step-*")), f"{name}: attempt {attempt} saves"
+        )
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_at_once_where_it_shall(local: LocalRuns, figure: Figure) -> None:
+    changes = ["train.on_nonfinite=stop", "train.optimizers.student.lr=1.0e+30", "train.callbacks.grad_clip=null"]
+    local.submit("exploding", "--ranks", "1", *itertools.chain.from_iterable(("--set", change) for change in changes))
+    status = local.over("exploding", "failed")
+    [attempt] = local.attempts("exploding")
+    assert attempt["cause"] == "no_restart" and "not finite" in status["reason"]
+    assert json.loads((local.runs / "exploding" / "run.json").read_text())["state"] == "failed"
+    figure("10", "local: gradient not finite with on_nonfinite: stop, ended after one attempt", 1, 1)

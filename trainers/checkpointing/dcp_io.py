@@ -1,0 +1,180 @@
+"""Owns what may stand in a checkpoint and how torch.distributed.checkpoint (DCP) reads and writes it here.
+
+Must not know about publishing or process groups. DCP by itself loads what it finds, casts types silently,
+unpickles values without restriction and hides "no space left" behind its own error; the classes below close these gaps.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed.checkpoint import DefaultLoadPlanner, FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.default_planner import create_default_local_load_plan
+from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata
+
+from .manifest import METADATA
+
+_PLAIN = (int, float, bool, str, type(None))
+_OPTIONAL = "callbacks."
+"""Callbacks may change between attempts, so their keys may be missing or left over."""
+_SHOWN = 10
+
+
+class KeyMismatch(Exception):
+    """The state's keys, shapes or types are not the checkpoint's; the argument says which, in one line."""
+
+
+def check_state(state: Mapping[str, Any], path: str = "") -> None:
+    """TypeError for a value that `weights_only=True` could not load again."""
+    for key, value in state.items():
+        where = f"{path}.{key}" if path else str(key)
+        if isinstance(value, Mapping):
+            check_state(value, where)
+        elif not _loadable(value):
+            raise TypeError(f"checkpoint state {where}: {type(value).__name__} is not a tensor, number, string or a list or dict of these")
+
+
+def _loadable(value: Any) -> bool:
+    if isinstance(value, (list, tuple)) and type(value) in (list, tuple):
+        return all(_loadable(item) for item in value)
+    if isinstance(value, Mapping):
+        return all(_loadable(item) for item in value.values())
+    return isinstance(value, torch.Tensor) or type(value) in _PLAIN
+
+
+def mismatches(wanted: Mapping[str, Any], saved: Mapping[str, Any]) -> str:
+    """The keys that `wanted` (flat state) and `saved` (DCP's metadata of it) do not agree on, in one line; "" where there are none."""
+    both = sorted(wanted.keys() & saved.keys())
+    here, there = {key: _describe_wanted(wanted[key]) for key in both}, {key: _describe_saved(saved[key]) for key in both}
+    groups = {
+        "missing in the checkpoint": [key for key in sorted(wanted.keys() - saved.keys()) if not key.startswith(_OPTIONAL)],
+        "unexpected in the checkpoint": [key for key in sorted(saved.keys() - wanted.keys()) if not key.startswith(_OPTIONAL)],
+        "different": [f"{key} ({there[key]} in the checkpoint, {here[key]} here)" for key in both if here[key] != there[key]],
+    }
+    return "; ".join(f"{kind}: {_some(keys)}" for kind, keys in groups.items() if keys)
+
+
+def _some(keys: list[str]) -> str:
+    hidden = len(keys) - _SHOWN
+    return ", ".join(keys[:_SHOWN]) + (f" and {hidden} more" if hidden > 0 else "")
+
+
+def _describe_wanted(value: Any) -> str:
+    return _tensor(value.dtype, value.shape) if isinstance(value, torch.Tensor) else "a plain value"
+
+
+def _describe_saved(entry: Any) -> str:
+    return "a plain value" if isinstance(entry, BytesStorageMetadata) else _tensor(entry.properties.dtype, entry.size)
+
+
+def _tensor(dtype: Any, shape: Any) -> str:
+    return f"{str(dtype).removeprefix('torch.')} {list(shape)}"
+
+
+class StrictPlanner(DefaultLoadPlanner):
+    """Raises KeyMismatch before anything is read; afterwards `absent` holds the callback keys that the checkpoint lacks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.absent: set[str] = set()
+
+    def create_local_plan(self) -> Any:
+        saved = self.metadata.state_dict_metadata
+        if text := mismatches(self.state_dict, saved):
+            raise KeyMismatch(text)
+        self.absent = set(self.state_dict.keys() - saved.keys())
+        return create_default_local_load_plan(self.state_dict, self.metadata, False)
+
+    def load_bytes(self, read_item: Any, value: Any) -> None:
+        plain = torch.load(value, weights_only=True)
+        target = self.original_state_dict
+        *parents, last = self.mappings[read_item.dest_index.fqn]
+        for part in parents:
+            target = target[part]
+        target[last] = plain
+
+
+class SafeReader(FileSystemReader):
+    """Reads `.metadata` without running what a pickle may ask for, and with no fallback that only some ranks would take."""
+
+    def read_metadata(self) -> Any:
+        return read_metadata(Path(self.path))
+
+
+class ErrorRevealingWriter(FileSystemWriter):
+    """torch.save turns a failed write into "unexpected pos"; this one says what the system said."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, sync_files=False, overwrite=False)  # the publisher fsyncs
+
+    def prepare_local_plan(self, plan: Any) -> Any:
+        if not Path(self.path).is_dir():  # DCP would make it anew, after a later attempt has cleared it away
+            raise FileNotFoundError(f"{Path(self.path).name} was removed")
+        return super().prepare_local_plan(plan)
+
+    def write_data(self, plan: Any, planner: Any) -> Any:
+        try:
+            return super().write_data(plan, planner)
+        except Exception as error:
+            raise _system_error(error) from None
+
+
+def _system_error(error: BaseException) -> BaseException:
+    found: BaseException | None = error
+    while found is not None and not isinstance(found, OSError):
+        found = found.__context__
+    return OSError(found.errno, found.strerror) if isinstance(found, OSError) else error
+
+
+def one_line(error: BaseException) -> str:
+    """The cause in one line; DCP's own exception is a traceback a rank."""
+    if isinstance(error, CheckpointException) and error.failures:
+        return "; ".join(dict.fromkeys(f"rank {rank}: {one_line(pair[0])}" for rank, pair in error.failures.items()))
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
+
+
+def read_metadata(folder: Path) -> Any:
+    """DCP's index of the checkpoint: `state_dict_metadata` maps flat keys to shapes. A pickle, so only known types are let in."""
+    with (folder / METADATA).open("rb") as stream:
+        metadata = _MetadataUnpickler(stream).load()
+    if not isinstance(metadata, Metadata):
+        raise pickle.UnpicklingError(f"{METADATA} holds a {type(metadata).__name__}")
+    return metadata
+
+
+class _MetadataUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if _permitted(module, name):
+            return super().find_class(module, name)
+        if (module, name) == ("builtins", "getattr"):
+            return _member
+        raise pickle.UnpicklingError(f"{METADATA} asks for {module}.{name}")
+
+
+def _member(kind: Any, name: str) -> Any:
+    """How Python 3.11.0 to 3.11.3 (Debian 12's is one) writes a member of an enum down: as getattr(its class, its name)."""
+    if isinstance(kind, type) and issubclass(kind, enum.Enum) and name in kind.__members__:
+        return kind[name]
+    raise pickle.UnpicklingError(f"{METADATA} asks for {name} of {kind}")
+
+
+def _permitted(module: str, name: str) -> bool:
+    """DCP's plain record types, and torch's sizes, types and layouts."""
+    if module == "torch":
+        return name == "Size" or isinstance(getattr(torch, name, None), (torch.dtype, torch.layout, torch.memory_format))
+    if module == "torch.serialization":
+        return name == "_get_layout"
+    if module in ("pathlib", "pathlib._local"):
+        return name in ("PosixPath", "Path", "PurePosixPath")
+    if module in ("torch.distributed.checkpoint.metadata", "torch.distributed.checkpoint.filesystem"):
+        found = getattr(__import__(module, fromlist=[name]), name, None)
+        return isinstance(found, type) and (dataclasses.is_dataclass(found) or issubclass(found, enum.Enum))
+    return False

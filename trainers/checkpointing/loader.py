@@ -1,0 +1,151 @@
+"""Owns which checkpoint is loaded, and what is done about those that are not what they were when published.
+
+Must not write a checkpoint or delete a published one. Rank 0 lists, chooses and renames; every rank hashes its share.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
+
+from ..control import Control
+from ..distributed.collectives import RankGroup, taking_part
+from ..errors import UserError
+from . import manifest as manifests
+from . import store
+from .dcp_io import KeyMismatch, SafeReader, StrictPlanner, one_line, read_metadata
+from .manifest import BadManifest, Manifest, NewerFormat
+
+log = logging.getLogger(__name__)
+
+
+class Loader:
+    """`loaded`: the step that this attempt started from; pruning spares it."""
+
+    def __init__(self, directory: Path, peers: RankGroup, control: Control, facts: dict[str, Any], config_digest: str) -> None:
+        self._directory, self._peers, self._control = directory, peers, control
+        self._facts, self._config_digest = facts, config_digest
+        self._chosen: Manifest | None = None
+        self._hashed_bytes = 0
+        self.loaded: int | None = None
+
+    def roles(self) -> set[str]:
+        self._chosen = self._chosen or self._choose()
+        if self._chosen is None:
+            return set()
+        folder = store.folder_of(self._directory, self._chosen.step)
+        keys = self._peers.from_rank_0(lambda: list(read_metadata(folder).state_dict_metadata))
+        return {key.split(".")[1] for key in keys if key.startswith("roles.")}
+
+    def load(self, state: dict[str, Any]) -> tuple[int | None, set[str]]:
+        """The step, and the keys of callbacks that the checkpoint does not hold."""
+        manifest, self._chosen = self._chosen or self._choose(), None
+        if manifest is None:
+            return None, set()
+        absent = self._read(manifest.step, state)
+        self.loaded = manifest.step
+        if self._peers.rank == 0:
+            self._tell_differences(manifest)
+        return manifest.step, absent
+
+    def _choose(self) -> Manifest | None:
+        """Of the newest checkpoint whose every byte is as published; damaged ones above it are put aside."""
+        self._peers.from_rank_0(self._clear)
+        while (candidate := self._peers.from_rank_0(self._newest)) is not None:
+            step, manifest, problem = candidate
+            problems = [problem] if manifest is None else self._verify(manifest)
+            if manifest is not None and not problems:
+                return manifest
+            self._peers.from_rank_0(lambda: self._condemn(step, problems))  # noqa: B023  called at once
+        return None
+
+    def _clear(self) -> None:
+        self._peers.end_if_superseded()
+        for problem in store.remove_leftovers(self._directory):
+            self._peers.warn(f"a leftover of a dead attempt stays: {problem}")
+
+    def _newest(self) -> tuple[int, Manifest | None, str] | None:
+        """Rank 0: the newest that is left, with its manifest or what is wrong with that."""
+        found = store.steps(self._directory)
+        if not found:
+            self._refuse_silent_start()
+            return None
+        try:
+            return found[-1], manifests.read(store.folder_of(self._directory, found[-1])), ""
+        except BadManifest as error:
+            return found[-1], None, str(error)
+        except NewerFormat as error:
+            raise UserError(f"step {found[-1]} in {self._directory}: {error}", "resume with the version that wrote it") from None
+
+    def _refuse_silent_start(self) -> None:
+        """Nothing left to load is fine for a run that never saved, and only for that one."""
+        if bad := store.condemned(self._directory):
+            raise UserError(
+                f"checkpoints exist in {self._directory} and none verifies: {', '.join(bad)}",
+                "restore one from a copy, or move the *.bad folders away to start from step 0",
+            )
+
+    def _verify(self, manifest: Manifest) -> list[str]:
+        """What any rank finds wrong. A file that cannot be read right now proves nothing: that is raised, on all ranks."""
+        share = sorted(manifest.files)[self._peers.rank :: self._peers.world_size]
+        wrong: list[str] = []
+        unreadable = ""
+        try:
+            wrong = manifests.wrong_files(store.folder_of(self._directory, manifest.step), manifest, share, self._tick)
+        except OSError as error:
+            unreadable = f"rank {self._peers.rank}: {one_line(error)}"
+        outcomes = self._peers.gather((wrong, unreadable))
+        if failures := [text for _wrong, text in outcomes if text]:
+            raise OSError(f"the checkpoint of step {manifest.step} cannot be read: {'; '.join(failures)}")
+        return [line for lines, _text in outcomes for line in lines]
+
+    def _tick(self, count: int) -> None:
+        self._hashed_bytes += count
+        self._control.progress("loading", self._hashed_bytes)
+
+    def _condemn(self, step: int, problems: list[str]) -> None:
+        self._peers.end_if_superseded()
+        target = store.condemn(store.folder_of(self._directory, step))
+        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+        self._peers.warn(f"the checkpoint of step {step} is damaged and now called {target.name}: {'; '.join(problems[:5])}{more}")
+
+    def _read(self, step: int, state: dict[str, Any]) -> set[str]:
+        """The digests have passed, so a failure here says nothing against the checkpoint: nothing is renamed."""
+        planner, folder = StrictPlanner(), store.folder_of(self._directory, step)
+        try:
+            dcp.load(state, storage_reader=SafeReader(folder), planner=planner, **taking_part(self._peers.group))
+        except CheckpointException as error:  # a BaseException
+            raise _load_error(step, [pair[0] for pair in error.failures.values()]) from None
+        return planner.absent
+
+    def _tell_differences(self, manifest: Manifest) -> None:
+        then = _flat({**manifest.facts, "world size": manifest.world_size})
+        now = _flat({**self._facts, "world size": self._peers.world_size})
+        changed = [f"{key} {then.get(key)} -> {now.get(key)}" for key in sorted(then | now) if then.get(key) != now.get(key)]
+        if changed:
+            self._peers.warn(f"resume is not bitwise: {', '.join(changed)}")
+        if manifest.config_digest != self._config_digest:
+            log.info("the configuration has changed since step %d", manifest.step)
+
+
+def _load_error(step: int, causes: list[BaseException]) -> Exception:
+    """A misfit is the user's to mend; a disk that fails between two readings is not."""
+    for cause in causes:
+        if isinstance(cause, KeyMismatch):
+            return UserError(
+                f"the checkpoint of step {step} does not fit this configuration: {cause}",
+                "resume with the configuration that it was made with, or fork the run",
+            )
+    text = f"the checkpoint of step {step} verifies but cannot be loaded: {one_line(causes[0])}"
+    return OSError(text) if isinstance(causes[0], OSError) else UserError(text)
+
+
+def _flat(facts: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in facts.items():
+        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
+    return flat

@@ -1,0 +1,145 @@
+"""Owns reading a run from outside: what it was configured as, which checkpoint is meant, and its tensors. Must not change a run.
+
+A run may go on training meanwhile: nothing is renamed or deleted here, and nothing needs a process group.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.distributed.checkpoint as dcp
+from pydantic import ValidationError
+from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+
+from ..config import TrainConfig
+from ..errors import UserError
+from . import manifest as manifests
+from . import store
+from .dcp_io import SafeReader, one_line, read_metadata
+from .manifest import BadManifest, NewerFormat
+
+log = logging.getLogger(__name__)
+
+Weights = Literal["live", "ema"]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint whose every byte is as published. `config` is what the run's newest attempt was started with."""
+
+    run: Path
+    step: int
+    folder: Path
+    config: TrainConfig
+    saved: dict[str, Any]
+    """DCP's index: flat key -> sizes and types."""
+
+    def networks(self, role: str) -> list[str]:
+        """Of a role that was trained, by their folders in a pipeline; UserError for another."""
+        found = sorted({".".join(key.split(".")[2:3]) for key in self.saved if key.startswith(f"roles.{role}.")})
+        if not found:
+            self._refuse(role, "live")
+        return found
+
+    def names(self, role: str, weights: Weights, network: str = "transformer") -> dict[str, tuple[str, torch.Size, torch.dtype]]:
+        """By parameter name: (key in the checkpoint, shape, type). UserError where the checkpoint has no such weights."""
+        part = role if len(self.networks(role)) == 1 else f"{role}.{network}"
+        prefix = f"roles.{role}.{network}." if weights == "live" else f"callbacks.ema.{part}."
+        found = {
+            key.removeprefix(prefix): (key, entry.size, entry.properties.dtype)
+            for key, entry in self.saved.items()
+            if key.startswith(prefix) and hasattr(entry, "properties")
+        }
+        if not found:
+            self._refuse(role, weights)
+        return found
+
+    def read(self, keys: Iterable[str]) -> dict[str, Tensor]:
+        """Whole tensors on the CPU, as they were saved."""
+        state = {key: torch.empty(self.saved[key].size, dtype=self.saved[key].properties.dtype) for key in keys}
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # that there is no process group: we know
+                dcp.load(state, storage_reader=SafeReader(self.folder), no_dist=True)
+        except CheckpointException as error:  # a BaseException
+            raise UserError(
+                f"the checkpoint {self.folder} cannot be read: {one_line(error)}", "was it pruned just now? try again"
+            ) from None
+        return state
+
+    def weights(self, role: str, weights: Weights, network: str = "transformer") -> dict[str, Tensor]:
+        """By parameter name, all at once."""
+        names = self.names(role, weights, network)
+        read = self.read(key for key, _, _ in names.values())
+        return {name: read[key] for name, (key, _, _) in names.items()}
+
+    def _refuse(self, role: str, weights: Weights) -> None:
+        trained = sorted({key.split(".")[1] for key in self.saved if key.startswith("roles.")})
+        if role not in trained:
+            raise UserError(f"the run trained no role {role!r}", f"--role may be {' or '.join(trained)}")
+        assert weights == "ema", f"a role without weights: {role}"
+        raise UserError(f"step {self.step} holds no averaged weights", "--weights live, or train with callbacks.ema")
+
+
+def is_run(folder: Path) -> bool:
+    """Whether this is a run's directory, not a model's."""
+    return (folder / "checkpoints").is_dir() and (folder / "attempts").is_dir()
+
+
+def open_checkpoint(run: Path, step: int | None = None) -> Checkpoint:
+    """The checkpoint of `step`, or the newest that verifies; what is passed over is told in the log."""
+    config = read_config(run)
+    shelf_ = run / "checkpoints"
+    found = store.steps(shelf_)
+    if not found:
+        raise UserError(f"{run} has no checkpoint yet", "wait for its first one, or stop the run: it saves before it ends")
+    if step is not None and step not in found:
+        raise UserError(f"{run} has no checkpoint of step {step}", f"there are: {', '.join(map(str, found))}")
+    for candidate in [step] if step is not None else reversed(found):
+        folder = store.folder_of(shelf_, candidate)
+        problem = _problem(folder)
+        if not problem:
+            return Checkpoint(run, candidate, folder, config, dict(read_metadata(folder).state_dict_metadata))
+        log.warning("the checkpoint of step %d is damaged: %s", candidate, problem)
+        if step is not None:
+            raise UserError(f"the checkpoint of step {step} is damaged: {problem}", f"there are: {', '.join(map(str, found))}")
+    raise UserError(f"none of the checkpoints in {shelf_} verifies: {', '.join(map(str, found))}", "restore one from a copy")
+
+
+def read_config(run: Path) -> TrainConfig:
+    """What the newest attempt was started with."""
+    started = sorted((run / "attempts").glob("*.config.json"))
+    if not started:
+        raise UserError(f"{run} is not the directory of a run that has started: no attempts/*.config.json", "give a run, or a model folder")
+    try:
+        found = json.loads(started[-1].read_text())
+        if isinstance(found, dict) and not found.keys().isdisjoint({"preprocess", "download"}):
+            raise UserError(f"{run} trained nothing: it is a job of another kind", "give a run of a training recipe")
+        return TrainConfig.model_validate(found.get("train", found))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UserError(
+            f"{started[-1]} does not fit this version: {where}: {first['msg']}", "use the version that the run was made with"
+        ) from None
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"cannot read {started[-1]}: {error}") from None
+
+
+def _problem(folder: Path) -> str:
+    try:
+        manifest = manifests.read(folder)
+        wrong = manifests.wrong_files(folder, manifest, sorted(manifest.files))
+    except (BadManifest, NewerFormat) as error:
+        return str(error)
+    except OSError as error:
+        raise UserError(f"the checkpoint {folder} cannot be read: {error.strerror}", "was it pruned just now? try again") from None
+    return "; ".join(wrong[:3])

@@ -1,0 +1,194 @@
+"""Owns the checkpoints of a run in progress: asynchronous saves, published by rename, counted when they fail.
+
+Must not know what the state means, touch folders but through shelf.py, or judge what it finds (checkpoint_loading.py).
+DCP's thread, the saving thread and the main thread have a gloo group each, so that no collective of one is ever taken
+for another's, however far apart the ranks are.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
+
+from .. import files as files_
+from ..config.checkpoint import CheckpointConfig
+from ..control import Control
+from ..distributed.collectives import RankGroup, taking_part
+from ..files import FileEntry
+from . import manifest as manifests
+from . import store
+from .dcp_io import ErrorRevealingWriter, check_state, one_line
+from .loader import Loader
+from .manifest import Manifest
+
+
+class Checkpointer:
+    """Every public method is collective: all ranks call it, in the same order. Made after init_process_group."""
+
+    def __init__(self, directory: Path, keep: CheckpointConfig, *, control: Control, facts: dict[str, Any], config_digest: str) -> None:
+        self._directory, self._keep, self._control = Path(directory), keep, control
+        self._facts, self._config_digest = json.loads(json.dumps(facts)), config_digest
+        self._peers, self._writing, self._publishing = RankGroup(control), RankGroup(control), RankGroup(control)
+        self._loader = Loader(self._directory, self._peers, control, self._facts, config_digest)
+        cuda = torch.cuda.is_available()
+        self._stager = DefaultStager(StagingOptions(cuda, False, False, cuda))  # pinned, not shared, staged on return, non-blocking
+        self._threads = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: tuple[int, Path, Future[str | None]] | None = None
+        self._hashed_bytes = 0
+        self._undeletable: set[str] = set()
+        self.before_publish: Callable[[], None] = lambda: None
+        """Called on rank 0, in the saving thread, before a checkpoint gets its name; raising fails the save."""
+        self.failed_in_a_row = 0
+        self.last_published: int | None = None
+        self.absent: set[str] = set()
+        """After `load`: keys of callbacks that the checkpoint does not hold; their values are still what the caller passed."""
+
+    def save(self, step: int, state: dict[str, Any], *, wait: bool = False) -> None:
+        """Publish `state` as the checkpoint of `step`; returns when it is staged, unless `wait`. A failure is counted, not raised."""
+        self.wait()
+        started = time.monotonic()
+        check_state(state)
+        temporary, failure = self._peers.from_rank_0(lambda: self._open(step))
+        if temporary is None:  # published already, or nowhere to write
+            self._settle(step, failure)
+            return
+        upload = dcp.async_save(
+            state, storage_writer=ErrorRevealingWriter(temporary), async_stager=self._stager, **taking_part(self._writing.group)
+        )
+        self._pending = step, temporary, self._threads.submit(self._finish, upload, temporary, step, started)
+        if wait:
+            self.wait()
+
+    def wait(self) -> None:
+        """Until the save in flight is published or failed. Bytes that reach the disk are told as progress; a stuck disk stays silent."""
+        if self._pending is None:
+            return
+        step, temporary, result = self._pending
+        told = -1
+        while not wait_for([result], timeout=1.0).done:
+            if (written := self._bytes_done(temporary)) > told:
+                told = written
+                self._control.progress("saving", written)
+        self._pending = None
+        error = result.exception()  # a collective failed: a peer died, and this rank will be told soon
+        self._settle(step, one_line(error) if error else result.result())
+
+    def poll(self) -> None:
+        """Settle a save that has finished on all ranks. They agree on that here, so the counts change at the same step everywhere."""
+        if self._pending is not None and self._peers.all_true(self._pending[2].done()):
+            self.wait()
+
+    def roles(self) -> set[str]:
+        """Roles held by the checkpoint that `load` will choose; empty where there is none."""
+        self.wait()
+        return self._loader.roles()
+
+    def load(self, state: dict[str, Any]) -> int | None:
+        """Fill `state` in place from the newest checkpoint that verifies; its step, or None where there has never been one."""
+        self.wait()
+        step, self.absent = self._loader.load(state)
+        self.last_published = step
+        return step
+
+    def close(self) -> None:
+        """Wait, and free what staging holds; to be called before destroy_process_group."""
+        self.wait()
+        self._threads.shutdown()
+        self._stager.close()
+
+    def _open(self, step: int) -> tuple[Path | None, str | None]:
+        """Rank 0: (temporary folder, why there is none); both None: this step is published already."""
+        try:
+            if manifests.is_complete(store.folder_of(self._directory, step)):
+                return None, None
+            return store.new_temporary(self._directory, step), None
+        except OSError as error:
+            return None, one_line(error)
+
+    def _settle(self, step: int, failure: str | None) -> None:
+        if failure is None:
+            self.failed_in_a_row, self.last_published = 0, step
+            return
+        self.failed_in_a_row += 1
+        if self._peers.rank == 0:
+            self._peers.warn(f"the checkpoint of step {step} failed ({self.failed_in_a_row} in a row): {failure}")
+
+    def _bytes_done(self, temporary: Path) -> int:
+        try:
+            return self._hashed_bytes + sum(path.stat().st_size for path in self._own_files(temporary))
+        except OSError:  # not there yet, or no more
+            return self._hashed_bytes
+
+    # From here on: in the saving thread.
+
+    def _finish(self, upload: Future[Any], temporary: Path, step: int, started: float) -> str | None:
+        """Seal, gather, publish, prune; returns why there is no new checkpoint, the same on all ranks."""
+        parts = self._publishing.gather(self._seal(upload, temporary))
+        failure = self._publishing.from_rank_0(lambda: self._publish(temporary, step, parts))
+        if self._peers.rank == 0 and failure is None:
+            self._control.report("checkpoint", step=step, save_s=round(time.monotonic() - started, 3))
+            self._prune()
+        return failure
+
+    def _seal(self, upload: Future[Any], temporary: Path) -> tuple[dict[str, FileEntry], str | None]:
+        """This rank's files, hashed and on the disk. Whatever goes wrong becomes an outcome: the other ranks wait for it."""
+        try:
+            index = upload.result()
+            files = {}
+            for path in self._own_files(temporary):
+                files[path.name] = files_.digest_file(path, self._count_bytes)
+                files_.fsync_path(path)
+            written = {info.relative_path for info in index.storage_data.values()}
+            if lost := {name for name in written if name.startswith(f"__{self._peers.rank}_")} - files.keys():
+                raise FileNotFoundError(f"written and not there: {', '.join(sorted(lost))}")
+            return files, None
+        except BaseException as error:  # DCP's exception is no Exception
+            return {}, one_line(error)
+
+    def _publish(self, temporary: Path, step: int, parts: list[tuple[dict[str, FileEntry], str | None]]) -> str | None:
+        """Rank 0: the only place where a checkpoint comes into being."""
+        self._peers.end_if_superseded()
+        failures = list(dict.fromkeys(failure for _files, failure in parts if failure))
+        try:
+            if not failures:
+                self.before_publish()
+                files = {name: entry for part, _failure in parts for name, entry in part.items()}
+                self._peers.end_if_superseded()
+                store.publish(temporary, Manifest(step, self._peers.world_size, self._config_digest, self._facts, files))
+                return None
+        except Exception as error:
+            failures = [one_line(error)]
+        for problem in store.delete(temporary):
+            self._peers.warn(f"a leftover of the failed checkpoint stays: {problem}")
+        return "; ".join(failures)
+
+    def _prune(self) -> None:
+        """Whatever goes wrong here, the new checkpoint is published."""
+        keep = self._keep
+        try:
+            problems = store.prune(
+                self._directory, keep_last=keep.keep_last, keep_every=keep.keep_every_steps, protected=self._loader.loaded
+            )
+        except OSError as error:
+            problems = [one_line(error)]
+        for problem in problems:
+            if problem not in self._undeletable:  # tried again each time, told once
+                self._undeletable.add(problem)
+                self._peers.warn(f"an old checkpoint could not be deleted: {problem}")
+
+    def _own_files(self, temporary: Path) -> list[Path]:
+        """DCP names a rank's files __RANK_N.distcp; its index is rank 0's."""
+        own = sorted(temporary.glob(f"__{self._peers.rank}_*"))
+        return [*own, temporary / manifests.METADATA] if self._peers.rank == 0 else own
+
+    def _count_bytes(self, count: int) -> None:
+        self._hashed_bytes += count

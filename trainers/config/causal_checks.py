@@ -1,0 +1,80 @@
+"""Owns what is said of block-causal students: that there are blocks, that they fit the video, what the weights were trained as.
+
+Must not import torch. How a video is cut into blocks: trainers/diffusion/frame_blocks.py.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import hub_cache
+from .models.wan_a14b import HIGH, LOW, TwoExperts
+from .section import Problem
+
+if TYPE_CHECKING:
+    from .train_block import TrainBlock
+
+_TRAINING = "training.json"
+"""In a folder that was exported here: what its weights were trained as."""
+_MADE_HERE = ("tiny-wan", "tiny-wan-a14b")
+"""Random weights for trying things out: trained as nothing."""
+
+
+def problems(train: TrainBlock) -> list[Problem]:
+    """Of a method whose student must be block-causal."""
+    student, kind = train.models.get("student"), train.method.kind
+    if student is None:
+        return []
+    per_block = getattr(student, "num_frames_per_block", None)
+    if per_block is None:
+        message = f"method {kind} needs a block-causal student, not the family {getattr(student, 'family', None)!r}"
+        return [Problem(("models", "student", "family"), message, "use family: causal-wan; it loads the same weights")]
+    frames = train.data.latent_shape[0]
+    if per_block > frames:
+        message = f"a block of {per_block} frames is longer than the video's {frames} latent frames"
+        hint = f"at most {frames}; where it does not divide them, the last block is smaller"
+        return [Problem(("models", "student", "num_frames_per_block"), message, hint)]
+    return []
+
+
+def wrong_start(student: Any) -> tuple[str, str] | None:
+    """(what is wrong, hint) with a student that is to start as a causal network, of its own blocks. Looks at the disk.
+
+    Of two experts each must start so. None also for a folder that is not here: its absence is told elsewhere.
+    """
+    if isinstance(student, TwoExperts):
+        return next((wrong for name in (HIGH, LOW) if (wrong := _wrong(student.expert(name)))), None)
+    return _wrong(student)
+
+
+def _wrong(student: Any) -> tuple[str, str] | None:
+    reference, hint = getattr(student, "init_from", None), "distil a start for it first: the recipe kd-causal, and export that"
+    if reference in _MADE_HERE:
+        return None
+    if reference is None:
+        return "the student would start from random weights, not from a causal network", hint
+    folder = hub_cache.local_model(reference, getattr(student, "revision", None))
+    if folder is None:
+        return None
+    told = _trained_as(folder)
+    if told is None:
+        return f"nothing tells that {reference} was trained as a causal network: it has no {_TRAINING}", hint
+    per_block = told.get("num_frames_per_block")
+    if per_block is None:
+        return f"{reference} was trained as a bidirectional network (family {told.get('family')!r}), not as a causal one", hint
+    if per_block != student.num_frames_per_block:
+        message = f"{reference} was trained on blocks of {per_block} frames, not of num_frames_per_block {student.num_frames_per_block}"
+        return message, f"num_frames_per_block: {per_block}"
+    return None
+
+
+def _trained_as(folder: Path) -> dict[str, Any] | None:
+    """The section of the role whose weights the folder holds."""
+    try:
+        found = json.loads((folder / _TRAINING).read_text())
+        section: dict[str, Any] = found["train"]["models"][found["role"]]
+        return section if isinstance(section, dict) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,99 @@
+"""Owns how large a Wan transformer is, told by its numbers alone. Pure but for reading a config.json; must not import torch."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from . import hub_cache
+
+if TYPE_CHECKING:
+    from .models.wan import LoraConfig, WanArchitecture
+
+
+@dataclass(frozen=True)
+class NetworkSize:
+    """Of a role's network, or of its networks, which are alike."""
+
+    parameters: int
+    adapters: int
+    """Of LoRA: what is trained instead of the parameters; 0: they are trained themselves."""
+    block: int
+    """Parameters of one transformer block."""
+    layers: int
+    width: int
+    ffn: int
+    patch: tuple[int, int, int]
+    networks: int = 1
+    """Parameters and adapters are those of all; at a time one computes."""
+
+    def tokens(self, latents: tuple[int, int, int]) -> int:
+        """Of one clip of (T, H, W) latents."""
+        return math.prod(size // by for size, by in zip(latents, self.patch, strict=True))
+
+
+def of(architecture: WanArchitecture, lora: LoraConfig | None = None, *, gates: bool = False) -> NetworkSize:
+    """The size of diffusers' WanTransformer3DModel with these arguments; `gates`: with those of video sparse attention."""
+    a, width = architecture, architecture.num_attention_heads * architecture.attention_head_dim
+    patch = math.prod(a.patch_size)
+    square = width * width + width
+    norms = 4 * width + (2 * width if a.cross_attn_norm else 0)
+    block = 8 * square + norms + 2 * width * a.ffn_dim + width + a.ffn_dim + 6 * width
+    block += square if gates else 0
+    ends = a.in_channels * width * patch + width  # patch embedding
+    ends += a.freq_dim * width + width + square + 6 * width * width + 6 * width  # time
+    ends += a.text_dim * width + width + square  # text
+    ends += width * a.out_channels * patch + a.out_channels * patch + 2 * width
+    adapters = 0 if lora is None else a.num_layers * _adapters(lora, width, a.ffn_dim)
+    return NetworkSize(ends + a.num_layers * block, adapters, block, a.num_layers, width, a.ffn_dim, a.patch_size)
+
+
+def _adapters(lora: LoraConfig, width: int, ffn: int) -> int:
+    """Of one block: rank x (inputs + outputs) of each layer that is named."""
+    layers = {f"attn{n}.{name}": 2 * width for n in (1, 2) for name in ("to_q", "to_k", "to_v", "to_out.0")}
+    layers |= {"attn1.to_gate_compress": 2 * width, "ffn.net.0.proj": width + ffn, "ffn.net.2": width + ffn}
+    return lora.rank * sum(size for layer, size in layers.items() if _named(layer, lora.target_modules, lora.exclude_modules))
+
+
+def _named(layer: str, wanted: list[str], left_out: list[str]) -> bool:
+    def among(names: list[str]) -> bool:
+        return any(layer == name or layer.endswith(f".{name}") for name in names)
+
+    return among(wanted) and not among(left_out)
+
+
+def architecture_of(reference: str, revision: str | None = None) -> WanArchitecture | None:
+    """What a folder, a downloaded model or a well-known name is; None where nothing tells."""
+    from .models.wan import WanArchitecture
+
+    found = _read(reference, revision)
+    if found is not None:
+        known = {key: value for key, value in found.items() if key in WanArchitecture.model_fields}
+        try:
+            return WanArchitecture.model_validate(known)
+        except ValidationError:
+            return None
+    if reference.startswith("tiny-wan"):
+        return WanArchitecture(num_layers=2, num_attention_heads=2, attention_head_dim=12, ffn_dim=32, text_dim=32)
+    if "wan" in reference.lower() and re.search(r"A?14B", reference):
+        return WanArchitecture(num_layers=40, num_attention_heads=40, ffn_dim=13824)
+    return WanArchitecture() if "wan" in reference.lower() and "1.3B" in reference else None
+
+
+def _read(reference: str, revision: str | None) -> dict[str, object] | None:
+    """config.json of the transformer; never asks the network."""
+    folder = Path(reference).expanduser()
+    try:
+        if not folder.is_dir():
+            folder = hub_cache.snapshot("model", reference, revision) if hub_cache.is_id(reference) else folder
+        root = folder / "transformer" if (folder / "transformer").is_dir() else folder
+        value = json.loads((root / "config.json").read_text())
+    except (hub_cache.NotHere, OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None

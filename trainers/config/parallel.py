@@ -1,0 +1,26 @@
+"""Owns the keys of `train.parallel`: how the ranks are arranged."""
+
+from __future__ import annotations
+
+from pydantic import PositiveInt
+
+from .section import Section
+
+
+class ParallelConfig(Section):
+    replicate: PositiveInt | None = None
+    """Copies of the sharded model; null: what is left of the world size."""
+    shard: PositiveInt | None = None
+    """Ranks that one copy is sharded over; null: all that replicate and sequence leave."""
+    sequence: PositiveInt = 1
+
+    def mesh(self, world_size: int) -> tuple[int, int, int]:
+        """(replicate, shard, sequence) with nulls resolved; ValueError where it does not come out at world_size."""
+        rest, left = divmod(world_size, self.sequence)
+        if left:
+            raise ValueError(f"{world_size} ranks are not a multiple of sequence {self.sequence}")
+        replicate = self.replicate or (rest // self.shard if self.shard else 1)
+        shard = self.shard or rest // max(replicate, 1)
+        if replicate * shard * self.sequence != world_size:
+            raise ValueError(f"replicate {replicate} x shard {shard} x sequence {self.sequence} is not {world_size} ranks")
+        return replicate, shard, self.sequence

@@ -1,0 +1,120 @@
+"""Owns finding parquet files and checking, by their footers alone, that each is whole and holds the columns that a run reads.
+
+Must not read rows, nor know what a run does with them.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..config.data import Needs
+from ..errors import UserError
+from .parquet_schema import FOLDER
+
+ARRAYS: dict[Needs, tuple[str, ...]] = {
+    "latents": ("vae_latent", "text_embedding"),
+    "text": ("text_embedding",),
+    "trajectory": ("trajectory_latents", "trajectory_timesteps", "text_embedding"),
+}
+"""Of each row, by what the method needs; each array is the columns `<name>_bytes`, `<name>_shape` and `<name>_dtype`."""
+CAPTION = "caption"
+"""Read where it is there."""
+DAMAGED = (OSError, pa.ArrowException, ValueError, LookupError, OverflowError, MemoryError)
+"""What pyarrow raises, and what its answers lead to, where bytes of a file are not what they were."""
+_ROWS_A_BYTE = 1000
+"""More than any compression makes of samples; a damaged count would make the order of the samples fill the memory."""
+_PARTS = {"bytes": "binary", "shape": "list<int64>", "dtype": "string"}
+_SCHEMAS: dict[Needs, str] = {
+    "latents": "this method trains on clips: preprocess videos for it (the t2v schema)",
+    "text": "this method trains on prompts: preprocess text for it, or take any preprocessed clips",
+    "trajectory": "this method trains on sampling trajectories (the ode_trajectory_text_only schema)",
+}
+
+
+@dataclass(frozen=True)
+class File:
+    """A whole parquet file: by row group the number of rows, and the bytes that the columns wanted take once decompressed."""
+
+    path: Path
+    columns: tuple[str, ...]
+    rows: tuple[int, ...]
+    nbytes: tuple[int, ...]
+
+
+def columns(needs: Needs) -> list[str]:
+    return [f"{array}_{part}" for array in ARRAYS[needs] for part in _PARTS]
+
+
+def find(folder: Path) -> list[Path]:
+    """The parquet files below `folder`, but for hidden ones (half-written files are hidden).
+
+    Of what preprocessing wrote only the samples: its holdout lies beside them, and is not for training.
+    """
+    if not folder.is_dir():
+        raise UserError(f"data.path {folder} does not exist" if not folder.exists() else f"data.path {folder} is not a folder")
+    root = folder / FOLDER if (folder / FOLDER).is_dir() else folder
+    found = [p for p in root.rglob("*.parquet") if not any(part.startswith(".") for part in p.relative_to(root).parts)]
+    if not found:
+        raise UserError(f"no parquet files in {root}", "data.path is a folder that preprocessing wrote")
+    return sorted(found, key=lambda p: p.relative_to(root).as_posix())
+
+
+def read_footers(paths: list[Path], needs: Needs) -> list[File]:
+    with ThreadPoolExecutor(8) as pool:
+        return list(pool.map(lambda path: read_footer(path, needs), paths))
+
+
+def read_footer(path: Path, needs: Needs) -> File:
+    """UserError for a file that was cut off (it has no footer) or lacks a column."""
+    try:
+        metadata = pq.read_metadata(path)
+        schema = metadata.schema.to_arrow_schema()
+        names = list(schema.names)
+    except DAMAGED as error:
+        raise _not_whole(path, first_line(error)) from error
+    wanted = columns(needs)
+    _check_types(path, schema, wanted, needs)
+    read = tuple(name for name in (*wanted, CAPTION) if name in names)
+    try:
+        groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+        rows, nbytes = tuple(group.num_rows for group in groups), tuple(_bytes(group, read) for group in groups)
+        size = path.stat().st_size
+    except DAMAGED as error:
+        raise _not_whole(path, first_line(error)) from error
+    if sum(rows) != metadata.num_rows or min((*rows, *nbytes), default=0) < 0 or sum(rows) > _ROWS_A_BYTE * size:
+        raise _not_whole(path, f"it cannot hold {metadata.num_rows} rows in {size} bytes")
+    return File(path, read, rows, nbytes)
+
+
+def _not_whole(path: Path, why: str) -> UserError:
+    return UserError(f"{path} is not a whole parquet file: {why}", "it is damaged or half written: write it again, or take it away")
+
+
+def _check_types(path: Path, schema: pa.Schema, wanted: list[str], needs: Needs) -> None:
+    for name in wanted:
+        if name not in schema.names:
+            raise UserError(f"{path} has no column {name!r}", _SCHEMAS[needs])
+        kind = _PARTS[name.rpartition("_")[2]]
+        if _kind(schema.field(name).type) != kind:
+            raise UserError(f"{path}: the column {name!r} is {schema.field(name).type}, not {kind}", _SCHEMAS[needs])
+
+
+def _kind(column: pa.DataType) -> str:
+    """The type without what makes no difference to a reader: how wide offsets are, what a list calls its elements."""
+    if pa.types.is_list(column) or pa.types.is_large_list(column):
+        return f"list<{column.value_type}>"
+    return str(column).removeprefix("large_")
+
+
+def _bytes(group: pq.RowGroupMetaData, read: tuple[str, ...]) -> int:
+    stored = (group.column(number) for number in range(group.num_columns))
+    return sum(column.total_uncompressed_size for column in stored if column.path_in_schema.partition(".")[0] in read)
+
+
+def first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

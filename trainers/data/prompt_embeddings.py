@@ -1,0 +1,86 @@
+"""Owns reading the embeddings of prompts that no sample holds: `empty`, `negative`, `validation.000`, … Must not encode any."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import safetensors
+import torch
+from torch import Tensor
+
+from ..config.data import DataConfig
+from ..errors import UserError
+from .parquet_schema import PROMPTS
+
+_AGAIN = "preprocess again to write it"
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """`embeddings` by name, [L, D] float32, not padded; `texts` by name, where the file tells; `encoder`: the text encoder's digest."""
+
+    path: Path
+    embeddings: dict[str, Tensor]
+    texts: dict[str, str] = field(default_factory=dict)
+    encoder: str | None = None
+
+    def __getitem__(self, name: str) -> Tensor:
+        """[L, D]; UserError where the file has no such prompt."""
+        if name not in self.embeddings:
+            raise UserError(f"{self.path} has no prompt {name!r}; it has {', '.join(sorted(self.embeddings)) or 'none'}", _AGAIN)
+        return self.embeddings[name]
+
+    @property
+    def empty(self) -> Tensor:
+        """Of classifier-free guidance and text dropout."""
+        return self["empty"]
+
+    @property
+    def negative(self) -> Tensor:
+        """Of the teacher's unconditional branch."""
+        return self["negative"]
+
+    @property
+    def validation(self) -> list[str]:
+        """Names of the validation prompts, in order."""
+        return sorted(name for name in self.embeddings if name.startswith("validation."))
+
+
+def prompts(config: DataConfig) -> Prompts | None:
+    """Of the data's folders, which must agree on the text encoder; None where none has such a file (others' data sets)."""
+    found = [read(path) for path in (_beside(Path(folder)) for folder in config.folders) if path is not None]
+    for other in found[1:]:
+        if other.encoder != found[0].encoder:
+            raise UserError(
+                f"{found[0].path} and {other.path} are of different text encoders", "preprocess them with one model to train on both"
+            )
+    return found[0] if found else None
+
+
+def required(config: DataConfig, wanted_by: str) -> Prompts:
+    """As `prompts`, for what cannot do without: `wanted_by` names it, as in "data.text_dropout"."""
+    found = prompts(config)
+    if found is None:
+        raise UserError(f"{wanted_by} needs embeddings of prompts, but there is no {PROMPTS} in {', '.join(config.folders)}", _AGAIN)
+    return found
+
+
+def _beside(folder: Path) -> Path | None:
+    return next((p for p in (folder / PROMPTS, folder.parent / PROMPTS) if p.is_file()), None)
+
+
+def read(path: Path) -> Prompts:
+    """All that a prompts file holds."""
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            embeddings = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118  not a mapping
+            metadata = file.metadata() or {}
+        texts = json.loads(metadata.get("texts", "{}"))
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
+        raise UserError(f"cannot read {path}: {error}", _AGAIN) from error
+    for name, values in embeddings.items():
+        if values.dim() != 2 or not torch.isfinite(values).all():
+            raise UserError(f"{path} has no usable embedding {name!r}", _AGAIN)
+    return Prompts(path, embeddings, texts, metadata.get("encoder"))

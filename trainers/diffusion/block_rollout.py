@@ -1,0 +1,128 @@
+"""Owns making a video block by block with gradient: what self-forcing trains on (arXiv 2506.08009; ALGORITHMS.md section 7).
+
+Each block is denoised over the first of a list of steps, up to the one at which it exits; only that pass has a gradient. Then it is
+written, without noise or with little and cut off from the gradient, to the cache that later blocks read. So a gradient reaches the
+network through one pass a block, and never through the cache or through what a pass was given. Must not draw which steps, nor know
+losses or roles. Latents are [B, T, C, H, W].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from .flow_schedule import FlowSchedule
+from .frame_blocks import lengths
+from .samplers import renoise
+
+Draw = Callable[[Tensor], Tensor]
+"""Fresh noise in the shape of a tensor, wherever it comes from."""
+
+
+class Streaming(Protocol):
+    """A network that makes a video block by block; see trainers/models/attention/kv_cache.py."""
+
+    @property
+    def num_frames_per_block(self) -> int: ...
+
+    def open_cache(self, batch: int, prompt: Tensor, frames: int, size: tuple[int, int]) -> Any: ...
+
+    def predict_block(self, noisy: Tensor, timesteps: Tensor, prompt: Tensor, cache: Any, *, start: int) -> Tensor: ...
+
+    def write_block(self, clean: Tensor, timesteps: Tensor, prompt: Tensor, cache: Any, *, start: int) -> None: ...
+
+
+class Steps(Protocol):
+    """The steps that a block is denoised over, by their number."""
+
+    @property
+    def timesteps(self) -> Tensor:
+        """[K], descending."""
+
+    def predict(self, model: Any, number: int, noisy: Tensor, prompt: Tensor, cache: Any, start: int) -> Tensor:
+        """The velocity of the block from frame `start` on, by what predicts at that step."""
+
+    def clean(self, number: int, noisy: Tensor, velocity: Tensor) -> Tensor:
+        """What the prediction at a step says the block is, in the shape of `noisy`: with gradient where `velocity` has one."""
+
+    def onward(self, number: int, noisy: Tensor, velocity: Tensor, draw: Draw) -> Tensor:
+        """What the next step starts from; draws what noise it needs."""
+
+
+class FewSteps:
+    """Those of a network that takes all steps itself: x0 is predicted, then noised again to the next step."""
+
+    def __init__(self, schedule: FlowSchedule, timesteps: Tensor, *, stochastic: bool) -> None:
+        """stochastic: with fresh noise; else with the noise that the prediction implies, which is Euler's method."""
+        self._schedule, self.timesteps, self._stochastic = schedule, timesteps, stochastic
+
+    def predict(self, model: Streaming, number: int, noisy: Tensor, prompt: Tensor, cache: Any, start: int) -> Tensor:
+        return model.predict_block(noisy, self._at(number, noisy), prompt, cache, start=start)
+
+    def clean(self, number: int, noisy: Tensor, velocity: Tensor) -> Tensor:
+        return self._schedule.to_clean(noisy, velocity, self._at(number, noisy))
+
+    def onward(self, number: int, noisy: Tensor, velocity: Tensor, draw: Draw) -> Tensor:
+        here, clean = self._at(number, noisy), self.clean(number, noisy, velocity)
+        noise = draw(clean) if self._stochastic else None
+        return renoise(self._schedule, clean, noisy, velocity, here, self._at(number + 1, noisy), noise)
+
+    def _at(self, number: int, noisy: Tensor) -> Tensor:
+        return self.timesteps[number].expand(len(noisy))
+
+
+def roll_out(
+    model: Streaming,
+    steps: Steps,
+    prompt: Tensor,
+    noise: Tensor,
+    exits: Sequence[int],
+    *,
+    schedule: FlowSchedule,
+    draw: Draw,
+    context_noise: float = 0.0,
+    gradient_from: int = 0,
+) -> Tensor:
+    """Noise [B, T, C, H, W] and prompt [B, L, D] -> clean video [B, T, C, H, W].
+
+    `exits`: of each block the number of its last step, which must be the same on all ranks: sharded networks wait for each other.
+    `context_noise`: timestep (0 to 1000) at which a block is shown to later ones; 0 adds none. `gradient_from`: blocks that start before
+    this frame are made without gradient. Draws noise in the shape of a block after each step but the exit, and where there is
+    context_noise for the context, block after block.
+    """
+    cache = model.open_cache(len(noise), prompt, noise.shape[1], (noise.shape[-2], noise.shape[-1]))
+    made, start = list[Tensor](), 0
+    for block, last in zip(noise.split(lengths(noise.shape[1], model.num_frames_per_block), 1), exits, strict=True):
+
+        def predict(noisy: Tensor, number: int, start: int = start) -> Tensor:
+            return steps.predict(model, number, noisy, prompt, cache, start)
+
+        made.append(denoised(predict, steps, block, last, draw, graded=start >= gradient_from))
+        if len(made) < len(exits):
+            with torch.no_grad():
+                context, timesteps = as_context(schedule, made[-1].detach(), context_noise, draw)
+                model.write_block(context, timesteps, prompt, cache, start=start)
+        start += block.shape[1]
+    return torch.cat(made, 1)
+
+
+def denoised(predict: Callable[[Tensor, int], Tensor], steps: Steps, noisy: Tensor, last: int, draw: Draw, *, graded: bool) -> Tensor:
+    """A block from noise to its clean prediction at step `last`, the only pass with gradient, if any; predict(noisy, number)."""
+    with torch.no_grad():
+        for number in range(last):
+            noisy = steps.onward(number, noisy, predict(noisy, number), draw)
+    with nullcontext() if graded else torch.no_grad():
+        return steps.clean(last, noisy, predict(noisy, last))
+
+
+def as_context(schedule: FlowSchedule, clean: Tensor, level: float, draw: Draw) -> tuple[Tensor, Tensor]:
+    """(the block, timesteps [B]) as it is written for later ones: at noise level `level`, a timestep.
+
+    The schedule has no noise level 0, so none is added there rather than its nearest.
+    """
+    timesteps = torch.full((len(clean),), level, device=clean.device)
+    return (schedule.add_noise(clean, draw(clean), timesteps) if level else clean), timesteps

@@ -1,0 +1,155 @@
+"""Owns process groups, the device mesh (replicate x shard x sequence) and how a network is spread over it.
+
+Must not know methods or checkpoints. Decisions of the loop go over a gloo group of their own, so that no step waits for a device.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+
+from ..config.parallel import ParallelConfig
+from ..errors import UserError
+
+_PATIENCE = timedelta(hours=24)
+"""Of collectives: whoever launched the ranks judges a silent one, and a dead one raises at once."""
+
+
+@dataclass(frozen=True)
+class ParallelContext:
+    """This rank's place in the run."""
+
+    device: torch.device
+    rank: int
+    world_size: int
+    mesh: DeviceMesh
+    control_group: dist.ProcessGroup
+
+    @property
+    def data_parallel(self) -> int:
+        """Ranks that see different samples."""
+        return int(self.mesh["replicate"].size() * self.mesh["shard"].size())
+
+    @property
+    def data_rank(self) -> int:
+        return int(self.mesh.get_local_rank("replicate") * self.mesh["shard"].size() + self.mesh.get_local_rank("shard"))
+
+    def any_rank(self, *flags: bool) -> list[bool]:
+        """For each flag, whether it is set on any rank; the same answer on all."""
+        values = torch.tensor([int(flag) for flag in flags], dtype=torch.int32)
+        dist.all_reduce(values, op=dist.ReduceOp.MAX, group=self.control_group)
+        return [bool(value) for value in values.tolist()]
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Mean over ranks, on the device. All hold equally many samples, so this is the mean over the global batch."""
+        dist.all_reduce(values)
+        return values / self.world_size
+
+    def on_first(self, function: Callable[[], None], waiting: Callable[[int], None]) -> None:
+        """Run `function` on rank 0 while the others wait, calling waiting(seconds). Its UserError is raised on all ranks."""
+        outcome: list[Any] = [None]
+        if self.rank == 0:
+            try:
+                function()
+            except UserError as error:
+                outcome = [(error.message, error.hint)]
+        self._wait_together(waiting)
+        dist.broadcast_object_list(outcome, src=0, group=self.control_group)
+        if outcome[0] is not None:
+            raise UserError(*outcome[0])
+
+    def _wait_together(self, waiting: Callable[[int], None]) -> None:
+        started = time.monotonic()
+        arrived = dist.all_reduce(torch.zeros(1), group=self.control_group, async_op=True)
+        while not arrived.is_completed():
+            waiting(int(time.monotonic() - started))
+            time.sleep(0.05)
+        arrived.wait()
+
+
+def start(config: ParallelConfig) -> ParallelContext:
+    """Join the process group. Without a launcher's variables: a world of one."""
+    device = _device()
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=_store(), rank=_number("RANK", 0), world_size=_number("WORLD_SIZE", 1), timeout=_PATIENCE)
+    sizes = config.mesh(dist.get_world_size())
+    mesh = init_device_mesh(device.type, sizes, mesh_dim_names=("replicate", "shard", "sequence"))
+    control = dist.new_group(backend="gloo", timeout=_PATIENCE)
+    return ParallelContext(device, dist.get_rank(), dist.get_world_size(), mesh, control)
+
+
+def stop() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def shard(
+    module: nn.Module,
+    blocks: Iterable[nn.Module],
+    parallel: ParallelContext,
+    *,
+    compute: torch.dtype | None,
+    keep_float32: Iterable[nn.Module] = (),
+) -> None:
+    """fully_shard each block, then the rest. Parameters stay in their type, compute in `compute`, gradients are reduced in float32.
+
+    compute None: in the type they are kept in. Inputs are not cast: bfloat16 would round timesteps (937.5 -> 936) and rotary
+    angles. The caller casts what it means to cast.
+    """
+    if parallel.world_size == 1 and parallel.device.type == "cpu" and compute is None:
+        return  # nothing to share out or to cast, and FSDP's hooks cost a small network a fifth of its step
+    replicated = parallel.mesh["replicate"].size() > 1
+    mesh = parallel.mesh["replicate", "shard"] if replicated else parallel.mesh["shard"]
+    low = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    for part in keep_float32:
+        fully_shard(part, mesh=mesh, mp_policy=MixedPrecisionPolicy(cast_forward_inputs=False))
+    for block in blocks:
+        fully_shard(block, mesh=mesh, mp_policy=low)
+    fully_shard(module, mesh=mesh, mp_policy=low)
+
+
+def sync_gradients(module: nn.Module, enabled: bool) -> None:
+    """Off for all but the last round of gradient accumulation."""
+    if isinstance(module, FSDPModule):
+        module.set_requires_gradient_sync(enabled)
+
+
+def drop_gathered(module: nn.Module) -> None:
+    """Give back whole parameters that a forward pass without a backward pass has left behind: they would outlive a change of the shards."""
+    for part in module.modules():
+        if isinstance(part, FSDPModule):
+            part.reshard()
+
+
+def _device() -> torch.device:
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", _number("LOCAL_RANK", 0) % torch.cuda.device_count())
+    torch.cuda.set_device(device)
+    return device
+
+
+def _store() -> dist.Store:
+    """Rank 0 serves on the launcher's listening socket where it was given one: the port cannot be lost to somebody else."""
+    host, rank, world_size = os.environ.get("MASTER_ADDR", "127.0.0.1"), _number("RANK", 0), _number("WORLD_SIZE", 1)
+    options: dict[str, Any] = {"world_size": world_size, "wait_for_workers": False, "timeout": timedelta(minutes=30)}
+    if "TORCHELASTIC_USE_AGENT_STORE" in os.environ:  # torchrun serves it, to all its restarts
+        served = dist.TCPStore(host, _number("MASTER_PORT", 0), is_master=False, **options)
+        return dist.PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", served)
+    if rank == 0 and "TRAINER_LISTEN_FD" in os.environ:
+        options["master_listen_fd"] = _number("TRAINER_LISTEN_FD", -1)
+    return dist.TCPStore(host, _number("MASTER_PORT", 0), is_master=rank == 0, **options)  # port 0: a world of one takes any
+
+
+def _number(name: str, default: int) -> int:
+    return int(os.environ.get(name, default))

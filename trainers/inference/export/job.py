@@ -1,0 +1,21 @@
+"""Owns the `export` program: a job that writes a run's weights as a folder, as a pipeline's last stage does; see trainers/export.py."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from ...config.programs.export import Config
+from ...control import EXIT_FINISHED, EXIT_SAVED, Control
+from . import required_exports
+
+log = logging.getLogger(__name__)
+
+
+def run(config: Config, _run_dir: Path, control: Control) -> int:
+    """Made by rank 0; whole or not at all. A folder that is there already, as after a restart, is left as it is."""
+    wanted = required_exports.Input(run=Path(config.run), to=config.folder, weights=config.weights, role=config.role, merge=config.merge)
+    if not required_exports.ensure([wanted], control):
+        return EXIT_SAVED
+    log.info("the weights are in %s", config.folder)
+    return EXIT_FINISHED

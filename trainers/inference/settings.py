@@ -1,0 +1,43 @@
+"""Owns how a video is sampled: solver, steps, guidance, size, as one value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..config import TrainConfig
+from ..config.validation import ValidationConfig
+from ..diffusion.frame_blocks import Window
+from ..errors import UserError
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a video is made of noise. `shape` is the latents' [C, T, H, W]; `timesteps` are a few-step student's, else None."""
+
+    shape: tuple[int, int, int, int]
+    num_steps: int
+    guidance_scale: float
+    solver: str
+    flow_shift: float
+    timesteps: tuple[float, ...] | None = None
+    context_noise: float = 0.0
+    """Of a causal network: the timestep at which a block is shown to later ones."""
+    window: Window | None = None
+    """Of a causal network; None: its own."""
+
+
+def sampling_of(train: TrainConfig, validation: ValidationConfig, channels: int) -> Sampling:
+    """As the run's validation samples: sizes are the data's where `validation` gives none, steps the student's."""
+    validation = train.sampling(validation)
+    data = validation.sizes(train.data)
+    for wrong in data.misfits():
+        raise UserError(f"{wrong.path[-1]}: {wrong.message}", wrong.hint)
+    t, h, w = data.latent_shape
+    shift = validation.flow_shift or train.flow_shift
+    assert validation.num_steps is not None and validation.guidance_scale is not None and validation.solver is not None
+    few = None if validation.timesteps is None else tuple(validation.timesteps)
+    window = validation.window(train.models.get("student"), train.data)
+    return Sampling(
+        (channels, t, h, w), validation.num_steps, validation.guidance_scale, validation.solver, shift, few,
+        getattr(train.method, "context_noise", 0.0), None if window is None else Window(*window),
+    )  # fmt: skip

@@ -1,0 +1,119 @@
+"""Owns reading a diffusers folder: its config.json, and its safetensors straight into sharded parameters. Must not know the network.
+
+A rank reads only its own rows of each tensor; nobody holds the whole network.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed.checkpoint as dcp
+from safetensors import SafetensorError
+from torch import Tensor
+from torch.distributed.checkpoint.filesystem import FileSystem
+
+from ...distributed.collectives import taking_part
+from ...errors import UserError
+
+_SINGLE = ("diffusion_pytorch_model.safetensors", "model.safetensors")
+"""diffusers' name, and FastVideo's."""
+_INDEX = "diffusion_pytorch_model.safetensors.index.json"
+_SHOWN = 10
+_AGAIN = "download the model again, or give another folder"
+
+
+def subfolder(folder: Path, name: str) -> Path:
+    """A part of a pipeline's folder; the folder itself where it is that part already."""
+    if (folder / name).is_dir():
+        return folder / name
+    if (folder / "model_index.json").exists():
+        raise UserError(f"init_from: the pipeline in {folder} has no folder {name!r}", _AGAIN)
+    return folder
+
+
+def read_config(folder: Path, class_name: str) -> dict[str, Any]:
+    """The arguments of the network in config.json."""
+    found = _read_json(folder / "config.json", f"init_from: {folder} is no diffusers folder of a {class_name}")
+    if found.get("_class_name") != class_name:
+        raise UserError(f"init_from: {folder} holds a {found.get('_class_name')}, not a {class_name}")
+    return {key: value for key, value in found.items() if not key.startswith("_")}
+
+
+def read_note(folder: Path, key: str) -> Any:
+    """What an export of ours says in config.json under a key that diffusers passes over; None where there is nothing."""
+    return _read_json(folder / "config.json", f"init_from: {folder} is no diffusers folder").get(key)
+
+
+def load(state: dict[str, Tensor], folder: Path, added: Collection[str] = ()) -> None:
+    """Fill the tensors, sharded or not, from the folder's files by name; types are converted. Collective.
+
+    `added` are not touched where the files hold none of them. UserError where files are missing or broken, or hold other names or
+    shapes.
+    """
+    reader = _Reader(files(folder))
+    try:
+        held = reader.read_metadata().state_dict_metadata
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"init_from: a file of weights in {folder} cannot be read: {error}", _AGAIN) from None
+    if not any(name in held for name in added):
+        state = {name: tensor for name, tensor in state.items() if name not in added}
+    _check_same_tensors(state, held, folder)
+    dcp.load(state, storage_reader=reader, **taking_part())
+
+
+class _Reader(dcp.HuggingFaceStorageReader):
+    """Of these files, whatever else is in their folder (a half precision variant, or what an export left)."""
+
+    def __init__(self, files: list[Path]) -> None:
+        super().__init__(str(files[0].parent))
+        self.fs = _Listed(files)
+
+
+class _Listed(FileSystem):
+    def __init__(self, files: list[Path]) -> None:
+        super().__init__()
+        self._files = files
+
+    def ls(self, path: Any) -> list[str]:
+        return [str(file) for file in self._files]
+
+
+def files(folder: Path) -> list[Path]:
+    """The safetensors with the weights: the index names them, where there is one."""
+    if (folder / _INDEX).exists():
+        names = _read_json(folder / _INDEX, f"init_from: {folder / _INDEX} is no index of weights").get("weight_map")
+        if not isinstance(names, dict) or not names or not all(isinstance(n, str) and Path(n).name == n for n in names.values()):
+            raise UserError(f"init_from: {folder / _INDEX} is no index of weights (weight_map)", _AGAIN)
+        files = [folder / name for name in sorted(set(names.values()))]
+        if absent := [file.name for file in files if not file.is_file()]:
+            raise UserError(f"init_from: {folder} lacks {', '.join(absent)}, which its index names", _AGAIN)
+        return files
+    for name in _SINGLE:
+        if (folder / name).is_file():
+            return [folder / name]
+    raise UserError(f"init_from: {folder} has no {_SINGLE[0]} and no {_INDEX}", "weights are read from safetensors only; " + _AGAIN)
+
+
+def _read_json(path: Path, otherwise: str) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{otherwise} ({type(error).__name__}: {path.name})", _AGAIN) from None
+    if not isinstance(found, dict):
+        raise UserError(f"{otherwise} ({path.name} holds no object)", _AGAIN)
+    return found
+
+
+def _check_same_tensors(wanted: Mapping[str, Tensor], found: Mapping[str, Any], folder: Path) -> None:
+    lines = [f"missing: {name}" for name in sorted(wanted.keys() - found.keys())]
+    lines += [f"unexpected: {name}" for name in sorted(found.keys() - wanted.keys())]
+    for name in sorted(wanted.keys() & found.keys()):
+        if torch.Size(found[name].size) != wanted[name].shape:
+            lines.append(f"{name} is {list(found[name].size)}, not {list(wanted[name].shape)}")
+    if lines:
+        more = f"; and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
+        raise UserError(f"init_from: the weights in {folder} do not fit their config.json: {'; '.join(lines[:_SHOWN])}{more}")

@@ -1,0 +1,58 @@
+"""Owns one clip as it is found in a source: its video, its caption, and how a table's columns name them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from .clips import Rejected
+
+VIDEO_COLUMNS = ("video", "file_name", "video_path", "path")
+CAPTION_COLUMNS = ("caption", "cap", "text", "prompt")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """`video` is a file, or a function that reads its bytes; `problem` says why the entry cannot be used."""
+
+    id: str
+    name: str
+    caption: str
+    video: Path | Callable[[], bytes | Path] | None = None
+    problem: Rejected | None = None
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns of a list or table are meant; null: the first known name that it has."""
+
+    video: str | None = None
+    caption: str | None = None
+    split: str | None = None
+    needs_video: bool = True
+
+
+def inside(folder: Path, name: str) -> tuple[Path | None, Rejected | None]:
+    """The file that a list names, which must be below its folder."""
+    relative = PurePosixPath(name)
+    if relative.is_absolute() or ".." in relative.parts or "\0" in name:
+        return None, Rejected("bad_entry", "its path leaves the folder of the videos")
+    return folder / relative, None
+
+
+def value(row: dict[str, Any], wanted: str | None, known: tuple[str, ...]) -> Any:
+    return row.get(wanted) if wanted else next((row[name] for name in known if row.get(name) is not None), None)
+
+
+def text(caption: Any) -> str:
+    """A list of captions gives its first."""
+    if isinstance(caption, list) and caption:
+        caption = caption[0]
+    return caption if isinstance(caption, str) else ""
+
+
+def stem(name: str) -> str:
+    """A video's id: its path without the suffix."""
+    return PurePosixPath(name).with_suffix("").as_posix()

@@ -1,0 +1,179 @@
+"""Owns what is on the disk of a preprocessing: part files, and the records that say which entries they settle. Must not encode.
+
+A record is published after its parts, so what has no record was never written: a job that is cut short anywhere, by whatever, loses
+the open parts and nothing else, and repeats nothing. Entries are numbered 0 … n - 1; a record settles a range of them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..data.parquet_schema import FOLDER, PartFile, Storable
+from ..errors import UserError
+from ..files import publish_json
+from .clips import Rejected
+
+HIDDEN = ".preprocess"
+"""Below the output: settings.json and the records."""
+HOLDOUT = "holdout"
+REPORT = "report.json"
+_RECORDS = "records"
+
+
+@dataclass
+class Record:
+    """Entries `first` … `last`: the parts that hold them (path below the output -> bytes), and those that could not be used."""
+
+    first: int
+    last: int
+    parts: dict[str, int] = field(default_factory=dict)
+    written: int = 0
+    holdout: int = 0
+    problems: list[dict[str, str]] = field(default_factory=list)
+    cropped: list[dict[str, Any]] = field(default_factory=list)
+    latents: list[int] = field(default_factory=list)
+    """[C, T, H, W] of the first sample, where it is of clips."""
+
+
+class Shards:
+    """One rank's output, entry by entry in rising order. `before_publish` may end the process: a later attempt has taken over."""
+
+    def __init__(self, output: Path, worker: int, rows_per_file: int, before_publish: Callable[[], None] = lambda: None) -> None:
+        self._output, self._rows_per_file, self._before_publish = output, rows_per_file, before_publish
+        self._folder = Path(FOLDER) / f"worker_{worker:04d}"
+        self._open: Record | None = None
+        self._parts: dict[str, PartFile] = {}
+        self.records: list[Record] = []
+
+    def write(self, index: int, sample: Storable, *, holdout: bool = False) -> None:
+        record = self._at(index)
+        below = (Path(HOLDOUT) if holdout else Path()) / self._folder / f"part-{record.first:08d}.parquet"
+        if below.as_posix() not in self._parts:
+            self._parts[below.as_posix()] = PartFile(self._output / below, sample.schema)
+        row = sample.row()
+        self._parts[below.as_posix()].write(row)
+        sizes = row.get("vae_latent_shape")
+        if isinstance(sizes, list) and not record.latents:
+            record.latents = sizes
+        record.written, record.holdout = record.written + 1, record.holdout + holdout
+        if record.written == self._rows_per_file:
+            self.publish()
+
+    def reject(self, index: int, name: str, problem: Rejected) -> None:
+        self._at(index).problems.append({"name": name, "reason": problem.reason, "text": problem.text})
+
+    def note_crop(self, index: int, name: str, kept: float) -> None:
+        self._at(index).cropped.append({"name": name, "kept": round(kept, 3)})
+
+    def _at(self, index: int) -> Record:
+        """The open record, which now settles the entry, too."""
+        if self._open is not None and index > self._open.last + 1:
+            self.publish()
+        if self._open is None:
+            self._open = Record(index, index)
+        self._open.last = index
+        return self._open
+
+    def publish(self) -> None:
+        """What is open gets its names: first the parts, then the record that counts them."""
+        if self._open is None:
+            return
+        self._before_publish()
+        record, self._open = self._open, None
+        record.parts = {below: part.publish() for below, part in self._parts.items()}
+        self._parts = {}
+        publish_json(self._output / HIDDEN / _RECORDS / f"{record.first:08d}-{record.last:08d}.json", asdict(record))
+        self.records.append(record)
+
+    def abandon(self) -> None:
+        for part in self._parts.values():
+            part.abandon()
+        self._open, self._parts = None, {}
+
+
+def claim(output: Path, settings: dict[str, Any]) -> None:
+    """The output belongs to a preprocessing with these settings; UserError where it belongs to another."""
+    marker = output / HIDDEN / "settings.json"
+    try:
+        found = json.loads(marker.read_text())
+    except FileNotFoundError:
+        if any(output.rglob("*.parquet")):
+            hint = "use another output, or remove it"
+            raise UserError(f"the output {output} holds parquet files that this preprocessing did not write", hint) from None
+        publish_json(marker, settings)
+        return
+    except ValueError as error:
+        raise UserError(f"{marker} is not JSON", "remove the output to make it anew") from error
+    if found != settings and not any((output / HIDDEN / _RECORDS).glob("*.json")):
+        publish_json(marker, settings)  # nothing was written with the others
+    elif found != settings:
+        differ = sorted(key for key in {*found, *settings} if found.get(key) != settings.get(key))
+        told = ", ".join(f"{key} was {found.get(key)!r}, is now {settings.get(key)!r}" for key in differ)
+        raise UserError(f"the output {output} was begun with other settings or another source: {told}", "use another output, or remove it")
+
+
+def settled(output: Path, warn: Callable[[str], None]) -> list[Record]:
+    """The records that hold, by first entry. Parts that no record counts are removed, and so is a record whose parts are not whole."""
+    for path in (output / HIDDEN).rglob(".*.tmp"):
+        path.unlink()  # a job was killed before the name was right
+    kept: list[Record] = []
+    for path in sorted((output / HIDDEN / _RECORDS).glob("*.json")):
+        record = _record(path)
+        if record is None or (kept and record.first <= kept[-1].last) or not _whole(output, record):
+            warn(f"{path.stem.replace('-', ' to ')}: parts are missing or damaged, and made again")
+            path.unlink()
+        else:
+            kept.append(record)
+    counted = {output / part for record in kept for part in record.parts}
+    for folder in (output / FOLDER, output / HOLDOUT / FOLDER):
+        for path in (*folder.rglob("part-*.parquet"), *folder.rglob(".part-*.parquet.tmp")):
+            if path not in counted:
+                path.unlink()
+    return kept
+
+
+def _record(path: Path) -> Record | None:
+    try:
+        return Record(**json.loads(path.read_text()))
+    except (ValueError, TypeError):
+        return None
+
+
+def _whole(output: Path, record: Record) -> bool:
+    try:
+        return all((output / part).stat().st_size == size for part, size in record.parts.items())
+    except FileNotFoundError:
+        return False
+
+
+def remaining(total: int, records: Iterable[Record]) -> list[int]:
+    """The entries that no record settles."""
+    done = bytearray(total)
+    for record in records:
+        done[record.first : record.last + 1] = b"\1" * (record.last + 1 - record.first)
+    return [index for index in range(total) if not done[index]]
+
+
+def share(indices: list[int], rank: int, world_size: int) -> list[int]:
+    """A rank's part: neighbours stay together, as they stand in one file or row group."""
+    return indices[len(indices) * rank // world_size : len(indices) * (rank + 1) // world_size]
+
+
+def summary(total: int, records: Iterable[Record]) -> dict[str, Any]:
+    """What report.json says."""
+    by_place = sorted(records, key=lambda record: record.first)
+    problems = [problem for record in by_place for problem in record.problems]
+    return {
+        "entries": total,
+        "written": sum(record.written for record in by_place),
+        "holdout": sum(record.holdout for record in by_place),
+        "rejected": dict(sorted(Counter(problem["reason"] for problem in problems).items())),
+        "problems": problems,
+        "heavy_crops": [crop for record in by_place for crop in record.cropped],
+        "latents": next((record.latents for record in by_place if record.latents), None),
+    }

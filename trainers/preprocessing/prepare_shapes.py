@@ -1,0 +1,113 @@
+"""Owns making a run's data on first use: a whole folder, published by one rename. Must not overwrite what is already there.
+
+Two runs may do it at once: each works in a folder of its own, the first rename wins, and the other takes what it finds.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import secrets
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..config.data import DataConfig, ShapesConfig
+from ..errors import UserError
+from ..files import sync
+from ..models.codecs import shapes
+from .clips import Settings
+from .video_task import preprocess
+
+MARKER = "prepared.json"
+"""In a prepared folder: the settings that made it."""
+_VERSION = 1
+"""Raised when the same settings come to make other data."""
+
+
+def ensure(config: DataConfig, *, report: Callable[[str, int], None]) -> None:
+    """Makes the data at `config.path` if `config.prepare` is set and it is not there yet. `report` gets (what is done, count)."""
+    if config.prepare is None:
+        return
+    if not isinstance(config.path, str):
+        raise UserError("data.prepare makes one folder, but data.path names several", "prepare: null, or one path")
+    target, wanted = Path(config.path).resolve(), {"version": _VERSION, **config.prepare.model_dump(mode="json")}
+    if _is_there(target, wanted):
+        return
+    if config.latent_shape != (shapes.NUM_FRAMES, 4, 4):
+        raise UserError(
+            f"data.prepare makes clips of {shapes.NUM_FRAMES} frames of {shapes.SIZE}x{shapes.SIZE}, "
+            f"but data asks for {config.num_frames} of {config.height}x{config.width} with vae_stride {list(config.vae_stride)}",
+            f"num_frames: {shapes.NUM_FRAMES}, height: {shapes.SIZE}, width: {shapes.SIZE}, vae_stride: {list(shapes.VAE_STRIDE)}",
+        )
+    try:
+        _make_and_publish(config.prepare, target, wanted, report)
+    except OSError as error:
+        raise UserError(f"cannot make the data at {target}: {error.strerror or error}", "data.path must be on a disk with room") from error
+
+
+def _is_there(target: Path, wanted: dict[str, Any]) -> bool:
+    try:
+        found = json.loads((target / MARKER).read_text())
+    except ValueError as error:
+        raise UserError(f"{target / MARKER} is not JSON", "remove the folder to make it anew") from error
+    except NotADirectoryError as error:
+        raise UserError(f"data.path {target} is not a folder") from error
+    except OSError:
+        if target.is_dir() and any(target.iterdir()):
+            raise UserError(
+                f"{target} exists and was not made by data.prepare", "set data.prepare: null to train on it as it is, or another data.path"
+            ) from None
+        return False
+    if found != wanted:
+        raise UserError(f"{target} was made with other settings: {_differences(found, wanted)}", "use another data.path, or remove it")
+    return True
+
+
+def _differences(found: Any, wanted: dict[str, Any]) -> str:
+    if not isinstance(found, dict):
+        return "its marker is not a mapping"
+    keys = sorted(k for k in {*found, *wanted} if found.get(k) != wanted.get(k))
+    return ", ".join(f"{k} is {found.get(k)!r}, this run asks for {wanted.get(k)!r}" for k in keys)
+
+
+def _make_and_publish(prepare: ShapesConfig, target: Path, wanted: dict[str, Any], report: Callable[[str, int], None]) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    temporary.mkdir()
+    try:
+        _make(prepare, temporary, report)
+        (temporary / MARKER).write_text(json.dumps(wanted))
+        sync(temporary / MARKER)
+        sync(temporary)
+        _publish(temporary, target, wanted)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _make(prepare: ShapesConfig, folder: Path, report: Callable[[str, int], None]) -> None:
+    clips = shapes.write_clips(
+        folder, repeats=prepare.repeats, upscale=prepare.upscale, report=lambda count: report("writing clips", count)
+    )
+    settings = Settings(shapes.NUM_FRAMES, shapes.SIZE, shapes.SIZE, shapes.FPS)
+    summary = preprocess(
+        folder,
+        folder,
+        shapes.ShapesCodec(),
+        settings,
+        report=lambda count: report("encoding clips", count),
+        validation_prompts=list(dict.fromkeys(mode.caption for mode in shapes.MODES)),
+    )
+    if summary["written"] != clips:
+        first = summary["problems"][0]
+        raise UserError(f"{clips - summary['written']} of {clips} clips just written cannot be read: {first['name']}: {first['text']}")
+
+
+def _publish(temporary: Path, target: Path, wanted: dict[str, Any]) -> None:
+    try:
+        temporary.rename(target)  # an empty folder gives way, one with anything in it does not
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY) or not _is_there(target, wanted):
+            raise
+    sync(target.parent)

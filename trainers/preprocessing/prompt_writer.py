@@ -1,0 +1,54 @@
+"""Owns prompts.safetensors: the embeddings that no sample holds, and whose they are. Must not load an encoder.
+
+Keys: `empty`, `negative`, `validation.000`, …, each [L, D] float32. Metadata: `texts`, JSON of {key: prompt}, and `encoder`, the text
+encoder's digest; so a run can tell which prompts it shows, and that data of two encoders are not mixed. data/prompts.py reads it.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+
+from ..config.programs.preprocess import DEFAULT_NEGATIVE
+from ..data.parquet_schema import PROMPTS
+from ..files import sync
+from ..models.codecs.base import Codec
+
+
+def texts(codec: Codec, negative: str = DEFAULT_NEGATIVE, validation: list[str] | None = None) -> dict[str, str]:
+    """The prompt of each key."""
+    shown = {f"validation.{number:03d}": text for number, text in enumerate(validation or [])}
+    return {"empty": "", "negative": codec.negative_prompt if negative == DEFAULT_NEGATIVE else negative, **shown}
+
+
+def write(output: Path, codec: Codec, wanted: dict[str, str], encoder: str) -> None:
+    """Into `output`, which is made if need be."""
+    plain = {key: codec.encode_text(text).float().cpu().contiguous() for key, text in wanted.items()}
+    output.mkdir(parents=True, exist_ok=True)
+    metadata = {"texts": json.dumps(wanted, ensure_ascii=False), "encoder": encoder}
+    _publish(output / PROMPTS, safetensors.torch.save(plain, metadata))
+
+
+def copy(source: Path, output: Path) -> None:
+    """Of data that is written again."""
+    _publish(output / PROMPTS, source.read_bytes())
+
+
+def _publish(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_bytes(content)
+    sync(temporary)
+    temporary.rename(path)
+    sync(path.parent)
+
+
+def holds(path: Path, wanted: dict[str, str]) -> bool:
+    """Whether the file is there, with embeddings of these texts."""
+    try:
+        with safetensors.safe_open(str(path), framework="pt") as file:
+            return bool(json.loads((file.metadata() or {})["texts"]) == wanted)
+    except (OSError, KeyError, ValueError, safetensors.SafetensorError):
+        return False

@@ -1,0 +1,76 @@
+"""Owns the loop over a task's entries: each is written or rejected, and a notice ends it between two. Must not know any task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Protocol
+
+from ..data.parquet_schema import Storable
+from .clips import Rejected
+from .output_shards import Shards
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of an entry; `kept` is the share of its picture that is left."""
+
+    result: Storable | Rejected
+    holdout: bool = False
+    kept: float = 1.0
+
+
+class Task(Protocol):
+    """What turns entries into rows."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Of the entries, for a person: entry i is names[i]."""
+
+    def outcomes(self, indices: Sequence[int], waiting: Callable[[], None]) -> Generator[Outcome, None, None]:
+        """One an entry, in order. `waiting` is called now and then while one takes long; it may raise."""
+
+
+class Stopped(Exception):
+    """A notice came while an entry was waited for."""
+
+
+def work(
+    task: Task,
+    shards: Shards,
+    indices: Sequence[int],
+    *,
+    done: Callable[[int], None],
+    stop: Callable[[], bool] = lambda: False,
+    warn_crop: float = 1.0,
+) -> bool:
+    """Whether it got to the end; what was done is published either way. `done` gets the number of entries done."""
+
+    def waiting() -> None:
+        if stop():
+            raise Stopped
+
+    try:
+        with closing(task.outcomes(indices, waiting)) as outcomes:
+            for number, (index, outcome) in enumerate(zip(indices, outcomes, strict=True), 1):
+                _settle(shards, index, task.names[index], outcome, warn_crop)
+                done(number)
+                waiting()
+    except Stopped:
+        shards.publish()
+        return False
+    except BaseException:
+        shards.abandon()
+        raise
+    shards.publish()
+    return True
+
+
+def _settle(shards: Shards, index: int, name: str, outcome: Outcome, warn_crop: float) -> None:
+    if isinstance(outcome.result, Rejected):
+        shards.reject(index, name, outcome.result)
+        return
+    shards.write(index, outcome.result, holdout=outcome.holdout)
+    if outcome.kept < 1 - warn_crop:
+        shards.note_crop(index, name, outcome.kept)

@@ -1,0 +1,276 @@
+"""Owns validation during training: videos of fixed prompts and noise, a loss at fixed noise levels. Must not change the training.
+
+Weights are swapped and put back bit by bit, no generator of the training is touched, and every rank makes the same number of forward
+passes. What is made is published as RUN/samples/step-XXXXXXXX/: NNN.mp4, sheet.png and validation.json.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..config import TrainConfig
+from ..control import Control
+from ..data.dataset import ParquetDataset, statistics
+from ..diffusion.flow_schedule import FlowSchedule
+from ..diffusion.losses import velocity_loss
+from ..distributed.collectives import RankGroup
+from ..distributed.mesh import ParallelContext, drop_gathered
+from ..errors import UserError
+from ..files import fsync_path
+from ..inference import generation, prompt_encoding, settings, video_files
+from ..inference.prompt_encoding import Embedded
+from ..models.base import ModelBase
+from ..optim.ema import EMACallback
+from ..seeding import derived_seed
+
+_ROLE = "student"
+_FILE = "validation.json"
+_HOLDOUT = "holdout"
+Numbers = dict[str, float]
+
+
+class _Stopped(Exception):
+    """A stop notice came: raised on all ranks at the same step of a sampler."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """`numbers` for the step's record; the files of rank 0's folder, where there are any: (prompt, mp4)."""
+
+    numbers: Numbers
+    sheet: Path | None
+    videos: list[tuple[str, Path]]
+
+
+class Validation:
+    """Made by all ranks at once, before any network is: prompts may need a text encoder's memory."""
+
+    def __init__(self, train: TrainConfig, run_dir: Path, place: ParallelContext, control: Control) -> None:
+        assert train.callbacks.validation is not None
+        self.config, self._train, self._place, self._control = train.sampling(), train, place, control
+        self._samples, self._peers = run_dir / "samples", RankGroup(control)
+        self._averaged = _use_averages(train)
+        self._sampling = settings.sampling_of(train, self.config, len(statistics(train.data)[0]))
+        self._reference = prompt_encoding.model_reference(train, self.config.model, _ROLE)
+        self._schedule = FlowSchedule(train.flow_shift, place.device)
+        self._prompts, self._negative = self._embedded() if self.config.videos else ([], None)
+        self._held_out = self._open_held_out()
+        self._ticks = 0
+        self.cut_off = False
+        """Whether a stop notice ended the last one."""
+
+    def due(self, step: int) -> bool:
+        return step > 0 and (step % self.config.every_steps == 0 or step == self._train.max_steps)
+
+    def stored(self, step: int) -> Outcome | None:
+        """What an earlier attempt found at this step; the same answer on all ranks."""
+        return self._peers.from_rank_0(lambda: _read(self._folder(step)))
+
+    def run(self, step: int, model: ModelBase, ema: EMACallback | None) -> Outcome | None:
+        """Collective. None where a stop notice ended it."""
+        try:
+            with _still(model), ema.in_place_of_weights(_ROLE) if self._averaged and ema is not None else nullcontext():
+                numbers = self._loss(model) if self._held_out is not None else {}
+                latents = self._latents(model) if self._prompts else {}
+        except _Stopped:
+            self.cut_off = True
+            return None
+        return self._publish(step, numbers, latents)
+
+    # --- the loss
+
+    def _open_held_out(self) -> ParquetDataset | None:
+        asked = self.config.loss
+        if asked is None or self._train.method.needs != "latents":
+            return None
+        beside = [Path(folder) / _HOLDOUT for folder in self._train.data.folders] + [
+            Path(folder).parent / _HOLDOUT for folder in self._train.data.folders
+        ]
+        found = [str(folder) for folder in beside if folder.is_dir() and any(folder.rglob("*.parquet"))]
+        path: Any = asked.path or (found[0] if found else self._train.data.path)
+        return ParquetDataset(self._train.data.model_copy(update={"path": path, "text_dropout": 0.0}), self._train.seed)
+
+    def _loss(self, model: ModelBase) -> Numbers:
+        """validation_loss, and validation_loss_STEP at each noise level: means over the held-out samples."""
+        assert self.config.loss is not None and self._held_out is not None
+        steps = self.config.loss.steps
+        pairs = [(i, level) for i in range(min(self.config.loss.num_samples, len(self._held_out))) for level in range(len(steps))]
+        sums = torch.zeros(2, len(steps), dtype=torch.float64, device=self._place.device)
+        for index, level, counts in self._share(pairs):
+            value = self._pair_loss(model, index, steps[level])
+            sums[:, level] += counts * torch.stack([value.double(), torch.ones_like(value, dtype=torch.float64)])
+            self._tick()
+        losses, weights = self._place.mean(sums).tolist()
+        by_step = [loss / weight for loss, weight in zip(losses, weights, strict=True)]
+        single = {f"validation_loss_{step}": loss for step, loss in zip(steps, by_step, strict=True)}
+        return {"validation_loss": sum(by_step) / len(by_step), **single}
+
+    def _share(self, work: list[Any]) -> Iterator[tuple[Any, ...]]:
+        """This rank's part of `work`, and whether it counts: all ranks get equally many, the last ones again what others have."""
+        ranks, mine = self._place.data_parallel, self._place.data_rank
+        for start in range(0, len(work), ranks):
+            yield *work[min(start + mine, len(work) - 1)], int(start + mine < len(work))
+
+    @torch.no_grad()
+    def _pair_loss(self, model: ModelBase, index: int, step: int) -> Tensor:
+        assert self._held_out is not None
+        row = self._held_out[(0, index)]
+        mean, std = (values.reshape(-1, 1, 1, 1) for values in statistics(self._train.data))
+        clean = ((row["latents"] - mean) / std).transpose(0, 1)[None]
+        generator = torch.Generator().manual_seed(derived_seed("validation", self.config.seed, index, step))
+        noise = torch.randn(clean.shape, generator=generator).to(model.device)
+        clean, timesteps = clean.to(model.device), torch.tensor([self._schedule.warp(step)], device=model.device)
+        velocity = model.predict_velocity(
+            self._schedule.add_noise(clean, noise, timesteps), timesteps, row["prompt"][None].to(model.device)
+        )
+        return velocity_loss(velocity, noise, clean)
+
+    # --- the videos
+
+    def _embedded(self) -> tuple[list[Embedded], Embedded | None]:
+        """Encoded on rank 0 where nobody did before; all ranks get the same."""
+
+        def make() -> tuple[list[Embedded], Embedded | None]:
+            texts = prompt_encoding.validation_texts(self._train, self.config)
+            prompt_encoding.make_codec(self._reference, self._train, self._place.device, text=False, video=False)  # fails early
+
+            def codec() -> Any:
+                return prompt_encoding.make_codec(self._reference, self._train, self._place.device, text=True, video=False)
+
+            unguided = self.config.guidance_scale == 1
+            negative = None if unguided else prompt_encoding.negative_embedding(self._train, self.config.negative_prompt, codec)
+            embedded = prompt_encoding.embed(texts, self._train, codec) if texts else prompt_encoding.of_samples(self._train)
+            return embedded, negative
+
+        return self._peers.from_rank_0(make)
+
+    def _latents(self, model: ModelBase) -> dict[int, Tensor]:
+        """By the prompt's number: this rank's videos, as normalised latents [C, T, H, W]."""
+        negative = None if self._negative is None else self._negative.embedding
+        made = {}
+        for number, counts in self._share([(n,) for n in range(len(self._prompts))]):
+            prompt = self._prompts[number].embedding
+            latents = generation.latents(model, prompt, negative, self.config.seed + number, self._sampling, self._tick)
+            if counts:
+                made[number] = latents
+        return made
+
+    def _tick(self) -> None:
+        """A sign of life, and the moment at which all ranks look for a stop notice."""
+        self._ticks += 1
+        self._control.progress("validating", self._ticks)
+        if self._place.any_rank(self._control.stop_requested)[0]:
+            raise _Stopped
+
+    # --- files
+
+    def _publish(self, step: int, numbers: Numbers, latents: dict[int, Tensor]) -> Outcome:
+        """A disk that takes no samples is told and does not end the run."""
+        temporary, problem = self._peers.from_rank_0(lambda: self._open(step))
+        rows, problem = self._write(temporary, latents) if temporary is not None else ({}, problem)
+        everyone = self._peers.gather((rows, problem))
+        problems = [text for _, text in everyone if text]
+        strips = {number: strip for part, _ in everyone for number, strip in part.items()}
+        files = self._peers.from_rank_0(lambda: None if problems else self._finish(step, temporary, numbers, strips))
+        if files is None:
+            if self._place.rank == 0:
+                self._peers.warn(f"the samples of step {step} could not be written: {problems[0] if problems else 'no room'}")
+            return Outcome(numbers, None, [])
+        return _read(self._folder(step)) or Outcome(numbers, None, [])
+
+    def _open(self, step: int) -> tuple[Path | None, str]:
+        self._peers.end_if_superseded()
+        folder = self._samples / f".{self._folder(step).name}"
+        try:
+            shutil.rmtree(folder, ignore_errors=True)  # of an attempt that died
+            folder.mkdir(parents=True)
+            return folder, ""
+        except OSError as error:
+            return None, str(error)
+
+    def _write(self, folder: Path, latents: dict[int, Tensor]) -> tuple[dict[int, video_files.Pixels], str]:
+        """This rank's mp4s, and their rows of the contact sheet."""
+        strips: dict[int, video_files.Pixels] = {}
+        codec = prompt_encoding.make_codec(self._reference, self._train, self._place.device, text=False, video=True) if latents else None
+        try:
+            for number, values in latents.items():
+                assert codec is not None
+                video = generation.decode(codec, values, self._train)
+                fsync_path(video_files.write_mp4(folder / f"{number:03d}.mp4", video, self.config.fps))
+                strips[number] = video_files.contact_sheet([(self._prompts[number].text, video)])
+                self._control.progress("validating", self._ticks + len(strips))
+        except OSError as error:
+            return strips, str(error)
+        return strips, ""
+
+    def _finish(self, step: int, temporary: Path | None, numbers: Numbers, strips: dict[int, video_files.Pixels]) -> Path | None:
+        """Rank 0: the folder under its name, in place of one that an attempt before has left."""
+        assert temporary is not None
+        target = self._folder(step)
+        try:
+            if strips:
+                video_files.write_png(temporary / "sheet.png", video_files.stacked([strips[number] for number in sorted(strips)]))
+            videos = {f"{number:03d}.mp4": self._prompts[number].text for number in sorted(strips)}
+            (temporary / _FILE).write_text(
+                json.dumps({"step": step, "numbers": numbers, "videos": videos, **self._told()}, indent=1) + "\n"
+            )
+            fsync_path(temporary / _FILE)
+            fsync_path(temporary)
+            self._peers.end_if_superseded()
+            shutil.rmtree(target, ignore_errors=True)
+            temporary.rename(target)
+            fsync_path(self._samples)
+        except OSError:
+            shutil.rmtree(temporary, ignore_errors=True)
+            return None
+        return target
+
+    def _told(self) -> dict[str, Any]:
+        """What it takes to make the videos again."""
+        negative = None if self._negative is None else self._negative.text
+        return {"settings": self.config.model_dump(mode="json"), "negative_prompt": negative}
+
+    def _folder(self, step: int) -> Path:
+        return self._samples / f"step-{step:08d}"
+
+
+def _use_averages(train: TrainConfig) -> bool:
+    """Whether the averages are sampled from; UserError where there is nothing to validate."""
+    asked = train.callbacks.validation
+    if _ROLE not in train.models:
+        raise UserError(f"callbacks.validation samples from the role {_ROLE!r}, which this method lacks", "remove callbacks.validation")
+    return train.callbacks.ema is not None and (asked is None or asked.weights != "live")
+
+
+@contextmanager
+def _still(model: ModelBase) -> Iterator[None]:
+    """The network as it is for sampling."""
+    networks = list(model.networks.values())
+    training = [network.training for network in networks]
+    for network in networks:
+        network.eval()
+    try:
+        yield
+    finally:
+        for network, before in zip(networks, training, strict=True):
+            network.train(before)
+            drop_gathered(network)
+
+
+def _read(folder: Path) -> Outcome | None:
+    try:
+        found = json.loads((folder / _FILE).read_text())
+        videos = [(str(text), folder / str(name)) for name, text in found["videos"].items()]
+        sheet = folder / "sheet.png"
+        return Outcome(dict(found["numbers"]), sheet if sheet.exists() else None, videos)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
