@@ -84,15 +84,15 @@ def _measured(folder: Path, deadline: float, dry_run: bool) -> Report:
         from trainers.config.parallel import ParallelConfig
         from trainers.distributed import mesh
 
-        place = mesh.start(ParallelConfig())
-        networks = _group("networks", lambda: cuda_checks.rows(place, small=dry_run))
+        parallel = mesh.start(ParallelConfig())
+        networks = _group("networks", lambda: cuda_checks.rows(parallel, small=dry_run))
         report.checks = [*runs.result(), *networks]
 
     def figures() -> list[Check]:
-        report.matmul_tflops, report.figures = cuda_figures.rows(place, deadline, small=dry_run)
+        report.matmul_tflops, report.figures = cuda_figures.rows(parallel, deadline, small=dry_run)
         return []
 
-    report.checks += _group("checkpoint", lambda: cuda_checkpoint.rows(place, folder / "checkpoints", small=dry_run))
+    report.checks += _group("checkpoint", lambda: cuda_checkpoint.rows(parallel, folder / "checkpoints", small=dry_run))
     report.checks += _group("figures", figures)
     mesh.stop()
     return report

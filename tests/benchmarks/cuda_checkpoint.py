@@ -30,7 +30,7 @@ _SAVES = 2
 """The first pins the memory that the others use."""
 
 
-def rows(place: ParallelContext, folder: Path, *, small: bool) -> list[Check]:
+def rows(parallel: ParallelContext, folder: Path, *, small: bool) -> list[Check]:
     architecture = WanArchitecture.model_validate(TINY if small else {"num_layers": LAYERS})
     sizes = Sizes(architecture, (3, 8, 8), 6) if small else Sizes(architecture, (3, *LATENTS[1:]), PROMPT)
     try:
@@ -38,15 +38,15 @@ def rows(place: ParallelContext, folder: Path, *, small: bool) -> list[Check]:
             checked(
                 f"asynchronous checkpoint of a Wan of {architecture.num_layers} layers, trained on meanwhile and loaded again",
                 "bitwise, verified",
-                lambda: _saved_and_loaded(place, folder, sizes),
+                lambda: _saved_and_loaded(parallel, folder, sizes),
             )
         ]
     finally:
         release()
 
 
-def _saved_and_loaded(place: ParallelContext, folder: Path, sizes: Sizes) -> tuple[str, bool]:
-    bench = Bench(train_block(Case("", student={"activation_checkpointing": "full"}), sizes.architecture), sizes, place)
+def _saved_and_loaded(parallel: ParallelContext, folder: Path, sizes: Sizes) -> tuple[str, bool]:
+    bench = Bench(train_block(Case("", student={"activation_checkpointing": "full"}), sizes.architecture), sizes, parallel)
     checkpointer = Checkpointer(folder, CheckpointConfig(), control=Control({}), facts={}, config_digest="")
     try:
         saves = [_save(bench, checkpointer, number) for number in range(1, _SAVES + 1)]

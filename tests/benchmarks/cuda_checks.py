@@ -78,21 +78,21 @@ VARIANTS = (
 )
 
 
-def rows(place: ParallelContext, *, small: bool) -> list[Check]:
+def rows(parallel: ParallelContext, *, small: bool) -> list[Check]:
     """small: without what a CPU takes long for (compiling, peft's import), and one of a kind."""
-    side, reference = (SMALL_SIDE if small else SIDE), on_cpu(place)
+    side, reference = (SMALL_SIDE if small else SIDE), on_cpu(parallel)
     chosen = [variant for variant in VARIANTS if variant.cheap or not small]
     with without_tf32():
-        found = [_against_cpu(variant, place, reference, side) for variant in chosen]
-        return found + _attention(place, small)
+        found = [_against_cpu(variant, parallel, reference, side) for variant in chosen]
+        return found + _attention(parallel, small)
 
 
-def on_cpu(place: ParallelContext) -> ParallelContext:
+def on_cpu(parallel: ParallelContext) -> ParallelContext:
     """A world of one beside it."""
-    if place.device.type == "cpu":
-        return place
+    if parallel.device.type == "cpu":
+        return parallel
     mesh = init_device_mesh("cpu", (1, 1, 1), mesh_dim_names=("replicate", "shard", "sequence"))
-    return ParallelContext(torch.device("cpu"), 0, 1, mesh, place.control_group)
+    return ParallelContext(torch.device("cpu"), 0, 1, mesh, parallel.control_group)
 
 
 @contextmanager
@@ -120,12 +120,12 @@ Outcome = tuple[Tensor, dict[str, Tensor]]
 """Velocity and gradients by parameter, in float64 on the CPU."""
 
 
-def _against_cpu(variant: Variant, place: ParallelContext, reference: ParallelContext, side: int) -> Check:
+def _against_cpu(variant: Variant, parallel: ParallelContext, reference: ParallelContext, side: int) -> Check:
     forward, backward = LIMITS[variant.precision]
 
     def make() -> tuple[str, bool]:
         wanted = _reference(variant.family, "lora" in variant.model, variant.streamed, reference, side)
-        found = _outcome(variant, place, side)
+        found = _outcome(variant, parallel, side)
         errors = relative(found[0], wanted[0]), _worst(found[1], wanted[1])
         return f"{errors[0]:.1e}, gradients {errors[1]:.1e}", errors[0] <= forward and errors[1] <= backward
 
@@ -136,14 +136,14 @@ def _against_cpu(variant: Variant, place: ParallelContext, reference: ParallelCo
 
 
 @cache
-def _reference(family: str, adapted: bool, streamed: bool, place: ParallelContext, side: int) -> Outcome:
+def _reference(family: str, adapted: bool, streamed: bool, parallel: ParallelContext, side: int) -> Outcome:
     section: dict[str, Any] = {**({"lora": ADAPTERS} if adapted else {}), **(WINDOW if streamed else {})}
-    return _outcome(Variant("", family, model=section, streamed=streamed), place, side)
+    return _outcome(Variant("", family, model=section, streamed=streamed), parallel, side)
 
 
-def _outcome(variant: Variant, place: ParallelContext, side: int) -> Outcome:
-    model = _network(variant, place)
-    noisy, noise, prompt, timesteps = (part.to(place.device) for part in _inputs(variant.family, side))
+def _outcome(variant: Variant, parallel: ParallelContext, side: int) -> Outcome:
+    model = _network(variant, parallel)
+    noisy, noise, prompt, timesteps = (part.to(parallel.device) for part in _inputs(variant.family, side))
     predict = partial(_streamed, model) if variant.streamed else model.predict_velocity
     velocity = predict(noisy, timesteps, prompt)
     losses.velocity_loss(velocity, noise, noisy).backward()
@@ -162,7 +162,7 @@ def _streamed(model: Any, noisy: Tensor, timesteps: Tensor, prompt: Tensor) -> T
     return torch.cat(found, 1)
 
 
-def _network(variant: Variant, place: ParallelContext) -> Any:
+def _network(variant: Variant, parallel: ParallelContext) -> Any:
     cls: Any = model_class(variant.family)
     section = {"architecture": ARCHITECTURE, **variant.model}
     if variant.family == "causal-wan":
@@ -170,7 +170,7 @@ def _network(variant: Variant, place: ParallelContext) -> Any:
     from trainers.config.models import causal_wan, wan
 
     config = (causal_wan if variant.family == "causal-wan" else wan).Config.model_validate(section)
-    model = cls(config, "student", trainable=True, precision=variant.precision, seed=1, parallel=place, load_weights=True)
+    model = cls(config, "student", trainable=True, precision=variant.precision, seed=1, parallel=parallel, load_weights=True)
     _spread_adapters(model.transformer)
     return model
 
@@ -212,14 +212,14 @@ def _worst(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> float:
 # --- flex_attention
 
 
-def _attention(place: ParallelContext, small: bool) -> list[Check]:
+def _attention(parallel: ParallelContext, small: bool) -> list[Check]:
     frames, tokens, head_dim = (4, 17, 16) if small else (7, 91, 64)
     found = []
     for forcing in (True,) if small else (False, True):
         for precision in LIMITS if not small else ("fp32",):
             forward, backward = LIMITS[precision]
             name = f"flex_attention against a dense mask, {'teacher forcing' if forcing else 'block-causal'}, {precision}"
-            make = _flex(place.device, precision, frames, tokens, head_dim, forcing)
+            make = _flex(parallel.device, precision, frames, tokens, head_dim, forcing)
             found.append(checked(name, f"{forward:.0e}, {backward:.0e}", make))
             release()
     return found

@@ -82,12 +82,12 @@ CASES = (
 """In the order in which they may be left out when time runs short: the last first."""
 
 
-def rows(place: ParallelContext, deadline: float, *, small: bool) -> tuple[float, list[Figure]]:
+def rows(parallel: ParallelContext, deadline: float, *, small: bool) -> tuple[float, list[Figure]]:
     """(TFLOP/s of a large matrix product, figures). `deadline`, by time.monotonic(): what has not begun then is left out."""
     architecture = WanArchitecture.model_validate(TINY if small else {})
     latents, prompt = ((3, 8, 8), 6) if small else (LATENTS, PROMPT)
-    matmul = _matmul(place.device, 128 if small else _MATRIX)
-    found = _attention_rows(place.device, Sizes(architecture, latents, prompt), backward=not small)
+    matmul = _matmul(parallel.device, 128 if small else _MATRIX)
+    found = _attention_rows(parallel.device, Sizes(architecture, latents, prompt), backward=not small)
     for case in CASES:
         if small and {"compile", "lora"} & case.student.keys():
             continue
@@ -96,7 +96,7 @@ def rows(place: ParallelContext, deadline: float, *, small: bool) -> tuple[float
             continue
         sizes = Sizes(architecture, latents, prompt, per_block=case.per_block)
         tell(f"{case.name}: {sizes.tokens} tokens")
-        found.append(_tolerant(case.name, lambda case=case, sizes=sizes: _training(case, sizes, place)))  # type: ignore[misc]
+        found.append(_tolerant(case.name, lambda case=case, sizes=sizes: _training(case, sizes, parallel)))  # type: ignore[misc]
         release()
     return matmul, found
 
@@ -117,13 +117,13 @@ def _tolerant(name: str, make: Callable[[], Figure]) -> Figure:
 class Bench:
     """A method on this device, with its student's random weights, and the steps that the trainer would make with it."""
 
-    def __init__(self, train: dict[str, Any], sizes: Sizes, place: ParallelContext) -> None:
+    def __init__(self, train: dict[str, Any], sizes: Sizes, parallel: ParallelContext) -> None:
         self.config = TrainConfig.model_validate(train)
-        roles = {role: _on_device(model, role, self.config, place) for role, model in sorted(self.config.models.items())}
+        roles = {role: _on_device(model, role, self.config, parallel) for role, model in sorted(self.config.models.items())}
         self.method: TrainingMethod = method_class(self.config.method.kind)(self.config, roles)
         self.method.on_train_start()
         self.method.seed_optimizer_state_for_resume()
-        self.batch, self.iteration = _batch(sizes, place.device), 0
+        self.batch, self.iteration = _batch(sizes, parallel.device), 0
 
     def step(self) -> None:
         """As Trainer._train_step, but for what is logged."""
@@ -155,31 +155,31 @@ def train_block(case: Case, architecture: WanArchitecture) -> dict[str, Any]:
     }
 
 
-def _training(case: Case, sizes: Sizes, place: ParallelContext) -> Figure:
-    if place.device.type == "cuda":
+def _training(case: Case, sizes: Sizes, parallel: ParallelContext) -> Figure:
+    if parallel.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     started = time.monotonic()
-    bench = Bench(train_block(case, sizes.architecture), sizes, place)
+    bench = Bench(train_block(case, sizes.architecture), sizes, parallel)
     for _ in range(WARM_UP):
         bench.step()
-    wait(place.device)
+    wait(parallel.device)
     ready_s = time.monotonic() - started
-    step_s = _median_s(bench.step, place.device, STEPS, ENOUGH_S)
+    step_s = _median_s(bench.step, parallel.device, STEPS, ENOUGH_S)
     return Figure(case.name, step_s, sizes.batch * sizes.tokens, case.flops(sizes), _peak_gb(), f"ready after {ready_s:.0f} s")
 
 
-def _on_device(model: Any, role: str, config: TrainConfig, place: ParallelContext) -> ModelBase:
+def _on_device(model: Any, role: str, config: TrainConfig, parallel: ParallelContext) -> ModelBase:
     """Drawing 1.4 billion numbers on one CPU core, as training from nothing does, would take longer than the steps."""
     family: Any = model_class(model.family)
 
     class OnDevice(family):  # type: ignore[misc]
         def _random(self, seed: int) -> nn.Module:
-            with torch.device(place.device):
+            with torch.device(parallel.device):
                 drawn: nn.Module = super()._random(seed)
             return drawn
 
     made: ModelBase = OnDevice(
-        model, role, trainable=role in config.optimizers, precision=config.precision, seed=config.seed, parallel=place, load_weights=True
+        model, role, trainable=role in config.optimizers, precision=config.precision, seed=config.seed, parallel=parallel, load_weights=True
     )
     return made
 

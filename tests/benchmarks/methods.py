@@ -47,11 +47,11 @@ KEEP = {"MALLOC_TRIM_THRESHOLD_": str(2**32), "MALLOC_MMAP_THRESHOLD_": str(2**3
 
 def main(rounds: int) -> int:
     torch.set_num_threads(1)
-    place = mesh.start(ParallelConfig())
+    parallel = mesh.start(ParallelConfig())
     kept, rows = True, []
     for rollout, interval in (("simulate", 1), ("simulate", 5), ("data_latent", 1)):
         with tempfile.TemporaryDirectory() as folder:
-            ours, bare, ratio = _dmd2(Path(folder), place, rollout, interval, rounds)
+            ours, bare, ratio = _dmd2(Path(folder), parallel, rollout, interval, rounds)
         name = f"DMD2, {rollout}, the student at every {'iteration' if interval == 1 else f'{interval}th'}"
         rows.append((name, ours, bare, ratio))
         kept &= ratio <= LIMIT
@@ -63,11 +63,11 @@ def main(rounds: int) -> int:
     return int(not kept)
 
 
-def _dmd2(folder: Path, place: Any, rollout: str, interval: int, rounds: int) -> tuple[float, float, float]:
+def _dmd2(folder: Path, parallel: Any, rollout: str, interval: int, rounds: int) -> tuple[float, float, float]:
     """Seconds of (`interval` iterations, the passes of these) each divided by interval, and their ratio: the least of all rounds,
     since whatever else the machine does only adds to either."""
     (folder / "run").mkdir()
-    trainer = Trainer(_config(_data(folder / "data"), rollout, interval), folder / "run", Control({}), place)
+    trainer = Trainer(_config(_data(folder / "data"), rollout, interval), folder / "run", Control({}), parallel)
     batch = next(trainer.batches)
 
     def iterations() -> None:

@@ -69,8 +69,8 @@ def main(rounds: int) -> int:
 
 def _model() -> CausalWan:
     config = Config.model_validate({"num_frames_per_block": PER_BLOCK, "architecture": ARCHITECTURE})
-    place = mesh.start(ParallelConfig())
-    return CausalWan(config, "student", trainable=False, precision="fp32", seed=0, parallel=place, load_weights=True)
+    parallel = mesh.start(ParallelConfig())
+    return CausalWan(config, "student", trainable=False, precision="fp32", seed=0, parallel=parallel, load_weights=True)
 
 
 def _timed(model: CausalWan, frames: int, window: Window | None, rounds: int) -> list[list[float]]:

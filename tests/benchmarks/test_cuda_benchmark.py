@@ -66,17 +66,17 @@ def test_a_figure_is_counted_from_its_seconds() -> None:
 
 
 @pytest.fixture(scope="module")
-def place() -> Iterator[ParallelContext]:
+def parallel() -> Iterator[ParallelContext]:
     with one_rank() as found:
         yield found
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
-def test_a_network_that_computes_otherwise_is_told(place: ParallelContext, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_network_that_computes_otherwise_is_told(parallel: ParallelContext, monkeypatch: pytest.MonkeyPatch) -> None:
     """bfloat16's own errors, held to float32's limits."""
     monkeypatch.setitem(cuda_checks.LIMITS, "bf16", cuda_checks.LIMITS["fp32"])
     monkeypatch.setattr(cuda_checks, "VARIANTS", (cuda_checks.Variant("bf16", "causal-wan", "bf16", cheap=True),))
-    network, attention = cuda_checks.rows(place, small=True)
+    network, attention = cuda_checks.rows(parallel, small=True)
     assert not network.kept and "e-03, gradients" in network.found
     assert attention.kept
 
@@ -91,11 +91,11 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
-def test_the_operations_of_a_step_are_those_that_torch_counts(place: ParallelContext, case: Case) -> None:
+def test_the_operations_of_a_step_are_those_that_torch_counts(parallel: ParallelContext, case: Case) -> None:
     """But for attention under a mask, which torch counts as if all pairs were computed, and what the formula leaves out."""
     architecture = WanArchitecture.model_validate(SIZES)
     sizes = Sizes(architecture, (4, 16, 16), 6, per_block=case.per_block)
-    bench = Bench(train_block(case, architecture), sizes, place)
+    bench = Bench(train_block(case, architecture), sizes, parallel)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counted:
         bench.step()
     unmasked = Sizes(architecture, (4, 16, 16), 6)

@@ -54,11 +54,13 @@ class Row:
 
 def run(config: Config, run_dir: Path, control: Control) -> int:
     """One rank's whole life."""
-    place = mesh.start(ParallelConfig())
-    if place.world_size > 1:
+    parallel = mesh.start(ParallelConfig())
+    if parallel.world_size > 1:
         raise UserError("an evaluation runs on one rank", "--ranks 1")
     try:
-        rows = [_row(name, row, config, place, _ticker(config, control, number)) for number, (name, row) in enumerate(config.rows.items())]
+        rows = [
+            _row(name, row, config, parallel, _ticker(config, control, number)) for number, (name, row) in enumerate(config.rows.items())
+        ]
     except _Stopped:
         mesh.stop()
         return EXIT_SAVED
@@ -83,9 +85,9 @@ def _ticker(config: Config, control: Control, number: int) -> Callable[[int, int
     return tick
 
 
-def _row(name: str, row: RowConfig, config: Config, place: ParallelContext, tick: Callable[[int, int], None]) -> Row:
+def _row(name: str, row: RowConfig, config: Config, parallel: ParallelContext, tick: Callable[[int, int], None]) -> Row:
     tick(0, 1)
-    found = network_of(Path(row.source), place, step=row.step, weights=row.weights, role=row.role)
+    found = network_of(Path(row.source), parallel, step=row.step, weights=row.weights, role=row.role)
     asked = SamplerOverrides(solver=row.solver, num_steps=row.num_steps, timesteps=row.timesteps, guidance_scale=row.guidance_scale)
     settings = asked.over(found.train)
     mean, std = statistics(found.train.data)

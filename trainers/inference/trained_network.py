@@ -34,12 +34,12 @@ class TrainedNetwork:
 
 
 def network_of(
-    folder: Path, place: ParallelContext, *, step: int | None = None, weights: Weights = "live", role: str = "student"
+    folder: Path, parallel: ParallelContext, *, step: int | None = None, weights: Weights = "live", role: str = "student"
 ) -> TrainedNetwork:
     """From a run's directory or an exported folder; UserError where it is neither. Collective."""
     if reader.is_run(folder):
         checkpoint = reader.open_checkpoint(folder, step)
-        return TrainedNetwork(restored(checkpoint, role, weights, place), checkpoint.config, checkpoint.step)
+        return TrainedNetwork(restored(checkpoint, role, weights, parallel), checkpoint.config, checkpoint.step)
     refuse_choice(folder, step, weights)
     told_of = training_of(folder)
     if told_of is None or not (folder / COMPONENT).is_dir():
@@ -51,7 +51,7 @@ def network_of(
         update={"init_from": str(folder), "revision": None, "architecture": None, "lora": None, "activation_checkpointing": "none"}
         | ({"experts": {}} if hasattr(train.models[trained_role], "experts") else {})
     )
-    model = built(own, trained_role, train, place, load_weights=True)
+    model = built(own, trained_role, train, parallel, load_weights=True)
     kept = train.model_copy(update={"models": {**train.models, trained_role: own.model_copy(update={"init_from": None})}})
     return TrainedNetwork(model, kept, made_at)
 
@@ -62,11 +62,11 @@ def refuse_choice(folder: Path, step: int | None, weights: Weights) -> None:
         raise UserError(f"{folder} is no run: --step and --weights choose among a run's checkpoints", "leave them out")
 
 
-def restored(checkpoint: Checkpoint, role: str, weights: Weights, place: ParallelContext) -> ModelBase:
+def restored(checkpoint: Checkpoint, role: str, weights: Weights, parallel: ParallelContext) -> ModelBase:
     """The role's network with a checkpoint's weights, as training and validation have it. Collective."""
     names = {network: checkpoint.names(role, weights, network) for network in checkpoint.networks(role)}  # fails early
     plain: Any = checkpoint.config.models[role].model_copy(update={"activation_checkpointing": "none", "compile": False})
-    model = built(plain, role, checkpoint.config, place, adapted=plain.adapted)
+    model = built(plain, role, checkpoint.config, parallel, adapted=plain.adapted)
     for network, module in model.networks.items():
         held = names[network]
         state = {held[name][0]: tensor for name, tensor in get_model_state_dict(module).items() if name in held}
@@ -76,10 +76,10 @@ def restored(checkpoint: Checkpoint, role: str, weights: Weights, place: Paralle
 
 
 def built(
-    config: Any, role: str, train: TrainConfig, place: ParallelContext, *, adapted: bool = False, load_weights: bool = False
+    config: Any, role: str, train: TrainConfig, parallel: ParallelContext, *, adapted: bool = False, load_weights: bool = False
 ) -> ModelBase:
     model = model_class(config.family)(
-        config, role, trainable=adapted, precision=train.precision, seed=train.seed, parallel=place, load_weights=load_weights
+        config, role, trainable=adapted, precision=train.precision, seed=train.seed, parallel=parallel, load_weights=load_weights
     )
     for network in model.networks.values():
         network.eval()

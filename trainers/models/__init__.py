@@ -26,7 +26,7 @@ def model_class(family: str) -> Callable[..., ModelBase]:
     return only_subclass(module, ModelBase)
 
 
-def build_role(train: TrainConfig, role: str, place: ParallelContext, *, load_weights: bool) -> ModelBase:
+def build_role(train: TrainConfig, role: str, parallel: ParallelContext, *, load_weights: bool) -> ModelBase:
     """A role's network as the configuration says. Collective."""
     section = train.models[role]
     return model_class(getattr(section, "family", "wan"))(
@@ -35,7 +35,7 @@ def build_role(train: TrainConfig, role: str, place: ParallelContext, *, load_we
         trainable=role in train.optimizers,
         precision=train.precision,
         seed=train.seed,
-        parallel=place,
+        parallel=parallel,
         load_weights=load_weights,
     )
 

@@ -48,17 +48,17 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 def run(config: Config, run_dir: Path, control: Control) -> int:
     """One rank's whole life. `run_dir` holds nothing of it: the output does, so that another run can go on there."""
-    place = mesh.start(ParallelConfig())
+    parallel = mesh.start(ParallelConfig())
     control.progress("loading", 0)
     with _room(Path(config.output)):
-        code = _Job(config, control, place).run()
+        code = _Job(config, control, parallel).run()
     mesh.stop()
     return code
 
 
 class _Job:
-    def __init__(self, config: Config, control: Control, place: mesh.ParallelContext) -> None:
-        self._config, self._control, self._place = config, control, place
+    def __init__(self, config: Config, control: Control, parallel: mesh.ParallelContext) -> None:
+        self._config, self._control, self._parallel = config, control, parallel
         self._peers = RankGroup(control)
         self._output = Path(config.output).expanduser()
         self._done = 0
@@ -69,12 +69,12 @@ class _Job:
         self._same_on_all_ranks(listing.digest)
         settled = self._settled(listing)
         left = output_shards.remaining(len(listing.names), settled)
-        mine = output_shards.share(left, self._place.rank, self._place.world_size)
+        mine = output_shards.share(left, self._parallel.rank, self._parallel.world_size)
         with ExitStack() as opened:
             task = self._task(listing, source, mine, opened)
-            finished = self._work(task, mine, (len(listing.names) - len(left)) // self._place.world_size)
-        self._place.on_first(lambda: None, lambda seconds: self._control.progress("finishing", seconds))
-        if self._place.any_rank(not finished)[0]:
+            finished = self._work(task, mine, (len(listing.names) - len(left)) // self._parallel.world_size)
+        self._parallel.on_first(lambda: None, lambda seconds: self._control.progress("finishing", seconds))
+        if self._parallel.any_rank(not finished)[0]:
             return EXIT_SAVED
         self._report(len(listing.names), settled)
         return EXIT_FINISHED
@@ -92,7 +92,7 @@ class _Job:
             output_shards.claim(self._output, settings)
             found.extend(output_shards.settled(self._output, self._warn))
 
-        self._place.on_first(look, self._waiting)
+        self._parallel.on_first(look, self._waiting)
         return self._peers.from_rank_0(lambda: found)
 
     def _task(self, listing: _Listing, source: Path, mine: list[int], opened: ExitStack) -> Task:
@@ -103,8 +103,8 @@ class _Job:
             decoders = Decoders(min(config.decoders, len(mine)), _clip(config), config.decode_limit_s)
             opened.callback(decoders.close)
         if config.model is not None:
-            codec = _codec(config.model, config.revision, config, self._place.device)
-        self._place.on_first(lambda: self._prompts(codec, source), self._waiting)
+            codec = _codec(config.model, config.revision, config, self._parallel.device)
+        self._parallel.on_first(lambda: self._prompts(codec, source), self._waiting)
         if task is not None:
             return task
         assert codec is not None
@@ -148,7 +148,7 @@ class _Job:
         def done(number: int) -> None:
             self._control.progress("preprocessing", before + number, max_steps=total)
 
-        out = Shards(self._output, self._place.rank, self._config.rows_per_file, self._peers.end_if_superseded)
+        out = Shards(self._output, self._parallel.rank, self._config.rows_per_file, self._peers.end_if_superseded)
         self._records = out.records
         self._control.progress("preprocessing", before, max_steps=total)
         warn_crop = self._config.warn_crop if isinstance(self._config, VideosConfig) else 1.0
@@ -173,7 +173,7 @@ class _Job:
                 )
             refuse_too_many(told, self._config.max_rejected)
 
-        self._place.on_first(publish, self._waiting)
+        self._parallel.on_first(publish, self._waiting)
 
     def _waiting(self, seconds: int) -> None:
         self._control.progress("loading", seconds)

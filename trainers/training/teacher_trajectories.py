@@ -46,7 +46,7 @@ class _Job:
     counts: bool
 
 
-def ensure(config: TrainConfig, place: ParallelContext, control: Control) -> bool:
+def ensure(config: TrainConfig, parallel: ParallelContext, control: Control) -> bool:
     """Make what is missing of method.cache. Collective. False where a stop notice ended it; UserError where it cannot be used."""
     peers, folder = RankGroup(control), TrajectoryCache(config)
     if peers.from_rank_0(folder.is_complete):
@@ -58,7 +58,7 @@ def ensure(config: TrainConfig, place: ParallelContext, control: Control) -> boo
             "add models.teacher, or give a cache that is complete",
         )
     try:
-        _Making(config, place, control, peers, folder).run()
+        _Making(config, parallel, control, peers, folder).run()
     except _Stopped:
         return False
     peers.from_rank_0(folder.complete)
@@ -68,8 +68,8 @@ def ensure(config: TrainConfig, place: ParallelContext, control: Control) -> boo
 class _Making:
     """`done` trajectories are there, `missing` are not."""
 
-    def __init__(self, config: TrainConfig, place: ParallelContext, control: Control, peers: RankGroup, folder: TrajectoryCache) -> None:
-        self._config, self._place, self._control, self._peers, self._folder = config, place, control, peers, folder
+    def __init__(self, config: TrainConfig, parallel: ParallelContext, control: Control, peers: RankGroup, folder: TrajectoryCache) -> None:
+        self._config, self._parallel, self._control, self._peers, self._folder = config, parallel, control, peers, folder
         self._method = folder.method
         self._samples = open_samples(config.data, config.seed, "text")
         found = peers.from_rank_0(lambda: folder.open(len(self._samples)))
@@ -82,18 +82,18 @@ class _Making:
         """Until none is missing; the teacher is gone afterwards."""
         if not self.missing:
             return
-        teacher = build_role(self._config, "teacher", self._place, load_weights=True)
+        teacher = build_role(self._config, "teacher", self._parallel, load_weights=True)
         for jobs in self._shares():
             rows = [self._samples.usable((0, job.index % len(self._samples)))[0] for job in jobs]
             self._add(jobs, rows, self._follow(teacher, jobs, rows))
         del teacher
         gc.collect()
-        if self._place.device.type == "cuda":
+        if self._parallel.device.type == "cuda":
             torch.cuda.empty_cache()
 
     def _shares(self) -> list[list[_Job]]:
         """This rank's batches; all ranks have as many, of as many trajectories each."""
-        ranks, mine = self._place.data_parallel, self._place.data_rank
+        ranks, mine = self._parallel.data_parallel, self._parallel.data_rank
         together = self._method.teacher_batch_size * ranks
         jobs = [_Job(index, True) for index in self.missing]
         jobs += [_Job(self.missing[-1], False)] * (-len(jobs) % together)
@@ -141,7 +141,7 @@ class _Making:
     def _tick(self) -> None:
         """A sign of life, and the moment at which all ranks look for a stop notice."""
         self._control.progress("caching", self.done)
-        if self._place.any_rank(self._control.stop_requested)[0]:
+        if self._parallel.any_rank(self._control.stop_requested)[0]:
             raise _Stopped
 
     def _add(self, jobs: Sequence[_Job], rows: Sequence[Row], states: Tensor) -> None:

@@ -46,11 +46,11 @@ _WARMING_STEPS = 3
 """First steps of an attempt, which may take much longer than the rest."""
 
 
-def _make_trajectories(config: TrainConfig, place: ParallelContext, control: Control) -> bool:
+def _make_trajectories(config: TrainConfig, parallel: ParallelContext, control: Control) -> bool:
     """False where a stop notice ended it."""
     from .teacher_trajectories import ensure
 
-    return ensure(config, place, control)
+    return ensure(config, parallel, control)
 
 
 class SaveFailed(Exception):
@@ -61,16 +61,16 @@ def run(config: TrainConfig, run_dir: Path, control: Control) -> int:
     """One rank's whole life, from the process group to the exit code."""
     if config.deterministic:
         seeding.use_deterministic_kernels()
-    place = mesh.start(config.parallel)
+    parallel = mesh.start(config.parallel)
     control.progress("preparing", 0)
-    place.on_first(
+    parallel.on_first(
         lambda: prepare_shapes.ensure(config.data, report=lambda what, count: control.progress("preparing", count, what=what)),
         lambda seconds: control.progress("preparing", seconds),
     )
-    if config.method.preparing_roles and not _make_trajectories(config, place, control):
+    if config.method.preparing_roles and not _make_trajectories(config, parallel, control):
         mesh.stop()
         return EXIT_SAVED
-    trainer = Trainer(config, run_dir, control, place)
+    trainer = Trainer(config, run_dir, control, parallel)
     try:
         code = trainer.train()
     except UserError:  # the checkpoint in flight is still worth having
@@ -84,12 +84,12 @@ def run(config: TrainConfig, run_dir: Path, control: Control) -> int:
 class Trainer:
     """One attempt of a run on this rank. Made on all ranks alike; `step` is the number of steps done."""
 
-    def __init__(self, config: TrainConfig, run_dir: Path, control: Control, place: ParallelContext) -> None:
-        self.config, self.control, self.parallel = config, control, place
-        self.cut: Batching = batching(config, place.world_size)
+    def __init__(self, config: TrainConfig, run_dir: Path, control: Control, parallel: ParallelContext) -> None:
+        self.config, self.control, self.parallel = config, control, parallel
+        self.cut: Batching = batching(config, parallel.world_size)
         control.progress("loading", 1)
         self.checkpointer = Checkpointer(
-            run_dir / "checkpoints", config.checkpoint, control=control, facts=_facts(place), config_digest=_digest(config)
+            run_dir / "checkpoints", config.checkpoint, control=control, facts=_facts(parallel), config_digest=_digest(config)
         )
         self.validation = self._build_validation(run_dir)
         self.method = self._build_method()
@@ -98,7 +98,7 @@ class Trainer:
         self.step = self._resume()
         self._tell_models()
         self.batches = self._batches()
-        self.tracker = Tracker(run_dir, self.step, config.tracking, config.resolved(), enabled=place.rank == 0)
+        self.tracker = Tracker(run_dir, self.step, config.tracking, config.resolved(), enabled=parallel.rank == 0)
         self.checkpointer.before_publish = self.tracker.sync
         self.delayed, self.nonfinite_in_a_row = DelayedMetrics(), 0
         self._first_step, self._saved_at, self._loss = self.step, time.monotonic(), math.nan
@@ -336,9 +336,9 @@ class Trainer:
             self.control.report("warning", text=text)
 
 
-def _facts(place: ParallelContext) -> dict[str, Any]:
+def _facts(parallel: ParallelContext) -> dict[str, Any]:
     """What must be equal for a resume to be bitwise."""
-    device = torch.cuda.get_device_name(place.device) if place.device.type == "cuda" else platform.machine()
+    device = torch.cuda.get_device_name(parallel.device) if parallel.device.type == "cuda" else platform.machine()
     return {
         "threads": torch.get_num_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),

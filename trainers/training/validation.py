@@ -54,14 +54,14 @@ class Outcome:
 class Validation:
     """Made by all ranks at once, before any network is: prompts may need a text encoder's memory."""
 
-    def __init__(self, train: TrainConfig, run_dir: Path, place: ParallelContext, control: Control) -> None:
+    def __init__(self, train: TrainConfig, run_dir: Path, parallel: ParallelContext, control: Control) -> None:
         assert train.callbacks.validation is not None
-        self.config, self._train, self._place, self._control = train.sampling(), train, place, control
+        self.config, self._train, self._parallel, self._control = train.sampling(), train, parallel, control
         self._samples, self._peers = run_dir / "samples", RankGroup(control)
         self._averaged = _use_averages(train)
         self._sampling = settings.sampling_of(train, self.config, len(statistics(train.data)[0]))
         self._reference = prompt_encoding.model_reference(train, self.config.model, _ROLE)
-        self._schedule = FlowSchedule(train.flow_shift, place.device)
+        self._schedule = FlowSchedule(train.flow_shift, parallel.device)
         self._prompts, self._negative = self._embedded() if self.config.videos else ([], None)
         self._held_out = self._open_held_out()
         self._ticks = 0
@@ -104,19 +104,19 @@ class Validation:
         assert self.config.loss is not None and self._held_out is not None
         steps = self.config.loss.steps
         pairs = [(i, level) for i in range(min(self.config.loss.num_samples, len(self._held_out))) for level in range(len(steps))]
-        sums = torch.zeros(2, len(steps), dtype=torch.float64, device=self._place.device)
+        sums = torch.zeros(2, len(steps), dtype=torch.float64, device=self._parallel.device)
         for index, level, counts in self._share(pairs):
             value = self._pair_loss(model, index, steps[level])
             sums[:, level] += counts * torch.stack([value.double(), torch.ones_like(value, dtype=torch.float64)])
             self._tick()
-        losses, weights = self._place.mean(sums).tolist()
+        losses, weights = self._parallel.mean(sums).tolist()
         by_step = [loss / weight for loss, weight in zip(losses, weights, strict=True)]
         single = {f"validation_loss_{step}": loss for step, loss in zip(steps, by_step, strict=True)}
         return {"validation_loss": sum(by_step) / len(by_step), **single}
 
     def _share(self, work: list[Any]) -> Iterator[tuple[Any, ...]]:
         """This rank's part of `work`, and whether it counts: all ranks get equally many, the last ones again what others have."""
-        ranks, mine = self._place.data_parallel, self._place.data_rank
+        ranks, mine = self._parallel.data_parallel, self._parallel.data_rank
         for start in range(0, len(work), ranks):
             yield *work[min(start + mine, len(work) - 1)], int(start + mine < len(work))
 
@@ -141,10 +141,10 @@ class Validation:
 
         def make() -> tuple[list[Embedded], Embedded | None]:
             texts = prompt_encoding.validation_texts(self._train, self.config)
-            prompt_encoding.make_codec(self._reference, self._train, self._place.device, text=False, video=False)  # fails early
+            prompt_encoding.make_codec(self._reference, self._train, self._parallel.device, text=False, video=False)  # fails early
 
             def codec() -> Any:
-                return prompt_encoding.make_codec(self._reference, self._train, self._place.device, text=True, video=False)
+                return prompt_encoding.make_codec(self._reference, self._train, self._parallel.device, text=True, video=False)
 
             unguided = self.config.guidance_scale == 1
             negative = None if unguided else prompt_encoding.negative_embedding(self._train, self.config.negative_prompt, codec)
@@ -168,7 +168,7 @@ class Validation:
         """A sign of life, and the moment at which all ranks look for a stop notice."""
         self._ticks += 1
         self._control.progress("validating", self._ticks)
-        if self._place.any_rank(self._control.stop_requested)[0]:
+        if self._parallel.any_rank(self._control.stop_requested)[0]:
             raise _Stopped
 
     # --- files
@@ -182,7 +182,7 @@ class Validation:
         strips = {number: strip for part, _ in everyone for number, strip in part.items()}
         files = self._peers.from_rank_0(lambda: None if problems else self._finish(step, temporary, numbers, strips))
         if files is None:
-            if self._place.rank == 0:
+            if self._parallel.rank == 0:
                 self._peers.warn(f"the samples of step {step} could not be written: {problems[0] if problems else 'no room'}")
             return Outcome(numbers, None, [])
         return _read(self._folder(step)) or Outcome(numbers, None, [])
@@ -200,7 +200,7 @@ class Validation:
     def _write(self, folder: Path, latents: dict[int, Tensor]) -> tuple[dict[int, video_files.Pixels], str]:
         """This rank's mp4s, and their rows of the contact sheet."""
         strips: dict[int, video_files.Pixels] = {}
-        codec = prompt_encoding.make_codec(self._reference, self._train, self._place.device, text=False, video=True) if latents else None
+        codec = prompt_encoding.make_codec(self._reference, self._train, self._parallel.device, text=False, video=True) if latents else None
         try:
             for number, values in latents.items():
                 assert codec is not None

@@ -28,7 +28,7 @@ def one_rank() -> Iterator[ParallelContext]:
 
 
 def wan(
-    place: ParallelContext,
+    parallel: ParallelContext,
     *,
     precision: str = "fp32",
     seed: int = 1,
@@ -41,7 +41,7 @@ def wan(
     if "init_from" not in config:
         config = {"architecture": ARCHITECTURE, **config}
     made = Config.model_validate(config)
-    return Wan(made, role, trainable=trainable, precision=precision, seed=seed, parallel=place, load_weights=load_weights)
+    return Wan(made, role, trainable=trainable, precision=precision, seed=seed, parallel=parallel, load_weights=load_weights)
 
 
 def inputs() -> tuple[Tensor, Tensor, Tensor]:

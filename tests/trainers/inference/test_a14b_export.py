@@ -40,7 +40,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def place() -> Iterator[ParallelContext]:
+def parallel() -> Iterator[ParallelContext]:
     with one_rank() as made:
         yield made
 
@@ -83,7 +83,7 @@ def test_a_pipeline_reloads_both_experts_bit_by_bit_with_their_boundary(
 
 
 def test_the_stock_pipeline_samples_across_the_boundary_as_the_run_does(
-    capsys: pytest.CaptureFixture[str], both: Path, place: ParallelContext, tmp_path: Path
+    capsys: pytest.CaptureFixture[str], both: Path, parallel: ParallelContext, tmp_path: Path
 ) -> None:
     from diffusers import WanPipeline
 
@@ -93,7 +93,7 @@ def test_the_stock_pipeline_samples_across_the_boundary_as_the_run_does(
     checkpoint = open_checkpoint(both)
     settings, train = checkpoint.config.callbacks.validation, checkpoint.config
     assert settings is not None
-    model = trained_network.restored(checkpoint, "student", "live", place)
+    model = trained_network.restored(checkpoint, "student", "live", parallel)
     codec = prompt_encoding.make_codec(prompt_encoding.model_reference(train, None), train, model.device, text=True, video=True)
     (prompt,), negative = (
         prompt_encoding.embed(["a cat"], train, lambda: codec),
@@ -123,7 +123,7 @@ def test_the_cards_snippets_run(
 
 
 def test_two_adapters_in_the_stock_pipeline_compute_what_was_trained_and_so_do_merged_ones(
-    capsys: pytest.CaptureFixture[str], adapted: Path, base: Path, place: ParallelContext, tmp_path: Path
+    capsys: pytest.CaptureFixture[str], adapted: Path, base: Path, parallel: ParallelContext, tmp_path: Path
 ) -> None:
     from diffusers import WanPipeline
 
@@ -132,7 +132,7 @@ def test_two_adapters_in_the_stock_pipeline_compute_what_was_trained_and_so_do_m
     pipe, merged = WanPipeline.from_pretrained(base), WanPipeline.from_pretrained(tmp_path / "merged")
     before = {network: getattr(pipe, network)(**network_inputs(), return_dict=False)[0] for network in NETWORKS}
     video_makers._load_adapters(pipe, tmp_path / "made")
-    model = trained_network.restored(open_checkpoint(adapted), "student", "live", place)
+    model = trained_network.restored(open_checkpoint(adapted), "student", "live", parallel)
     with torch.no_grad():
         for network, trained in model.networks.items():
             ours = trained(**network_inputs(), return_dict=False)[0]
@@ -143,13 +143,13 @@ def test_two_adapters_in_the_stock_pipeline_compute_what_was_trained_and_so_do_m
 
 
 def test_experts_of_random_weights_are_exported_and_restored_from_there(
-    capsys: pytest.CaptureFixture[str], runs: Any, data: Path, place: ParallelContext, tmp_path: Path
+    capsys: pytest.CaptureFixture[str], runs: Any, data: Path, parallel: ParallelContext, tmp_path: Path
 ) -> None:
     config = tiny(data, max_steps=2, models={"student": {"family": "wan-a14b", "architecture": ARCHITECTURE}})
     (tmp_path / "run").mkdir()
     run = finished(runs, tmp_path / "run", config)
     assert run_export(capsys, run, "--to", tmp_path / "made")[0] == 0
-    found = trained_network.network_of(tmp_path / "made", place)
+    found = trained_network.network_of(tmp_path / "made", parallel)
     assert found.model.boundary == 875.0
     for network, module in found.model.networks.items():
         wanted = trained_weights(run, 2, f"roles.student.{network}.")

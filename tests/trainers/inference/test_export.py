@@ -92,7 +92,7 @@ def lora(runs: Any, wan_data: Path, base: Path, tmp_path_factory: pytest.TempPat
 
 
 @pytest.fixture(scope="module")
-def place() -> Iterator[ParallelContext]:
+def parallel() -> Iterator[ParallelContext]:
     with one_rank() as made:
         yield made
 
@@ -175,7 +175,7 @@ def test_the_cards_snippet_runs_and_tells_what_the_weights_are(
 
 
 def test_the_stock_pipeline_samples_as_the_run_does(
-    capsys: pytest.CaptureFixture[str], wan: Path, place: ParallelContext, tmp_path: Path
+    capsys: pytest.CaptureFixture[str], wan: Path, parallel: ParallelContext, tmp_path: Path
 ) -> None:
     from diffusers import WanPipeline
 
@@ -185,7 +185,7 @@ def test_the_stock_pipeline_samples_as_the_run_does(
     checkpoint = open_checkpoint(wan)
     settings, train = checkpoint.config.callbacks.validation, checkpoint.config
     assert settings is not None
-    model = trained_network.restored(checkpoint, "student", "live", place)
+    model = trained_network.restored(checkpoint, "student", "live", parallel)
     codec = prompt_encoding.make_codec(prompt_encoding.model_reference(train, None), train, model.device, text=True, video=True)
     (prompt,), negative = (
         prompt_encoding.embed(["a cat"], train, lambda: codec),
@@ -201,7 +201,7 @@ def test_the_stock_pipeline_samples_as_the_run_does(
 
 @pytest.mark.parametrize("keys", ["diffusers", "original"])
 def test_an_adapter_in_the_stock_pipeline_computes_what_was_trained_exactly(
-    capsys: pytest.CaptureFixture[str], lora: Path, base: Path, place: ParallelContext, tmp_path: Path, keys: str
+    capsys: pytest.CaptureFixture[str], lora: Path, base: Path, parallel: ParallelContext, tmp_path: Path, keys: str
 ) -> None:
     from diffusers import WanPipeline
 
@@ -210,7 +210,7 @@ def test_an_adapter_in_the_stock_pipeline_computes_what_was_trained_exactly(
     inputs = network_inputs()
     before = pipe.transformer(**inputs, return_dict=False)[0]
     pipe.load_lora_weights(tmp_path / "made", weight_name="pytorch_lora_weights.safetensors")
-    model = trained_network.restored(open_checkpoint(lora), "student", "live", place)
+    model = trained_network.restored(open_checkpoint(lora), "student", "live", parallel)
     with torch.no_grad():
         theirs, ours = pipe.transformer(**inputs, return_dict=False)[0], model.transformer(**inputs, return_dict=False)[0]
     assert torch.equal(theirs, ours)
@@ -226,14 +226,14 @@ def network_inputs() -> dict[str, torch.Tensor]:
 
 
 def test_a_merged_adapter_is_a_plain_pipeline(
-    capsys: pytest.CaptureFixture[str], lora: Path, place: ParallelContext, tmp_path: Path
+    capsys: pytest.CaptureFixture[str], lora: Path, parallel: ParallelContext, tmp_path: Path
 ) -> None:
     from diffusers import WanPipeline
 
     assert run_export(capsys, lora, "--to", tmp_path / "made", "--merge")[0] == 0
     pipe = WanPipeline.from_pretrained(tmp_path / "made")
     assert not [name for name in pipe.transformer.state_dict() if "lora" in name]
-    model = trained_network.restored(open_checkpoint(lora), "student", "live", place)
+    model = trained_network.restored(open_checkpoint(lora), "student", "live", parallel)
     with torch.no_grad():
         theirs, ours = (
             pipe.transformer(**network_inputs(), return_dict=False)[0],

@@ -77,8 +77,8 @@ def test_a_video_is_the_seeds_alone_and_takes_one_pass_a_step(kind: str) -> None
     prompt, ticks = inputs()[2][0], []
     noise = torch.randn(1, 4, 3, 4, 4, generator=torch.Generator().manual_seed(7)).transpose(1, 2)
     fresh = torch.Generator().manual_seed(derived_seed("few steps", 7)) if kind == "sde" else None
-    with one_rank() as place, torch.no_grad():
-        model = wan(place)
+    with one_rank() as parallel, torch.no_grad():
+        model = wan(parallel)
         made = generation.latents(model, prompt, None, 7, sampling, lambda: ticks.append(None))
         wanted = sample(lambda x, t: model.predict_velocity(x, t, prompt[None]), FlowSchedule(SHIFT), noise, STEPS, generator=fresh)
         other = generation.latents(model, prompt, None, 8, sampling)

@@ -23,7 +23,7 @@ LORA = {"rank": 4, "alpha": 8, "target_modules": ["to_q", "to_v", "to_gate_compr
 
 
 @pytest.fixture(scope="module")
-def place() -> Iterator[ParallelContext]:
+def parallel() -> Iterator[ParallelContext]:
     with one_rank() as made:
         yield made
 
@@ -45,10 +45,10 @@ def as_sampled(folder: Path, model: Path | None = None) -> torch.Tensor:
     return predicted(video_makers._pipeline(folder, trained_network.training_of(folder), settings).transformer)
 
 
-def test_an_adapter_of_the_gates_is_sampled_as_it_was_trained(run: Path, base: Path, place: ParallelContext, tmp_path: Path) -> None:  # noqa: F811
+def test_an_adapter_of_the_gates_is_sampled_as_it_was_trained(run: Path, base: Path, parallel: ParallelContext, tmp_path: Path) -> None:  # noqa: F811
     from diffusers import WanPipeline
 
-    wanted = predicted(trained_network.restored(open_checkpoint(run), "student", "live", place).transformer)
+    wanted = predicted(trained_network.restored(open_checkpoint(run), "student", "live", parallel).transformer)
     assert export.main([str(run), "--to", str(tmp_path / "made")]) == 0
     names = load_file(tmp_path / "made/pytorch_lora_weights.safetensors")
     gate = "transformer.blocks.0.attn1.to_gate_compress.lora_B.weight"
@@ -58,16 +58,16 @@ def test_an_adapter_of_the_gates_is_sampled_as_it_was_trained(run: Path, base: P
 
 
 def test_a_merged_pipeline_is_loaded_by_stock_diffusers_and_sampled_as_it_was_trained(
-    run: Path, place: ParallelContext, tmp_path: Path
+    run: Path, parallel: ParallelContext, tmp_path: Path
 ) -> None:
     from diffusers import WanPipeline
 
-    wanted = predicted(trained_network.restored(open_checkpoint(run), "student", "live", place).transformer)
+    wanted = predicted(trained_network.restored(open_checkpoint(run), "student", "live", parallel).transformer)
     assert export.main([str(run), "--to", str(tmp_path / "made"), "--merge"]) == 0
     torch.testing.assert_close(as_sampled(tmp_path / "made"), wanted, rtol=0, atol=1e-5)
     dense = predicted(WanPipeline.from_pretrained(tmp_path / "made").transformer)
     assert (dense - wanted).abs().max() > 1e-4
     train = open_checkpoint(run).config
     on_it = train.models["student"].model_copy(update={"init_from": str(tmp_path / "made"), "lora": None, "attention": None})
-    model = trained_network.built(on_it, "student", train, place, load_weights=True)
+    model = trained_network.built(on_it, "student", train, parallel, load_weights=True)
     torch.testing.assert_close(predicted(model.transformer), wanted, rtol=0, atol=1e-5)

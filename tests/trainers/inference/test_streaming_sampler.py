@@ -31,15 +31,15 @@ FEW = Sampling((4, FRAMES, 4, 4), 3, 1.0, "sde", SHIFT, STEPS)
 
 
 @pytest.fixture(scope="module")
-def place() -> Iterator[ParallelContext]:
+def parallel() -> Iterator[ParallelContext]:
     with one_rank() as made:
         yield made
 
 
 @pytest.fixture(scope="module")
-def model(place: ParallelContext) -> CausalWan:
+def model(parallel: ParallelContext) -> CausalWan:
     made = Config.model_validate({"num_frames_per_block": PER_BLOCK, "architecture": {**ARCHITECTURE, "num_layers": 2}})
-    return CausalWan(made, "student", trainable=True, precision="fp32", seed=1, parallel=place, load_weights=True)
+    return CausalWan(made, "student", trainable=True, precision="fp32", seed=1, parallel=parallel, load_weights=True)
 
 
 def prompts(count: int = 2) -> Tensor:

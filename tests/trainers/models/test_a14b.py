@@ -30,7 +30,7 @@ BOUNDARY = 875.0
 
 
 @pytest.fixture(scope="module")
-def place() -> Iterator[ParallelContext]:
+def parallel() -> Iterator[ParallelContext]:
     with one_rank() as made:
         yield made
 
@@ -43,9 +43,9 @@ def experts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def a14b(place: ParallelContext, trainable: bool = False, **section: Any) -> WanA14B:
+def a14b(parallel: ParallelContext, trainable: bool = False, **section: Any) -> WanA14B:
     made = Config.model_validate(section)
-    return WanA14B(made, "student", trainable=trainable, precision="fp32", seed=1, parallel=place, load_weights=True)
+    return WanA14B(made, "student", trainable=trainable, precision="fp32", seed=1, parallel=parallel, load_weights=True)
 
 
 def train(tmp_path: Path, **changes: Any) -> TrainConfig:
@@ -56,8 +56,8 @@ def train(tmp_path: Path, **changes: Any) -> TrainConfig:
 # --- the role
 
 
-def test_each_timestep_is_predicted_by_its_expert_the_boundary_by_the_first(place: ParallelContext, experts: Path) -> None:
-    model = a14b(place, init_from=str(experts))
+def test_each_timestep_is_predicted_by_its_expert_the_boundary_by_the_first(parallel: ParallelContext, experts: Path) -> None:
+    model = a14b(parallel, init_from=str(experts))
     noisy, prompt = torch.randn(3, 2, 4, 4, 4), torch.randn(3, 6, 16)
     for levels, who in (([900.0, 875.0, 875.0], [0, 0, 0]), ([1.0, 874.9, 3.0], [1, 1, 1]), ([900.0, 874.9, 875.0], [0, 1, 0])):
         timesteps = torch.tensor(levels)
@@ -68,35 +68,35 @@ def test_each_timestep_is_predicted_by_its_expert_the_boundary_by_the_first(plac
 
 
 def test_experts_of_random_weights_differ_and_an_expert_may_start_from_elsewhere(
-    place: ParallelContext, experts: Path, tmp_path: Path
+    parallel: ParallelContext, experts: Path, tmp_path: Path
 ) -> None:
     def same(left: nn.Module, right: nn.Module) -> bool:
         return all(torch.equal(a, b) for a, b in zip(left.parameters(), right.parameters(), strict=True))
 
-    random = a14b(place, architecture=ARCHITECTURE)
+    random = a14b(parallel, architecture=ARCHITECTURE)
     assert not same(random.high.transformer, random.low.transformer)
-    both = a14b(place, init_from=str(experts))
+    both = a14b(parallel, init_from=str(experts))
     assert not same(both.high.transformer, both.low.transformer)
     one = write_teacher(tmp_path, seed=1)
-    alone = a14b(place, init_from=str(one), experts={"transformer_2": {"init_from": str(one / "transformer")}})
+    alone = a14b(parallel, init_from=str(one), experts={"transformer_2": {"init_from": str(one / "transformer")}})
     assert same(alone.low.transformer, alone.high.transformer) and same(alone.high.transformer, both.high.transformer)
     swapped = {"transformer": {"subfolder": "transformer_2"}, "transformer_2": {"init_from": str(experts), "subfolder": "transformer"}}
-    turned = a14b(place, init_from=str(experts), experts=swapped)
+    turned = a14b(parallel, init_from=str(experts), experts=swapped)
     assert same(turned.high.transformer, both.low.transformer) and same(turned.low.transformer, both.high.transformer)
 
 
-def test_adapters_may_differ_between_experts(place: ParallelContext, experts: Path) -> None:
+def test_adapters_may_differ_between_experts(parallel: ParallelContext, experts: Path) -> None:
     own = {"transformer_2": {"lora": {"rank": 3, "target_modules": ["to_q"]}}}
-    model = a14b(place, trainable=True, init_from=str(experts), lora={"rank": 2}, experts=own)
+    model = a14b(parallel, trainable=True, init_from=str(experts), lora={"rank": 2}, experts=own)
     ranks = [{p.shape[0] for n, p in network.named_parameters() if ".lora_A." in n} for network in model.networks.values()]
     assert ranks == [{2}, {3}]
     trained = [sum(p.requires_grad for p in network.parameters()) for network in model.networks.values()]
     assert trained == [16, 4]
 
 
-def test_no_round_of_accumulation_is_lost_whichever_expert_it_was_of(place: ParallelContext, tmp_path: Path) -> None:
+def test_no_round_of_accumulation_is_lost_whichever_expert_it_was_of(parallel: ParallelContext, tmp_path: Path) -> None:
     """A gradient that FSDP has not reduced yet, since more rounds were to follow, must not be forgotten where they are the other's."""
-    model = a14b(place, trainable=True, architecture=ARCHITECTURE)
+    model = a14b(parallel, trainable=True, architecture=ARCHITECTURE)
     method = FineTuneMethod(train(tmp_path), {"student": model})
     for last, high in ((False, True), (True, False)):
         method.set_gradient_sync(last)
@@ -263,7 +263,7 @@ def test_a_boundary_outside_of_0_and_1_is_refused(ratio: Any) -> None:
 
 
 def test_one_expert_missing_is_told_at_its_key_and_refused_where_it_is_loaded(
-    place: ParallelContext, experts: Path, tmp_path: Path
+    parallel: ParallelContext, experts: Path, tmp_path: Path
 ) -> None:
     one = write_teacher(tmp_path)
     for folder in (one, one / "transformer"):
@@ -271,7 +271,7 @@ def test_one_expert_missing_is_told_at_its_key_and_refused_where_it_is_loaded(
         problem = section.missing_inputs("student")[-1]
         assert problem.path == ("models", "student", "init_from") and "no folder transformer_2" in problem.message and problem.hint
         with pytest.raises(UserError, match="one expert is missing"):
-            a14b(place, init_from=str(folder))
+            a14b(parallel, init_from=str(folder))
     other = Config.model_validate({"init_from": str(experts), "experts": {"transformer": {"init_from": str(experts), "subfolder": "high"}}})
     (problem,) = other.missing_inputs("critic")
     assert problem.path == ("models", "critic", "experts", "transformer", "init_from") and "no folder high" in problem.message

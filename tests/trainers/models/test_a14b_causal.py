@@ -31,7 +31,7 @@ SHAPE = (2, 3, 2, 2, 2)
 
 
 @pytest.fixture(scope="module")
-def place() -> Iterator[ParallelContext]:
+def parallel() -> Iterator[ParallelContext]:
     with one_rank() as made:
         yield made
 
@@ -162,9 +162,9 @@ def test_the_sampler_makes_what_the_rollout_trains_on() -> None:
 # --- caches
 
 
-def test_each_expert_has_a_cache_of_its_own_and_sees_every_finished_block(place: ParallelContext) -> None:
+def test_each_expert_has_a_cache_of_its_own_and_sees_every_finished_block(parallel: ParallelContext) -> None:
     section = Config.model_validate({"architecture": ARCHITECTURE, "num_frames_per_block": 1})
-    model = CausalWanA14B(section, "student", trainable=False, precision="fp32", seed=1, parallel=place, load_weights=True)
+    model = CausalWanA14B(section, "student", trainable=False, precision="fp32", seed=1, parallel=parallel, load_weights=True)
     clean, prompt = torch.randn(2, 3, 4, 4, 4), torch.randn(2, 6, 16)
     caches = model.open_cache(2, prompt, 3, (4, 4))
     for start in (0, 1):

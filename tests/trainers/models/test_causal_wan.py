@@ -29,7 +29,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def place() -> Iterator[ParallelContext]:
+def parallel() -> Iterator[ParallelContext]:
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     mesh = init_device_mesh("cpu", (1, 1, 1), mesh_dim_names=("replicate", "shard", "sequence"))
     yield ParallelContext(CPU, 0, 1, mesh, dist.new_group(backend="gloo"))
@@ -56,14 +56,14 @@ def folder(network: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def causal_wan(place: ParallelContext, **config: Any) -> CausalWan:
+def causal_wan(parallel: ParallelContext, **config: Any) -> CausalWan:
     made = Config.model_validate({"num_frames_per_block": PER_BLOCK, **config})
-    return CausalWan(made, "student", trainable=True, precision="fp32", seed=1, parallel=place, load_weights=True)
+    return CausalWan(made, "student", trainable=True, precision="fp32", seed=1, parallel=parallel, load_weights=True)
 
 
 @pytest.fixture(scope="module")
-def model(place: ParallelContext, folder: Path) -> CausalWan:
-    return causal_wan(place, init_from=str(folder))
+def model(parallel: ParallelContext, folder: Path) -> CausalWan:
+    return causal_wan(parallel, init_from=str(folder))
 
 
 def inputs() -> tuple[Tensor, Tensor, Tensor]:
@@ -104,9 +104,9 @@ def test_it_is_diffusers_network_under_the_mask(model: CausalWan, network: Any) 
     assert (wanted - unmasked).abs().max() > 1e-2
 
 
-def test_one_block_of_all_frames_is_diffusers_network_as_it_is(place: ParallelContext, folder: Path, network: Any) -> None:
+def test_one_block_of_all_frames_is_diffusers_network_as_it_is(parallel: ParallelContext, folder: Path, network: Any) -> None:
     wanted = masked_by_diffusers(network, torch.ones(FRAMES, FRAMES, dtype=torch.bool), *inputs())
-    found = causal_wan(place, init_from=str(folder), num_frames_per_block=FRAMES).predict_velocity(*inputs())
+    found = causal_wan(parallel, init_from=str(folder), num_frames_per_block=FRAMES).predict_velocity(*inputs())
     torch.testing.assert_close(found, wanted, rtol=0, atol=3e-6)
 
 
@@ -165,11 +165,11 @@ def test_teacher_forcing_is_each_block_after_its_clean_past(model: CausalWan) ->
         torch.testing.assert_close(found[:, start:end], alone, rtol=0, atol=3e-6)
 
 
-def test_gradients_survive_that_another_pass_is_made_before_they_are_recomputed(place: ParallelContext, folder: Path) -> None:
+def test_gradients_survive_that_another_pass_is_made_before_they_are_recomputed(parallel: ParallelContext, folder: Path) -> None:
     noisy, levels, prompt = inputs()
 
     def gradient(checkpointing: str, between: bool) -> Tensor:
-        made = causal_wan(place, init_from=str(folder), activation_checkpointing=checkpointing)
+        made = causal_wan(parallel, init_from=str(folder), activation_checkpointing=checkpointing)
         velocity = made.predict_velocity(noisy, levels, prompt, clean=noisy.flip(0))
         if between:  # other positions, another mask
             with torch.no_grad():
@@ -188,9 +188,9 @@ def test_a_mask_first_made_for_sampling_does_for_training() -> None:
     assert not made.is_inference() and masks.mask("dense", FRAMES, PER_BLOCK, 3, CPU) is made
 
 
-def test_bfloat16_predicts_nearly_the_same(place: ParallelContext, folder: Path, model: CausalWan) -> None:
+def test_bfloat16_predicts_nearly_the_same(parallel: ParallelContext, folder: Path, model: CausalWan) -> None:
     config = Config.model_validate({"num_frames_per_block": PER_BLOCK, "init_from": str(folder)})
-    half = CausalWan(config, "student", trainable=True, precision="bf16", seed=1, parallel=place, load_weights=True)
+    half = CausalWan(config, "student", trainable=True, precision="bf16", seed=1, parallel=parallel, load_weights=True)
     found, wanted = half.predict_velocity(*inputs()), model.predict_velocity(*inputs())
     assert found.dtype == torch.float32 and 0 < (found - wanted).abs().max() < 0.1 * wanted.abs().max()
 
@@ -235,10 +235,10 @@ def listed(mask: Any, counts: str, indices: str) -> list[list[int]]:
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
-def test_flex_attention_sees_what_the_whole_mask_shows(place: ParallelContext, folder: Path, model: CausalWan) -> None:
+def test_flex_attention_sees_what_the_whole_mask_shows(parallel: ParallelContext, folder: Path, model: CausalWan) -> None:
     """Its forward pass, uncompiled: a CPU has no more. On CUDA it is what `auto` takes."""
     noisy, levels, prompt = inputs()
-    flex = causal_wan(place, init_from=str(folder), attention="flex")
+    flex = causal_wan(parallel, init_from=str(folder), attention="flex")
     flex.transformer.requires_grad_(False)
     with torch.no_grad():
         for context in ({}, {"clean": noisy.flip(0)}):

@@ -32,7 +32,7 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 @pytest.fixture(scope="module")
-def place() -> Iterator[ParallelContext]:
+def parallel() -> Iterator[ParallelContext]:
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     mesh = init_device_mesh("cpu", (1, 1, 1), mesh_dim_names=("replicate", "shard", "sequence"))
     yield ParallelContext(CPU, 0, 1, mesh, dist.new_group(backend="gloo"))
@@ -54,14 +54,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def causal_wan(place: ParallelContext, folder: Path, precision: str = "fp32", trainable: bool = True, **config: Any) -> CausalWan:
+def causal_wan(parallel: ParallelContext, folder: Path, precision: str = "fp32", trainable: bool = True, **config: Any) -> CausalWan:
     made = Config.model_validate({"num_frames_per_block": PER_BLOCK, "init_from": str(folder), **config})
-    return CausalWan(made, "student", trainable=trainable, precision=precision, seed=1, parallel=place, load_weights=True)
+    return CausalWan(made, "student", trainable=trainable, precision=precision, seed=1, parallel=parallel, load_weights=True)
 
 
 @pytest.fixture(scope="module")
-def model(place: ParallelContext, folder: Path) -> CausalWan:
-    return causal_wan(place, folder)
+def model(parallel: ParallelContext, folder: Path) -> CausalWan:
+    return causal_wan(parallel, folder)
 
 
 def inputs(num_frames: int = FRAMES) -> tuple[Tensor, Tensor, Tensor]:
@@ -99,11 +99,11 @@ def test_block_by_block_is_one_pass_under_the_mask(model: CausalWan, window: Win
 
 
 @pytest.mark.parametrize("window", WINDOWS, ids=str)
-def test_in_float64_it_is_the_same_to_twelve_digits(place: ParallelContext, folder: Path, window: Window, monkeypatch: Any) -> None:
+def test_in_float64_it_is_the_same_to_twelve_digits(parallel: ParallelContext, folder: Path, window: Window, monkeypatch: Any) -> None:
     """diffusers' Wan and our output pass through float32, which rounds the last digits either way; here that is left out."""
     plain = Tensor.float
     monkeypatch.setattr(Tensor, "float", lambda tensor: tensor if tensor.dtype == torch.float64 else plain(tensor))
-    double = causal_wan(place, folder)
+    double = causal_wan(parallel, folder)
     double.transformer.double()
     double.compute_type = torch.float64
     latents, levels, prompt = inputs()
@@ -114,9 +114,9 @@ def test_in_float64_it_is_the_same_to_twelve_digits(place: ParallelContext, fold
 
 @pytest.mark.parametrize("frames", [2, 3, 5])
 def test_a_window_that_rolls_is_one_pass_under_a_mask_that_rolls(
-    place: ParallelContext, folder: Path, model: CausalWan, frames: int
+    parallel: ParallelContext, folder: Path, model: CausalWan, frames: int
 ) -> None:
-    rolling = causal_wan(place, folder, local_attn_size=frames)
+    rolling = causal_wan(parallel, folder, local_attn_size=frames)
     wanted = rolling.predict_velocity(*inputs())
     torch.testing.assert_close(streamed(rolling, *inputs()), wanted, rtol=1e-6, atol=1e-6)
     assert (wanted - model.predict_velocity(*inputs())).abs().max() > 1e-2
@@ -132,36 +132,36 @@ def test_the_mask_of_a_window_by_hand() -> None:
     assert forced[4] == third + [0] * 7
 
 
-def one_layer(place: ParallelContext, per_block: int = PER_BLOCK) -> CausalWan:
+def one_layer(parallel: ParallelContext, per_block: int = PER_BLOCK) -> CausalWan:
     """The same weights at each call."""
     made = Config.model_validate({"num_frames_per_block": per_block, "architecture": ARCHITECTURE})
-    return CausalWan(made, "student", trainable=True, precision="fp32", seed=1, parallel=place, load_weights=True)
+    return CausalWan(made, "student", trainable=True, precision="fp32", seed=1, parallel=parallel, load_weights=True)
 
 
-def test_sink_frames_are_seen_right_before_the_window_however_far_it_has_rolled(place: ParallelContext) -> None:
+def test_sink_frames_are_seen_right_before_the_window_however_far_it_has_rolled(parallel: ParallelContext) -> None:
     """At each block as in a video of nothing but the sink frame, the window's frames and the block, also beyond rope_max_seq_len.
 
     One layer: the keys of a frame depend on that frame only, so a video can be cut together.
     """
     latents, levels, prompt = inputs(40)
-    found = streamed(one_layer(place), latents, levels, prompt, Window(5, sink=1))
-    alone = one_layer(place, per_block=5)
+    found = streamed(one_layer(parallel), latents, levels, prompt, Window(5, sink=1))
+    alone = one_layer(parallel, per_block=5)
     for start in (4, 20, 38):
         cut = [0, *range(start - 2, start + 2)]
         wanted = alone.predict_velocity(latents[:, cut], levels[:, cut], prompt)[:, 3:]
         torch.testing.assert_close(found[:, start : start + 2], wanted, rtol=1e-5, atol=1e-5)
-    without = streamed(one_layer(place), latents, levels, prompt, Window(4))
+    without = streamed(one_layer(parallel), latents, levels, prompt, Window(4))
     assert (found[:, 4:] - without[:, 4:]).abs().amax(dim=(0, 2, 3, 4)).min() > 1e-3
 
 
 def test_positions_go_on_beyond_what_the_network_has_a_table_of(
-    place: ParallelContext, folder: Path, model: CausalWan, tmp_path: Path
+    parallel: ParallelContext, folder: Path, model: CausalWan, tmp_path: Path
 ) -> None:
     config: Any = json.loads((folder / "transformer/config.json").read_text())
     assert config["rope_max_seq_len"] == 32
     (tmp_path / "config.json").write_text(json.dumps({**config, "rope_max_seq_len": 64}))
     (tmp_path / WEIGHTS).symlink_to(folder / "transformer" / WEIGHTS)
-    wanted = causal_wan(place, tmp_path).predict_velocity(*inputs(36))
+    wanted = causal_wan(parallel, tmp_path).predict_velocity(*inputs(36))
     torch.testing.assert_close(streamed(model, *inputs(36)), wanted, rtol=2e-6, atol=2e-6)
     rope: Any = model.transformer.rope
     longer = type(rope)(rope.attention_head_dim, rope.patch_size, 200)
@@ -217,19 +217,19 @@ def gradients(model: CausalWan) -> dict[str, Tensor]:
 @pytest.mark.parametrize("window", [None, Window(4, sink=1)], ids=str)
 @pytest.mark.parametrize("kind", ["full", "selective"])
 def test_what_a_pass_saw_is_seen_again_when_it_is_recomputed(
-    place: ParallelContext, folder: Path, kind: str, window: Window | None
+    parallel: ParallelContext, folder: Path, kind: str, window: Window | None
 ) -> None:
     """Though by then later blocks have been written and, in the window, earlier ones let go."""
     found = []
     for checkpointing in ("none", kind):
-        made = causal_wan(place, folder, activation_checkpointing=checkpointing)
+        made = causal_wan(parallel, folder, activation_checkpointing=checkpointing)
         rolled_out(made, window)[0].square().mean().backward()
         found.append(gradients(made))
     plain, recomputed = found
     assert plain.keys() == recomputed.keys() and all(plain[name].equal(recomputed[name]) for name in plain)
 
 
-def test_no_gradient_reaches_the_cache(place: ParallelContext, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_gradient_reaches_the_cache(parallel: ParallelContext, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The gradients are those of a past that another network wrote, which keeps none; were it written with gradient, it would show."""
     latents, levels, prompt = inputs()
 
@@ -240,7 +240,7 @@ def test_no_gradient_reaches_the_cache(place: ParallelContext, folder: Path, mon
         monkeypatch.setattr(cache, "_network", reader.transformer)
         return reader.predict_block(latents[:, 2:4], levels[:, 2:4], prompt, cache, start=2), written
 
-    frozen, one, other = causal_wan(place, folder, trainable=False), causal_wan(place, folder), causal_wan(place, folder)
+    frozen, one, other = causal_wan(parallel, folder, trainable=False), causal_wan(parallel, folder), causal_wan(parallel, folder)
     for writer, reader in ((frozen, one), (other, other)):
         velocity, written = predicted(writer, reader)
         assert not leads_to(velocity, written)
@@ -295,12 +295,14 @@ def test_a_prompts_keys_and_values_are_made_once_where_there_is_no_gradient(mode
     assert calls == [True, False, True, True, True]
 
 
-def test_a_cache_is_of_one_network_one_prompt_and_one_block_after_another(place: ParallelContext, folder: Path, model: CausalWan) -> None:
+def test_a_cache_is_of_one_network_one_prompt_and_one_block_after_another(
+    parallel: ParallelContext, folder: Path, model: CausalWan
+) -> None:
     latents, _, prompt = inputs()
     cache, zero = model.open_cache(2, prompt, FRAMES, SIZE), torch.zeros(2)
     model.write_block(latents[:, :2], zero, prompt, cache, start=0)
     wrong: list[tuple[str, CausalWan, Tensor, Tensor, int]] = [
-        ("another network", causal_wan(place, folder), latents[:, 2:4], prompt, 2),
+        ("another network", causal_wan(parallel, folder), latents[:, 2:4], prompt, 2),
         ("another prompt", model, latents[:, 2:4], prompt.clone(), 2),
         ("is not the next: 2 frames", model, latents[:, :2], prompt, 0),
         ("is not the next: 2 frames", model, latents[:, 4:6], prompt, 4),
@@ -330,15 +332,15 @@ def test_a_pass_that_fails_leaves_no_trace(model: CausalWan) -> None:
     assert model.predict_velocity(latents, levels, prompt).equal(wanted)
 
 
-def test_bfloat16_goes_on_nearly_the_same(place: ParallelContext, folder: Path, model: CausalWan) -> None:
-    half = causal_wan(place, folder, precision="bf16")
+def test_bfloat16_goes_on_nearly_the_same(parallel: ParallelContext, folder: Path, model: CausalWan) -> None:
+    half = causal_wan(parallel, folder, precision="bf16")
     for window in (Window(), Window(4, sink=1)):
         found, wanted = streamed(half, *inputs(), window), streamed(model, *inputs(), window)
         assert found.dtype == torch.float32 and 0 < (found - wanted).abs().max() < 0.1 * wanted.abs().max()
 
 
-def test_adapters_are_heard_in_both_forms(place: ParallelContext, folder: Path, model: CausalWan) -> None:
-    adapted = causal_wan(place, folder, lora={"rank": 2, "target_modules": ["to_q", "to_k", "to_v", "to_out.0"]})
+def test_adapters_are_heard_in_both_forms(parallel: ParallelContext, folder: Path, model: CausalWan) -> None:
+    adapted = causal_wan(parallel, folder, lora={"rank": 2, "target_modules": ["to_q", "to_k", "to_v", "to_out.0"]})
     with torch.no_grad():
         for number, (name, parameter) in enumerate(adapted.transformer.named_parameters()):
             if "lora_B" in name:

@@ -26,7 +26,7 @@ TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
 
 
 @pytest.fixture(scope="module")
-def place() -> Iterator[ParallelContext]:
+def parallel() -> Iterator[ParallelContext]:
     with one_rank() as made:
         yield made
 
@@ -40,9 +40,9 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def trained(place: ParallelContext, **config: Any) -> Any:
+def trained(parallel: ParallelContext, **config: Any) -> Any:
     """With adapters as after some training: B is not zero."""
-    model = wan(place, lora=config.pop("lora", LORA), **config)
+    model = wan(parallel, lora=config.pop("lora", LORA), **config)
     generator = torch.Generator().manual_seed(9)
     with torch.no_grad():
         for name, parameter in lora.adapters_of(model.transformer).items():
@@ -51,9 +51,9 @@ def trained(place: ParallelContext, **config: Any) -> Any:
     return model
 
 
-def test_it_starts_as_its_base_and_only_adapters_are_trained(place: ParallelContext, folder: Path) -> None:
-    model = wan(place, init_from=str(folder), lora=LORA)
-    assert model.predict_velocity(*inputs()).equal(wan(place, init_from=str(folder)).predict_velocity(*inputs()))
+def test_it_starts_as_its_base_and_only_adapters_are_trained(parallel: ParallelContext, folder: Path) -> None:
+    model = wan(parallel, init_from=str(folder), lora=LORA)
+    assert model.predict_velocity(*inputs()).equal(wan(parallel, init_from=str(folder)).predict_velocity(*inputs()))
     training = {name for name, parameter in model.transformer.named_parameters() if parameter.requires_grad}
     layers = [f"blocks.0.attn{number}.{target}" for number in (1, 2) for target in TARGETS]
     assert training == {f"{layer}.lora_{side}.default.weight" for layer in layers for side in "AB"}
@@ -64,8 +64,8 @@ def test_it_starts_as_its_base_and_only_adapters_are_trained(place: ParallelCont
         assert bool(dtensor.whole(gradient).any()) == (".lora_B." in name), name  # B is zero, so A has no gradient yet
 
 
-def test_an_adapter_adds_alpha_over_rank_times_b_a(place: ParallelContext) -> None:
-    block = trained(place).transformer.blocks[0]
+def test_an_adapter_adds_alpha_over_rank_times_b_a(parallel: ParallelContext) -> None:
+    block = trained(parallel).transformer.blocks[0]
     layer = block.attn1.to_q
     x = torch.randn(5, 24, generator=torch.Generator().manual_seed(1))
     w, bias, down, up = (
@@ -77,11 +77,11 @@ def test_an_adapter_adds_alpha_over_rank_times_b_a(place: ParallelContext) -> No
     torch.testing.assert_close(layer(x).double(), wanted, rtol=0, atol=2e-6)
 
 
-def test_first_values_are_kaiming_uniform_and_follow_from_the_seed(place: ParallelContext) -> None:
+def test_first_values_are_kaiming_uniform_and_follow_from_the_seed(parallel: ParallelContext) -> None:
     def down(**options: Any) -> torch.Tensor:
         torch.rand(1)
         before = torch.get_rng_state()
-        model = wan(place, lora={"rank": 64, "target_modules": ["attn1.to_q", "attn1.to_k"]}, **options)
+        model = wan(parallel, lora={"rank": 64, "target_modules": ["attn1.to_q", "attn1.to_k"]}, **options)
         assert torch.get_rng_state().equal(before)
         found = lora.adapter_state(model.transformer)
         assert not found["transformer.blocks.0.attn1.to_q.lora_A.weight"].equal(found["transformer.blocks.0.attn1.to_k.lora_A.weight"])
@@ -97,10 +97,10 @@ def test_first_values_are_kaiming_uniform_and_follow_from_the_seed(place: Parall
     assert not values.equal(down(role="critic"))
 
 
-def test_stock_diffusers_computes_the_same_from_what_comes_out(place: ParallelContext, folder: Path) -> None:
+def test_stock_diffusers_computes_the_same_from_what_comes_out(parallel: ParallelContext, folder: Path) -> None:
     from diffusers import WanPipeline, WanTransformer3DModel
 
-    model = trained(place, init_from=str(folder), lora={**LORA, "exclude_modules": ["attn2.to_v"]})
+    model = trained(parallel, init_from=str(folder), lora={**LORA, "exclude_modules": ["attn2.to_v"]})
     state, description = lora.adapter_state(model.transformer), lora.adapter_config(model.transformer)
     assert len(state) == 2 * 7
     assert {tensor.dtype for tensor in state.values()} == {torch.float32}
@@ -118,30 +118,30 @@ def drop_prefix(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name.removeprefix("transformer."): tensor for name, tensor in state.items()}
 
 
-def test_merged_weights_need_no_adapter(place: ParallelContext, folder: Path) -> None:
-    model = trained(place, init_from=str(folder))
+def test_merged_weights_need_no_adapter(parallel: ParallelContext, folder: Path) -> None:
+    model = trained(parallel, init_from=str(folder))
     before = model.predict_velocity(*inputs())
-    base = wan(place, init_from=str(folder))
+    base = wan(parallel, init_from=str(folder))
     assert (before - base.predict_velocity(*inputs())).abs().max() > 1e-2
     lora.merge(model.transformer)
     assert model.transformer.state_dict().keys() == base.transformer.state_dict().keys()
     torch.testing.assert_close(model.predict_velocity(*inputs()), before, rtol=0, atol=2e-5)
 
 
-def test_averaged_adapters_come_out_in_place_of_the_live_ones(place: ParallelContext) -> None:
-    model = trained(place)
+def test_averaged_adapters_come_out_in_place_of_the_live_ones(parallel: ParallelContext) -> None:
+    model = trained(parallel)
     shadows = {name: parameter.detach() * 2 for name, parameter in lora.adapters_of(model.transformer).items()}
     live, averaged = lora.adapter_state(model.transformer), lora.adapter_state(model.transformer, shadows)
     assert all(averaged[name].equal(2 * tensor) for name, tensor in live.items())
 
 
-def test_in_half_precision_the_base_is_stored_so_and_adapters_are_float32_masters(place: ParallelContext, folder: Path) -> None:
-    model = trained(place, precision="bf16", init_from=str(folder), activation_checkpointing="selective")
+def test_in_half_precision_the_base_is_stored_so_and_adapters_are_float32_masters(parallel: ParallelContext, folder: Path) -> None:
+    model = trained(parallel, precision="bf16", init_from=str(folder), activation_checkpointing="selective")
     types = {name: parameter.dtype for name, parameter in model.transformer.named_parameters()}
     assert {types[name] for name in lora.adapters_of(model.transformer)} == {torch.float32}
     assert types["blocks.0.attn1.to_q.base_layer.weight"] == types["proj_out.weight"] == torch.bfloat16
     assert types["condition_embedder.time_embedder.linear_1.weight"] == torch.float32
-    whole = trained(place, init_from=str(folder)).predict_velocity(*inputs())
+    whole = trained(parallel, init_from=str(folder)).predict_velocity(*inputs())
     found = model.predict_velocity(*inputs())
     assert 0 < (found - whole).abs().max() < 0.05
     found.square().mean().backward()
@@ -160,9 +160,9 @@ def test_in_half_precision_the_base_is_stored_so_and_adapters_are_float32_master
         ({"target_modules": ["to_q"], "exclude_modules": ["to_q"]}, "leaves none"),
     ],
 )
-def test_names_that_match_nothing_are_refused_with_what_there_is(place: ParallelContext, changes: dict[str, Any], told: str) -> None:
+def test_names_that_match_nothing_are_refused_with_what_there_is(parallel: ParallelContext, changes: dict[str, Any], told: str) -> None:
     with pytest.raises(UserError, match=told) as caught:
-        wan(place, lora={"rank": 2, **changes})
+        wan(parallel, lora={"rank": 2, **changes})
     if "leaves" not in told:
         assert "attn1.to_out.0" in caught.value.hint
         assert "ffn.net.0.proj" in caught.value.hint
@@ -255,13 +255,15 @@ def test_checkpoints_hold_adapters_only_and_a_resume_on_more_ranks_agrees(
     assert all(".lora_" in name for name in held)
 
 
-def test_without_adapters_nothing_imports_peft_or_transformers(runs: Any, place: ParallelContext, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_adapters_nothing_imports_peft_or_transformers(
+    runs: Any, parallel: ParallelContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert "trainers.models.wan" in runs.imported()
     assert not {"peft", "transformers"} & set(runs.imported())
     from diffusers.utils import is_peft_available
 
     assert is_peft_available()  # for whoever wants it
-    model = wan(place)
+    model = wan(parallel)
     for name in [name for name in sys.modules if name.partition(".")[0] == "peft"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "peft", None)

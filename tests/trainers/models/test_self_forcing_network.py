@@ -65,9 +65,9 @@ def test_the_gradient_is_that_of_the_exit_passes_and_of_nothing_else(monkeypatch
     section = {"num_frames_per_block": 1, "architecture": {**ARCHITECTURE, "num_layers": 2}, "activation_checkpointing": checkpointing}
     generator = torch.Generator().manual_seed(3)
     noise, prompt = (torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in (SHAPE, (1, 6, 16)))
-    with one_rank() as place:
+    with one_rank() as parallel:
         model = CausalWan(
-            Config.model_validate(section), "student", trainable=True, precision="fp32", seed=1, parallel=place, load_weights=True
+            Config.model_validate(section), "student", trainable=True, precision="fp32", seed=1, parallel=parallel, load_weights=True
         )
         model.transformer.double()
         model.compute_type = torch.float64

@@ -33,7 +33,7 @@ GATE = "blocks.0.attn1.to_gate_compress"
 
 
 @pytest.fixture(scope="module")
-def place() -> Iterator[ParallelContext]:
+def parallel() -> Iterator[ParallelContext]:
     with one_rank() as made:
         yield made
 
@@ -48,8 +48,8 @@ def opened(model: Any) -> Any:
     return model
 
 
-def test_sparsity_zero_is_the_dense_network_until_the_gates_are_trained(place: ParallelContext) -> None:
-    dense, sparse = wan(place, architecture=DEEP), wan(place, architecture=DEEP, attention={**SPARSE, "sparsity": 0})
+def test_sparsity_zero_is_the_dense_network_until_the_gates_are_trained(parallel: ParallelContext) -> None:
+    dense, sparse = wan(parallel, architecture=DEEP), wan(parallel, architecture=DEEP, attention={**SPARSE, "sparsity": 0})
     wanted = dense.predict_velocity(*inputs())
     torch.testing.assert_close(sparse.predict_velocity(*inputs()), wanted, rtol=0, atol=1e-6)
     gates = {name: p for name, p in sparse.transformer.named_parameters() if "to_gate_compress" in name}
@@ -58,22 +58,22 @@ def test_sparsity_zero_is_the_dense_network_until_the_gates_are_trained(place: P
     assert (opened(sparse).predict_velocity(*inputs()) - wanted).abs().max() > 1e-3
 
 
-def test_the_whole_tiny_wan_is_unchanged_at_sparsity_zero_and_changed_above(place: ParallelContext, tmp_path: Path) -> None:
+def test_the_whole_tiny_wan_is_unchanged_at_sparsity_zero_and_changed_above(parallel: ParallelContext, tmp_path: Path) -> None:
     folder = build(tmp_path / "wan")
     noisy, prompt = torch.randn(1, 3, 16, 8, 8), torch.randn(1, 6, TEXT_DIM)
-    made = [wan(place, init_from=str(folder), attention=a) for a in (None, {**SPARSE, "sparsity": 0}, SPARSE)]
+    made = [wan(parallel, init_from=str(folder), attention=a) for a in (None, {**SPARSE, "sparsity": 0}, SPARSE)]
     dense, same, sparse = (model.predict_velocity(noisy, torch.tensor([500.0]), prompt) for model in made)
     torch.testing.assert_close(same, dense, rtol=0, atol=1e-6)
     assert (sparse - dense).abs().max() > 1e-4
 
 
-def test_it_is_diffusers_own_under_the_mask_of_the_chosen_tiles(place: ParallelContext, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_diffusers_own_under_the_mask_of_the_chosen_tiles(parallel: ParallelContext, monkeypatch: pytest.MonkeyPatch) -> None:
     """One block, whose choice is written down and given to stock attention as a mask between tokens."""
     from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 
     chosen: list[Tensor] = []
     monkeypatch.setattr(vsa, "choose", lambda scores, kept: chosen.append(scores.topk(kept).indices) or chosen[-1])
-    found = wan(place, attention=SPARSE).predict_velocity(*inputs())
+    found = wan(parallel, attention=SPARSE).predict_velocity(*inputs())
     of = torch.tensor([t // 2 * 2 + h for t in range(3) for h in range(2) for _ in range(2)])
     mask = torch.zeros(2, 2, 4, 4, dtype=torch.bool).scatter_(-1, chosen[0], True)[:, :, of][:, :, :, of]
 
@@ -82,20 +82,22 @@ def test_it_is_diffusers_own_under_the_mask_of_the_chosen_tiles(place: ParallelC
             seen: Tensor = super().__call__(attn, hidden, text, mask, angles)
             return seen
 
-    dense: Any = wan(place)
+    dense: Any = wan(parallel)
     dense.transformer.blocks[0].attn1.set_processor(Masked())
     torch.testing.assert_close(found, dense.predict_velocity(*inputs()), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["full", "selective"])
-def test_recomputing_chooses_the_same_tiles(place: ParallelContext, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recomputing_chooses_the_same_tiles(parallel: ParallelContext, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever was computed between the two passes."""
     chosen: list[Tensor] = []
     plain = vsa.choose
     monkeypatch.setattr(vsa, "choose", lambda scores, kept: chosen.append(plain(scores, kept)) or chosen[-1])
 
     def gradients(checkpointing: str, between: bool) -> list[Tensor]:
-        model = opened(wan(place, architecture=DEEP, attention={**SPARSE, "ramp": {"rate": 0.25}}, activation_checkpointing=checkpointing))
+        model = opened(
+            wan(parallel, architecture=DEEP, attention={**SPARSE, "ramp": {"rate": 0.25}}, activation_checkpointing=checkpointing)
+        )
         noisy, timesteps, prompt = inputs()
         model.on_step(2)
         velocity = model.predict_velocity(noisy, timesteps, prompt)
@@ -113,28 +115,28 @@ def test_recomputing_chooses_the_same_tiles(place: ParallelContext, kind: str, m
     assert all(a.equal(b) for a, b in zip(recomputed, gradients("none", between=False), strict=True))
 
 
-def test_gates_learn_and_half_precision_keeps_float32_masters(place: ParallelContext) -> None:
-    model = wan(place, attention=SPARSE, precision="bf16", activation_checkpointing="full")
+def test_gates_learn_and_half_precision_keeps_float32_masters(parallel: ParallelContext) -> None:
+    model = wan(parallel, attention=SPARSE, precision="bf16", activation_checkpointing="full")
     velocity = model.predict_velocity(*inputs())
     velocity.square().mean().backward()
     gates = {name: p for name, p in model.transformer.named_parameters() if "to_gate_compress" in name}
     assert gates and all(p.dtype == torch.float32 and dtensor.whole(p.grad).abs().max() > 0 for p in gates.values())
-    exact = wan(place, attention=SPARSE).predict_velocity(*inputs())
+    exact = wan(parallel, attention=SPARSE).predict_velocity(*inputs())
     assert 0 < (velocity - exact).abs().max() < 0.1 * exact.abs().max()
 
 
-def test_one_role_is_sparse_and_another_dense(place: ParallelContext) -> None:
-    student, teacher = wan(place, attention=SPARSE), wan(place, role="teacher", trainable=False)
+def test_one_role_is_sparse_and_another_dense(parallel: ParallelContext) -> None:
+    student, teacher = wan(parallel, attention=SPARSE), wan(parallel, role="teacher", trainable=False)
     assert "to_gate_compress" in dict(student.transformer.blocks[0].attn1.named_children())
     assert not [name for name, _ in teacher.transformer.named_parameters() if "gate_compress" in name]
-    assert not [p for p in wan(place, trainable=False, attention=SPARSE).transformer.parameters() if p.requires_grad]
+    assert not [p for p in wan(parallel, trainable=False, attention=SPARSE).transformer.parameters() if p.requires_grad]
 
 
 @pytest.mark.long
 @pytest.mark.filterwarnings("ignore")  # the compiler's own, which as errors would end it
-def test_compiled_blocks_compute_the_same(place: ParallelContext) -> None:
+def test_compiled_blocks_compute_the_same(parallel: ParallelContext) -> None:
     def gradients(compiled: bool) -> list[Tensor]:
-        model = opened(wan(place, attention=SPARSE, activation_checkpointing="full", compile=compiled))
+        model = opened(wan(parallel, attention=SPARSE, activation_checkpointing="full", compile=compiled))
         model.predict_velocity(*inputs()).square().mean().backward()
         return [dtensor.whole(parameter.grad) for parameter in model.transformer.parameters()]
 
@@ -201,7 +203,7 @@ def predicted(model: Any) -> Tensor:
         return model.predict_velocity(noisy, timesteps, prompt)  # type: ignore[no-any-return]
 
 
-def test_an_export_has_the_gates_and_says_so_and_stock_diffusers_loads_it(run: Path, place: ParallelContext, tmp_path: Path) -> None:
+def test_an_export_has_the_gates_and_says_so_and_stock_diffusers_loads_it(run: Path, parallel: ParallelContext, tmp_path: Path) -> None:
     from diffusers import WanTransformer3DModel
 
     made = exported(run, tmp_path / "made")
@@ -218,35 +220,35 @@ def test_an_export_has_the_gates_and_says_so_and_stock_diffusers_loads_it(run: P
 
 
 def test_an_export_is_put_back_where_it_is_trained_on_or_sampled(
-    run: Path, place: ParallelContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Path, parallel: ParallelContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = exported(run, tmp_path / "made")
-    wanted = predicted(trained_network.restored(open_checkpoint(run), "student", "live", place))
-    assert predicted(wan(place, init_from=str(made))).equal(wanted)
-    assert predicted(wan(place, init_from=str(made), attention={**SPARSE, "tile": [1, 1, 1]})).equal(wanted)
-    assert not predicted(wan(place, init_from=str(made), attention={**SPARSE, "tile": [1, 1, 1], "sparsity": 0})).equal(wanted)
-    monkeypatch.setattr(sample.mesh, "start", lambda _config: place)
+    wanted = predicted(trained_network.restored(open_checkpoint(run), "student", "live", parallel))
+    assert predicted(wan(parallel, init_from=str(made))).equal(wanted)
+    assert predicted(wan(parallel, init_from=str(made), attention={**SPARSE, "tile": [1, 1, 1]})).equal(wanted)
+    assert not predicted(wan(parallel, init_from=str(made), attention={**SPARSE, "tile": [1, 1, 1], "sparsity": 0})).equal(wanted)
+    monkeypatch.setattr(sample.mesh, "start", lambda _config: parallel)
     monkeypatch.setattr(video_makers, "as_validated", lambda model, _train, _settings: model)
     sampled, _ = video_makers.maker_of(made, video_makers.SamplerOverrides(), step=None, weights="live", role="student")
     assert predicted(sampled).equal(wanted)
 
 
-def test_what_was_trained_sparse_is_not_silently_made_dense(run: Path, place: ParallelContext, tmp_path: Path) -> None:
+def test_what_was_trained_sparse_is_not_silently_made_dense(run: Path, parallel: ParallelContext, tmp_path: Path) -> None:
     made = exported(run, tmp_path / "made")
     with pytest.raises(UserError, match="was trained with video sparse attention and its gates") as caught:
-        wan(place, init_from=str(made), attention={"kind": "dense"})
+        wan(parallel, init_from=str(made), attention={"kind": "dense"})
     assert "sparsity: 0" in caught.value.hint
     note = made / "transformer/config.json"
     note.write_text(note.read_text().replace('"sparsity": 0.5', '"sparsity": 5'))
     with pytest.raises(UserError, match="_attention"):
-        wan(place, init_from=str(made))
+        wan(parallel, init_from=str(made))
 
 
-def test_a_checkpoint_in_the_ramp_is_sampled_and_exported_as_it_was_then(early: Path, place: ParallelContext, tmp_path: Path) -> None:
+def test_a_checkpoint_in_the_ramp_is_sampled_and_exported_as_it_was_then(early: Path, parallel: ParallelContext, tmp_path: Path) -> None:
     made = exported(early, tmp_path / "made")
     assert json.loads((made / "transformer/config.json").read_text())["_attention"]["sparsity"] == 0.25
-    model = trained_network.restored(open_checkpoint(early), "student", "live", place)
+    model = trained_network.restored(open_checkpoint(early), "student", "live", parallel)
     found = predicted(model)
-    assert found.equal(predicted(wan(place, init_from=str(made))))
+    assert found.equal(predicted(wan(parallel, init_from=str(made))))
     model.on_step(4)
     assert not predicted(model).equal(found)

@@ -17,7 +17,7 @@ from trainers.distributed.mesh import ParallelContext
 
 
 @pytest.fixture(scope="module")
-def place() -> Iterator[ParallelContext]:
+def parallel() -> Iterator[ParallelContext]:
     with one_rank() as made:
         yield made
 
@@ -36,28 +36,28 @@ def folder(network: Any, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_it_predicts_what_diffusers_predicts_from_the_same_folder(place: ParallelContext, network: Any, folder: Path) -> None:
+def test_it_predicts_what_diffusers_predicts_from_the_same_folder(parallel: ParallelContext, network: Any, folder: Path) -> None:
     noisy, timesteps, prompt = inputs()
     prompt[:, 3:] = 0  # padding: attended to, never masked
     wanted = network(noisy.transpose(1, 2), timesteps, prompt, return_dict=False)[0].transpose(1, 2)
-    found = wan(place, init_from=str(folder)).predict_velocity(noisy, timesteps, prompt)
+    found = wan(parallel, init_from=str(folder)).predict_velocity(noisy, timesteps, prompt)
     torch.testing.assert_close(found, wanted, rtol=0, atol=0)
-    shorter = wan(place, init_from=str(folder)).predict_velocity(noisy, timesteps, prompt[:, :3])
+    shorter = wan(parallel, init_from=str(folder)).predict_velocity(noisy, timesteps, prompt[:, :3])
     assert (shorter - wanted).abs().max() > 1e-4
 
 
-def test_a_noise_level_for_each_frame_equals_one_for_all_where_they_agree(place: ParallelContext) -> None:
+def test_a_noise_level_for_each_frame_equals_one_for_all_where_they_agree(parallel: ParallelContext) -> None:
     noisy, timesteps, prompt = inputs()
-    model = wan(place)
+    model = wan(parallel)
     one, each = (model.predict_velocity(noisy, t, prompt) for t in (timesteps, timesteps[:, None].expand(2, 3)))
     torch.testing.assert_close(each, one, rtol=0, atol=2e-6)
     assert model.predict_velocity(noisy, torch.tensor([[1000.0, 500.0, 0.0]]).expand(2, 3), prompt).shape == noisy.shape
 
 
-def test_random_weights_follow_from_the_seed_and_the_role_alone(place: ParallelContext) -> None:
+def test_random_weights_follow_from_the_seed_and_the_role_alone(parallel: ParallelContext) -> None:
     def first(**options: Any) -> torch.Tensor:
         torch.rand(1)
-        tensor: torch.Tensor = dtensor.whole(wan(place, **options).transformer.get_parameter("blocks.0.attn1.to_q.weight").detach())
+        tensor: torch.Tensor = dtensor.whole(wan(parallel, **options).transformer.get_parameter("blocks.0.attn1.to_q.weight").detach())
         return tensor
 
     assert first().equal(first())
@@ -65,14 +65,14 @@ def test_random_weights_follow_from_the_seed_and_the_role_alone(place: ParallelC
     assert not first().equal(first(role="critic"))
 
 
-def test_making_a_network_leaves_the_global_generator_alone(place: ParallelContext) -> None:
+def test_making_a_network_leaves_the_global_generator_alone(parallel: ParallelContext) -> None:
     before = torch.get_rng_state()
-    wan(place)
+    wan(parallel)
     assert torch.get_rng_state().equal(before)
 
 
-def test_bfloat16_runs_round_neither_timesteps_nor_angles(place: ParallelContext) -> None:
-    model = wan(place, precision="bf16")
+def test_bfloat16_runs_round_neither_timesteps_nor_angles(parallel: ParallelContext) -> None:
+    model = wan(parallel, precision="bf16")
     assert {p.dtype for p in model.transformer.parameters()} == {torch.float32}
     seen: dict[str, torch.Tensor] = {}
     transformer: Any = model.transformer
@@ -88,9 +88,9 @@ def test_bfloat16_runs_round_neither_timesteps_nor_angles(place: ParallelContext
 
 
 @pytest.mark.parametrize("kind", ["full", "selective"])
-def test_recomputed_activations_change_no_bit_of_the_gradients(place: ParallelContext, kind: str) -> None:
+def test_recomputed_activations_change_no_bit_of_the_gradients(parallel: ParallelContext, kind: str) -> None:
     def gradients(kind: str) -> tuple[list[torch.Tensor], int]:
-        model = wan(place, architecture=ARCHITECTURE, activation_checkpointing=kind)
+        model = wan(parallel, architecture=ARCHITECTURE, activation_checkpointing=kind)
         loss = model.predict_velocity(*inputs()).square().mean()
         with Products() as products:
             loss.backward()
@@ -104,9 +104,9 @@ def test_recomputed_activations_change_no_bit_of_the_gradients(place: ParallelCo
 @pytest.mark.long
 @pytest.mark.filterwarnings("ignore")  # the compiler's own, which as errors would end it
 @pytest.mark.parametrize("kind", ["none", "selective"])
-def test_compiled_blocks_compute_the_same(place: ParallelContext, kind: str) -> None:
+def test_compiled_blocks_compute_the_same(parallel: ParallelContext, kind: str) -> None:
     def gradients(compiled: bool) -> list[torch.Tensor]:
-        model = wan(place, activation_checkpointing=kind, compile=compiled)
+        model = wan(parallel, activation_checkpointing=kind, compile=compiled)
         model.predict_velocity(*inputs()).square().mean().backward()
         return [dtensor.whole(parameter.grad) for parameter in model.transformer.parameters()]
 
@@ -125,11 +125,11 @@ class Products(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_a_frozen_network_computes_what_stock_diffusers_does_in_half_precision(place: ParallelContext, folder: Path) -> None:
+def test_a_frozen_network_computes_what_stock_diffusers_does_in_half_precision(parallel: ParallelContext, folder: Path) -> None:
     from diffusers import WanTransformer3DModel
 
     stock = WanTransformer3DModel.from_pretrained(folder / "transformer", dtype=torch.bfloat16).eval()
-    model = wan(place, trainable=False, precision="bf16", init_from=str(folder))
+    model = wan(parallel, trainable=False, precision="bf16", init_from=str(folder))
     stored = {name: parameter.dtype for name, parameter in model.transformer.named_parameters()}
     assert stored == {name: parameter.dtype for name, parameter in stock.named_parameters()}
     assert set(stored.values()) == {torch.bfloat16, torch.float32}
