@@ -46,12 +46,11 @@ def _recipe() -> Schema:
     kinds = [found[model] for model in methods.values()]
     own_method = {"type": "object", "properties": {"kind": {"type": "string", "pattern": ":"}}, "required": ["kind"]}
     train = definitions["TrainConfig"]["properties"]
-    train["method"] = {"anyOf": [*kinds, own_method], "description": "How it is trained: kind and the knobs of that kind."}
+    train["method"] = {"anyOf": [*kinds, own_method], "description": train["method"]["description"]}
     roles = {"anyOf": [*[found[model] for model in families.values()], {"type": "null"}]}
-    train["models"] = {"type": "object", "additionalProperties": roles, "description": "Networks by role."}
+    train["models"] = {"type": "object", "additionalProperties": roles, "description": train["models"]["description"]}
     top = definitions.pop(found[Recipe]["$ref"].rpartition("/")[2])
-    extends = {"type": ["string", "array", "null"], "items": {"type": "string"}, "description": "Recipes that this one is laid over."}
-    return {**top, "properties": {"extends": extends, **top["properties"]}, "definitions": definitions}
+    return {**top, "properties": {"extends": _extends("Recipes"), **top["properties"]}, "definitions": definitions}
 
 
 def _cluster() -> Schema:
@@ -67,37 +66,49 @@ def _cluster() -> Schema:
         (properties, "env", {"type": ["object", "null"], "additionalProperties": {"type": ["string", "integer", "null"]}}),
         (definitions["Notify"]["properties"], "command", words),
     ):
-        block[name] = {**taken, **{key: block[name][key] for key in ("description",) if key in block[name]}}
-    extends = {"type": ["string", "array", "null"], "items": {"type": "string"}, "description": "Profiles that this one is laid over."}
-    return {**top, "properties": {"extends": extends, **properties}, "definitions": definitions}
+        block[name] = {**taken, **{key: block[name][key] for key in ("description", "default") if key in block[name]}}
+    return {**top, "properties": {"extends": _extends("Profiles"), **properties}, "definitions": definitions}
+
+
+def _extends(files: str) -> Schema:
+    """The property `extends` of a kind of file."""
+    meaning = f"{files} that this one is laid over, by name or path: the first at the bottom, this one on top."
+    return {"type": ["string", "array", "null"], "items": {"type": "string"}, "default": None, "description": meaning}
 
 
 def _pipeline() -> Schema:
     reference = {
         "type": "object",
+        "description": "What an earlier stage makes: exactly one of export, checkpoint and output.",
         "properties": {
-            "stage": {"type": "string", "description": "An earlier stage."},
-            "export": {"enum": ["live", "ema"], "description": "Its weights, or their moving average."},
-            "output": {"enum": ["data", "run"], "description": "What a preprocess stage wrote, or the run directory."},
-            "role": {"type": "string", "description": "Whose weights; default: student."},
+            "stage": {"type": "string", "description": "Name of an earlier stage."},
+            "export": {"enum": ["live", "ema"], "default": None, "description": "The folder of its weights, or of their moving average."},
+            "checkpoint": {"enum": ["last"], "default": None, "description": "Another word for export: live."},
+            "output": {"enum": ["data", "run"], "default": None, "description": "What a preprocess stage wrote, or the run directory."},
+            "role": {"type": "string", "default": "student", "description": "Role whose weights are meant."},
         },
     }
     stage = {
         "type": "object",
+        "description": "One run: a recipe, and what is changed in it.",
         "additionalProperties": False,
         "required": ["name", "recipe"],
         "properties": {
-            "name": {"type": "string", "description": "Of the stage: its run is PIPELINE/NAME."},
-            "recipe": {"type": "string"},
+            "name": {"type": "string", "description": "Name of the stage; its run is PIPELINE/NAME."},
+            "recipe": {"type": "string", "description": "The recipe that it runs, by name or path."},
             "set": {
                 "type": "object",
+                "default": {},
                 "additionalProperties": {"anyOf": [reference, {}]},
                 "description": "Dotted keys as --set, laid over the recipe; {stage: …} stands for what an earlier stage makes.",
             },
         },
     }
-    stages = {"type": "array", "items": stage, "minItems": 1, "description": "In order."}
-    properties = {"description": {"type": "string"}, "stages": stages}
+    stages = {"type": "array", "items": stage, "minItems": 1, "description": "The stages, in the order in which they run."}
+    properties = {
+        "description": {"type": "string", "default": "", "description": "One line that `fvlaunch list pipelines` shows."},
+        "stages": stages,
+    }
     return {"type": "object", "additionalProperties": False, "required": ["stages"], "properties": properties}
 
 

@@ -121,12 +121,14 @@ NonNegative = Annotated[int, Field(ge=0)]
 
 
 class Resources(Section):
+    """What a job needs of a cluster."""
+
     ranks: PositiveInt = 1
-    """Processes; one for each GPU where there are GPUs."""
+    """Number of processes, over all nodes; each has a GPU of its own where there are GPUs."""
     time: Time | None = None
-    """Time limit where neither the cluster nor the command line gives one."""
+    """Time limit of one attempt, where neither the cluster nor the command line gives one. A run goes on in the next attempt."""
     threads_per_rank: PositiveInt | None = None
-    """null: cores / ranks on a node, fixed at submission, since sums depend on it."""
+    """CPU threads of each process. null: the cores of a node, divided by its ranks; fixed at submission, since sums depend on it."""
 
 
 PROGRAMS = ("train", "preprocess", "download", "evaluate", "export")
@@ -137,14 +139,21 @@ class Recipe(Section):
     """What to do, on how many ranks: exactly one of the blocks train, preprocess, download, evaluate, export."""
 
     description: Annotated[str, BeforeValidator(_one_line)] = ""
+    """One line that `fvlaunch list recipes` shows."""
     tiny: bool = False
-    """Networks, clips and batch of a laptop's size in place of the real ones, the rest as it is: --set tiny=true."""
+    """Put networks, clips and a batch of a laptop's size in place of the real ones and leave the rest as it is."""
     resources: Resources = Resources()
+    """What the job needs of the cluster."""
     train: TrainConfig | None = None
+    """Train networks."""
     preprocess: PreprocessConfig | None = None
+    """Make training data from clips, prompts or others' parquet files."""
     download: DownloadConfig | None = None
+    """Fetch models and data sets from the Hugging Face hub."""
     evaluate: EvaluateConfig | None = None
+    """Measure samples of the moving-shapes task."""
     export: ExportConfig | None = None
+    """Write a run's weights as a folder for diffusers, in a job."""
 
     @model_validator(mode="after")
     def _one_program(self) -> Recipe:
@@ -171,24 +180,33 @@ class Recipe(Section):
 
 
 class Limits(Section):
+    """When a failing run is given up, and how patiently the agents watch the ranks."""
+
     crashes: NonNegative = 3
+    """The run ends as failed when more attempts than this have crashed. `resume` starts counting anew, here and below."""
     hangs: NonNegative = 3
+    """The run ends as failed when more attempts than this have hung: no rank made progress for longer than a step may take."""
     out_of_memory: NonNegative = 1
+    """The run ends as failed when more attempts than this have run out of memory."""
     starts_without_progress: PositiveInt = 3
+    """The run ends as failed when this many attempts since the last new step have failed, whatever the other budgets say."""
     interrupted_starts: PositiveInt = 20
-    """Starts without progress that were ended by the cluster, not by a failure of ours."""
+    """The run ends as failed when the cluster has interrupted this many attempts since the last new step."""
     failed_saves: PositiveInt = 3
+    """The run ends when this many checkpoints in a row could not be written, so that GPUs do not work unsaved."""
     notice_lead_s: PositiveFloat | None = None
-    """How long before the time limit ranks are told to save; null: from the measured save time, 120 until one was measured."""
+    """How long before the time limit the ranks are told to save. null: as long as saves were measured to take; 120 until one was."""
     hang_floor_s: PositiveFloat = 120
-    """A step may always take this long..."""
+    """A step is never taken for a hang before this time has passed."""
     hang_factor: PositiveFloat = 20
-    """...and this many times the median step."""
+    """A step is taken for a hang after this many times the median step, if hang_floor_s has passed too."""
     phase_s: PositiveFloat = 1800
-    """Longest silence while loading, preparing, saving or warming up."""
+    """Longest silence of a rank outside of its steps: while it loads, prepares data, saves or warms up. Also how long a node may take to
+    appear."""
     head_silence_s: PositiveFloat = 120
-    """Other nodes give up after hearing nothing from the first for so long."""
+    """The other nodes' agents give up after hearing nothing from the first node for this long."""
     poll_s: PositiveFloat = 1.0
+    """How often an agent looks for `stop` and `cancel`."""
     grace_s: PositiveFloat = 30
     """From asking ranks to stop to killing them, where nothing else sets a deadline."""
 
@@ -200,48 +218,63 @@ class Notify(Section):
     """A command that is told what became of a run."""
 
     on: Annotated[list[NotifyOn], Field(min_length=1)] = ["failed", "finished", "stalled"]
-    """stalled: an attempt hung, or ended without a new step."""
+    """After which events the command runs. stalled: an attempt hung, or crashed without reaching a new step."""
     command: Annotated[list[str], BeforeValidator(_words), Field(min_length=1)]
-    """An argument list, or a line that is split as a shell would; never run by one. The event is a JSON object on its stdin."""
+    """The program and its arguments: a list, or a line that is split as a shell would split it. No shell runs it. The event is a JSON
+    object on its standard input."""
     timeout_s: PositiveFloat = 30
+    """The command is killed after this time."""
 
 
 class ClusterResources(Section):
     """Defaults of this cluster for what a recipe's `resources` says."""
 
     time: Time | None = None
+    """Time limit of one attempt on this cluster, in place of the recipe's."""
     threads_per_rank: PositiveInt | None = None
+    """CPU threads of each process on this cluster, in place of the recipe's."""
 
 
 class Cluster(Section):
     """Where to train."""
 
     description: Annotated[str, BeforeValidator(_one_line)] = ""
+    """One line that `fvlaunch list clusters` shows."""
     executor: Literal["slurm", "local"]
+    """slurm: a job is handed to sbatch. local: a detached process on this machine runs it."""
     ranks_per_node: PositiveInt | None = None
-    """null: slurm.gpus-per-node (or gres), else 1. Local: one node, as many ranks as asked."""
+    """Processes on a full node. null: as many as GPUs are asked for (slurm.gpus-per-node or gres), else 1; of a local cluster as many as
+    the recipe asks for, all on this machine."""
     gpu_memory_gb: PositiveFloat | None = None
-    """Of one GPU: submit warns where the estimate of a run's memory is more."""
+    """Memory of one GPU: submit warns where the estimate of a run's memory is more."""
     runs_dir: Annotated[str, BeforeValidator(_run_path)] | None = None
-    """Shared by all nodes; null: ./runs."""
+    """Folder of the run directories, which all nodes must share. null: ./runs. --runs-dir and $FVLAUNCH_RUNS come first."""
     paths: Annotated[dict[str, str], BeforeValidator(_each(_path))] = {}
-    """Named folders, used as ${paths.NAME} in recipes and here."""
+    """Named folders, used as ${paths.NAME} in recipes and in this file. May hold ${USER} and other environment variables, but not each
+    other."""
     python: Annotated[str, BeforeValidator(_interpreter)] | None = None
-    """Interpreter on the nodes; null: the one that submits."""
+    """Python interpreter on the nodes, which has fvlaunch's dependencies. null: the one that submits."""
     slurm: Annotated[dict[str, str | int | bool], BeforeValidator(_each(_sbatch))] = {}
-    """sbatch's own long names."""
+    """Options of sbatch by their long names, such as gpus-per-node; true for an option without a value."""
     srun_args: list[str] = []
+    """Further arguments of the srun that starts an agent on each node, for instance those of a container plugin."""
     setup: str = ""
-    """Shell lines before srun: modules, venv. `$NAME` is the shell's, ${paths.NAME} is ours."""
+    """Shell lines that the batch script runs before srun: modules, a virtual environment. $NAME is the shell's, ${paths.NAME} is ours."""
     env: Annotated[dict[str, str], BeforeValidator(_each(_variable))] = {}
+    """Environment variables of the job. Numbers and words that YAML could read in several ways must be quoted. Names that look like a
+    secret are refused, and so are those that fvlaunch sets."""
     secrets: list[Annotated[str, BeforeValidator(_secret)]] = []
-    """Names of environment variables that are passed on; their values are never written down."""
+    """Names of environment variables that are passed on to the job; their values, from the environment or ~/.config/fvlaunch/secrets/NAME,
+    are never written into a script or a record, and are masked in logs."""
     continue_by: Literal["requeue", "resubmit"] = "requeue"
-    """How a run gets its next life: the same job again, or a new one, for sites that cancel what they preempt or allow no requeue."""
+    """How a run gets its next life. requeue: the same job again. resubmit: a new job, for sites that cancel what they preempt, allow no
+    requeue, or have no scontrol in their containers."""
     limits: Limits = Limits()
+    """When a failing run is given up, and how patiently the agents watch the ranks."""
     notify: Notify | None = None
-    """What is run on the first node when a run ends or stalls."""
+    """A command that is run on the first node when a run ends or stalls; null: none."""
     resources: ClusterResources = ClusterResources()
+    """This cluster's values for a recipe's `resources`; --set comes before them."""
 
     def default_ranks_per_node(self) -> int | None:
         """Ranks on a full node; None for a local profile that leaves it open."""

@@ -17,28 +17,33 @@ class RampConfig(Section):
     """Sparsity that rises with the steps, so that a network that was trained dense gets used to it."""
 
     rate: float = Field(0.01, gt=0, lt=1)
-    """Of each rise. The last one is what is left, so that the ramp ends at `sparsity` also where the rate does not divide it."""
+    """Sparsity that each rise adds. The last rise is what is left, so that the ramp ends at `sparsity` also where the rate does not divide
+    it."""
     interval: PositiveInt = 1
     """Steps between two rises."""
 
 
 class DenseAttention(Section):
+    """Each token attends to all others."""
+
     kind: Literal["dense"] = "dense"
+    """Chooses dense attention."""
 
 
 class SparseAttention(Section):
-    """Video sparse attention (arXiv 2505.13389): over tile means, gated, and token by token inside the tiles that these choose."""
+    """Video sparse attention (arXiv 2505.13389): attention between tiles of tokens chooses which tiles are attended to token by token."""
 
     kind: Literal["vsa"] = "vsa"
+    """Chooses video sparse attention."""
     sparsity: float = Field(ge=0, lt=1)
-    """Share of the key tiles that each query tile, in each head, leaves out of the token by token part."""
+    """Share of the tiles of keys that each tile of queries, in each head, leaves out when it attends token by token."""
     tile: tuple[PositiveInt, PositiveInt, PositiveInt] = (4, 4, 4)
-    """Tokens (after patching) of a tile over time, height and width; tiles at the edges may be smaller."""
+    """Tokens of a tile over time, height and width; tiles at the edges may be smaller."""
     ramp: RampConfig | None = None
-    """null: the full sparsity from the first step."""
+    """Let sparsity rise with the steps. null: full sparsity from the first step."""
     backend: Literal["auto", "gather", "flex", "kernel"] = "auto"
-    """What computes the token by token part. gather: plain torch, on any device. flex: flex_attention, compiled, on CUDA, tiles of a
-    multiple of 64 tokens. kernel: the packages fastvideo-kernel or vsa, where installed, on CUDA, tiles of 64 tokens.
+    """What computes the part that attends token by token. gather: plain torch, on any device. flex: flex_attention, compiled, on CUDA, with
+    tiles of a multiple of 64 tokens. kernel: the package fastvideo-kernel or vsa where one is installed, on CUDA, with tiles of 64 tokens.
     auto: the last of these that can."""
 
     @model_validator(mode="after")

@@ -8,9 +8,13 @@ from .section import Section
 
 
 class CheckpointConfig(Section):
+    """When checkpoints are saved, and which of them are kept."""
+
     every_steps: PositiveInt | None = 100
+    """Save at multiples of this step; null: not by steps."""
     every_minutes: PositiveFloat | None = 15
-    """Whichever comes first; both null: only at the end and on a notice."""
+    """Save when this much time has passed since the last one; whichever comes first. Both null: only at the end and on a notice."""
     keep_last: int = Field(3, ge=2)
+    """The newest checkpoints that are kept; older ones are deleted."""
     keep_every_steps: PositiveInt | None = None
-    """Checkpoints at multiples of this are never pruned."""
+    """Checkpoints at multiples of this step are never deleted; null: none of them is special."""

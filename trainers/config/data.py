@@ -25,38 +25,50 @@ class ShapesConfig(Section):
     """The moving-shape clips of a laptop-sized run, made on first use: real mp4 files with captions, then preprocessed."""
 
     kind: Literal["shapes"] = "shapes"
+    """The only kind there is: the moving shapes."""
     repeats: PositiveInt = 4
-    """Clips of each of the 60 training modes."""
+    """Clips of each of the 60 training modes (shape, direction and place)."""
     upscale: PositiveInt = 8
-    """Pixels of the mp4 for each pixel of the 8x8 video, so that a person can look at it."""
+    """Pixels of the mp4, in each direction, for one pixel of the 8x8 video, so that a person can look at it."""
 
 
 class DataConfig(Section):
+    """Which parquet files are read, the sizes that their samples must have, and how batches are cut."""
+
     path: Folders
-    """Folder of parquet files (ALGORITHMS.md section 2's schemas), searched recursively; or each folder: how often it is read an epoch."""
+    """Folder of parquet files as `preprocess` writes them, searched recursively; or a mapping, each folder with the number of times that it
+    is read an epoch."""
     prepare: ShapesConfig | None = None
-    """Make the data at `path` when it is not there yet."""
+    """Make the data at `path` when it is not there yet; null: it must be there."""
     num_frames: PositiveInt = 77
+    """Frames of a clip, 1 plus a multiple of the VAE's time stride."""
     height: PositiveInt = 448
+    """Height of a clip, a multiple of 16 with Wan's VAE."""
     width: PositiveInt = 832
+    """Width of a clip, a multiple of 16 with Wan's VAE."""
     vae_stride: tuple[PositiveInt, PositiveInt, PositiveInt] = (4, 8, 8)
-    """Pixels per latent over (time, height, width); Wan2.1's is (4, 8, 8)."""
+    """Pixels of a clip for one latent over time, height and width; (4, 8, 8) is Wan2.1's VAE."""
     latents_mean: list[float] | None = None
-    """Per channel; null: the Wan2.1 VAE's. Stored latents are un-normalised, (z - mean) / std is done when training."""
+    """Mean of the latents of each channel. Stored latents are as the VAE makes them; training subtracts this and divides by latents_std.
+    null: those of Wan2.1's VAE."""
     latents_std: list[PositiveFloat] | None = None
+    """Standard deviation of the latents of each channel; null: those of Wan2.1's VAE."""
     text_len: PositiveInt = 512
-    """Prompt embeddings are zero-padded or cut to this many tokens."""
+    """Tokens of a prompt's embedding: shorter ones are padded with zeros, longer ones cut."""
     text_dropout: float = Field(0.0, ge=0, lt=1)
-    """Share of samples trained on the empty prompt, for classifier-free guidance."""
+    """Share of samples that are trained on the empty prompt, for classifier-free guidance."""
     global_batch_size: PositiveInt
+    """Samples of one step, over all ranks. It must be a multiple of micro_batch_size times the data-parallel ranks."""
     micro_batch_size: PositiveInt | None = None
-    """Samples of one forward pass on one rank; null: global_batch_size / data-parallel ranks, fixed at submission."""
+    """Samples of one forward pass on one rank; gradients are accumulated over as many passes as the batch needs. null: global_batch_size /
+    data-parallel ranks, fixed at submission."""
     workers: int = Field(1, ge=0)
-    """Loader processes a rank; 0 loads in the rank itself."""
+    """Processes of a rank that load data ahead; 0: the rank itself loads."""
     cache_gb: float = Field(1.0, gt=0)
-    """Decoded rows that one loader process keeps. Bigger data with many rows a row group is shuffled by row groups."""
+    """Memory for decoded rows in one loader process. Larger data with many rows a row group is shuffled by row groups."""
     max_bad_share: float = Field(0.05, ge=0, le=1)
-    """A row that cannot be used is replaced by another one and told. More than this share of those read end the run; 0: the first does."""
+    """A row that cannot be used is replaced by another one, and logged. More than this share of the rows read end the run; 0: the first one
+    does."""
     check_statistics: bool = True
     """Refuse to start where the normalised latents of a few samples are far from mean 0 and deviation 1."""
 

@@ -8,11 +8,14 @@ from .section import Section
 
 
 class ParallelConfig(Section):
+    """How the ranks share the work: replicate x shard x sequence is the number of ranks."""
+
     replicate: PositiveInt | None = None
-    """Copies of the sharded model; null: what is left of the world size."""
+    """Copies of the sharded networks, each with other samples. null: as many as the other two leave."""
     shard: PositiveInt | None = None
-    """Ranks that one copy is sharded over; null: all that replicate and sequence leave."""
+    """Ranks that one copy of the networks is sharded over (FSDP). null: all that replicate and sequence leave."""
     sequence: PositiveInt = 1
+    """Ranks that share the tokens of one sample. Only 1 is available so far."""
 
     def mesh(self, world_size: int) -> tuple[int, int, int]:
         """(replicate, shard, sequence) with nulls resolved; ValueError where it does not come out at world_size."""

@@ -22,28 +22,43 @@ Model = Annotated[SerializeAsAny[Section], BeforeValidator(chooser("trainers.con
 
 
 class TrainConfig(Section):
+    """One training run: the method, the networks, the data, and how they are optimised, sharded, saved and shown."""
+
     seed: int = Field(1000, ge=0)
+    """Seed of all noise, data order, dropout and random weights."""
     max_steps: PositiveInt
+    """Steps of the whole run, an update of the weights each (of DMD2 and self-forcing: iterations)."""
     flow_shift: PositiveFloat = 3.0
-    """S(u) = s*u / (1 + (s-1)*u), as diffusers' FlowMatchEulerDiscreteScheduler."""
+    """s of the noise schedule S(u) = s u / (1 + (s - 1) u), as in diffusers' FlowMatchEulerDiscreteScheduler. Larger: more of the steps at
+    high noise."""
     precision: Literal["bf16", "fp32"] = "bf16"
-    """Compute type of the networks; masters and optimizer state are always float32."""
+    """Number format in which the networks compute. The trained weights and the optimizer's state are float32 either way."""
     deterministic: bool = False
-    """Ask CUDA for deterministic kernels. CPU runs are deterministic as they are."""
+    """Ask CUDA for deterministic kernels, which may be slower. CPU runs are deterministic as they are."""
     on_nonfinite: Literal["skip", "stop"] = "skip"
-    """What follows a step whose gradient norm is not finite (its update is always skipped): go on, or end the run."""
+    """What follows a step whose gradient norm is infinite or not a number; its update is left out in any case. skip: go on. stop: end the
+    run."""
     nonfinite_limit: PositiveInt = 10
-    """With skip: so many such steps in a row end the run."""
+    """With on_nonfinite: skip, this many such steps in a row end the run."""
     failed_saves: PositiveInt = 3
-    """So many failed checkpoints in a row end the run. The launcher sets it from the cluster's limits.failed_saves."""
+    """This many failed checkpoints in a row end the run. The launcher sets it from the cluster's limits.failed_saves."""
     method: Method
+    """How the networks are trained: `kind`, and the keys of that kind. A method of your own is kind: ./mine.py:MyMethod, and its other keys
+    are its own."""
     models: dict[str, Model]
+    """The networks by role. Which roles there are depends on the method: student, and where it has them teacher and critic."""
     data: DataConfig
+    """What is trained on."""
     optimizers: dict[str, OptimizerConfig]
+    """The optimizer of each role that the method trains."""
     parallel: ParallelConfig = ParallelConfig()
+    """How the ranks share the work."""
     checkpoint: CheckpointConfig = CheckpointConfig()
+    """When checkpoints are saved and which are kept."""
     callbacks: CallbacksConfig = CallbacksConfig()
+    """Averaged weights, gradient clipping and validation."""
     tracking: TrackingConfig = TrackingConfig()
+    """TensorBoard and dashboards."""
 
     def sampling(self, asked: ValidationConfig | None = None) -> ValidationConfig:
         """How the student is sampled: as `asked`, else by callbacks.validation, with its nulls filled in."""

@@ -16,51 +16,61 @@ Step = Annotated[int, Field(ge=1, le=1000)]
 
 
 class ValidationLossConfig(Section):
+    """The loss on clips and noise that are the same at every validation."""
+
     path: str | None = None
-    """Folder of parquet files that the run does not train on; null: the `holdout` beside the data, and without one the data itself."""
+    """Folder of parquet files that the run does not train on. null: the folder `holdout` beside the data, and without one the data
+    itself."""
     num_samples: PositiveInt = 8
-    """The first so many. Each is noised at every one of `steps`, always with the same noise."""
+    """The first so many samples are used, each at every one of `steps`."""
     steps: Annotated[list[Step], Field(min_length=1)] = [200, 400, 600, 800]
-    """Noise levels, 1 to 1000 on the unshifted grid; flow_shift is applied to them."""
+    """Noise levels, 1 to 1000, counted before flow_shift is applied to them."""
 
 
 class ValidationConfig(Section):
+    """Sample videos and a loss while training, in the run's folder samples/. Prompts and noise are the same each time."""
+
     every_steps: PositiveInt = 100
-    """And at the last step."""
+    """Validate at multiples of this step, and at the last one."""
     prompts: Annotated[list[str], Field(min_length=1)] | None = None
-    """null: those that the data was preprocessed with, or else the first two samples'. Others are encoded when the run starts."""
+    """What the samples show; they are encoded when the run starts. null: the prompts that the data was preprocessed with, or else those of
+    the first two samples."""
     seed: NonNegativeInt = 0
-    """Prompt n is sampled from the noise of seed + n, at every validation."""
+    """Prompt number n is sampled from the noise of seed + n."""
     solver: Literal["unipc", "euler", "sde", "ode"] | None = None
-    """unipc, euler: many steps, as stock pipelines make them. sde, ode: the few timesteps of a distilled student, with fresh noise
-    after each or with the noise that its prediction implies. null: as a student of few steps is trained, unipc for others."""
+    """unipc, euler: many steps, as stock pipelines make them. sde, ode: the few timesteps of a distilled student, with fresh noise after
+    each, or with the noise that its prediction implies. null: as a student of few steps is trained, unipc for others."""
     num_steps: PositiveInt | None = None
-    """With unipc and euler; null: 50."""
+    """Sampling steps of unipc and euler; null: 50."""
     timesteps: list[int | float] | None = None
-    """With sde and ode, descending; null: those that the student is trained at."""
+    """Timesteps of sde and ode, descending; null: those that the student is trained at."""
     guidance_scale: float | None = Field(None, ge=0)
-    """s of u + s (c - u); 1: no guidance. null: 1 for a student of few steps, 5 for others."""
+    """Classifier-free guidance: s of u + s (c - u); 1: none. null: 1 for a student of few steps, 5 for others."""
     negative_prompt: str | None = None
-    """Of the unconditional branch; null: the one that the data was preprocessed with."""
+    """Prompt of the unconditional prediction u. null: the one that the data was preprocessed with."""
     flow_shift: PositiveFloat | None = None
-    """With unipc and euler; null: train.flow_shift."""
+    """flow_shift of unipc and euler; null: train.flow_shift."""
     weights: Literal["live", "ema"] | None = None
-    """null: the averages where there are any."""
+    """Sample with the trained weights (live) or with their moving average (ema). null: the average where there is one."""
     num_frames: PositiveInt | None = None
-    """Of the samples; null, here and below: the data's."""
+    """Frames of a sample; null: the data's."""
     height: PositiveInt | None = None
+    """Height of a sample; null: the data's."""
     width: PositiveInt | None = None
+    """Width of a sample; null: the data's."""
     fps: PositiveInt = 16
+    """Frame rate of the mp4 files."""
     local_attn_size: PositiveInt | None = None
-    """Of a causal student, as in its section. null: its own; where it has none, samples longer than the data's clips see as many latent
-    frames as these have."""
+    """Latent frames that a block of a causal student sees. null: the student's own; where it has none, samples that are longer than the
+    data's clips see as many as these have."""
     sink_frames: NonNegativeInt | None = None
-    """Of a causal student, as in its section; null: its own."""
+    """First latent frames that every block of a causal student sees; null: the student's own."""
     model: str | None = None
-    """Whose VAE decodes and whose text encoder encodes: a diffusers folder, a hub id, or `shapes`; null: what the student starts from."""
+    """Whose VAE decodes and whose text encoder encodes: a diffusers folder, a hub id, or `shapes`. null: what the student starts from."""
     videos: bool = True
-    """false: only the loss."""
+    """Make sample videos; false: only the loss."""
     loss: ValidationLossConfig | None = ValidationLossConfig()
+    """Compute the validation loss; null: only make videos."""
 
     def filled(self, few_steps: list[float] | None, few_step_solver: Literal["sde", "ode"] = "sde") -> ValidationConfig:
         """The same with what null means for the sampler written out. `few_steps`: the timesteps that the student is trained at."""

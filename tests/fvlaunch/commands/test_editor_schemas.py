@@ -94,7 +94,7 @@ def test_each_key_says_what_it_means() -> None:
     assert "S(u)" in train["flow_shift"]["description"]
     dmd2 = next(d for d in json_schema.schema("recipe")["definitions"].values() if "denoising_steps" in d.get("properties", {}))
     assert "descending" in dmd2["properties"]["denoising_steps"]["description"]
-    assert "new one" in json_schema.schema("cluster")["properties"]["continue_by"]["description"]
+    assert "a new job" in json_schema.schema("cluster")["properties"]["continue_by"]["description"]
 
 
 def test_a_persons_own_files_find_the_schema_too(

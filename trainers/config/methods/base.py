@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 class MethodConfig(Section):
     kind: str
-    """Name of the method: its file in trainers/methods, or ./file.py:ClassName."""
+    """Name of the method: that of its file in trainers/methods, with hyphens for underscores, or ./file.py:ClassName, your own."""
 
     trainable_roles: ClassVar[tuple[str, ...]] = ("student",)
     """Roles with an optimizer."""

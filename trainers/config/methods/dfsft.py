@@ -18,15 +18,20 @@ _Entry = Annotated[int, Field(ge=0, le=_GRID)]
 
 
 class Config(MethodConfig):
+    """Diffusion forcing: flow matching on a causal student whose blocks of frames each have a noise level of their own."""
+
     kind: Literal["dfsft"] = "dfsft"
+    """Chooses diffusion forcing."""
     chunk_size: PositiveInt | None = None
-    """Latent frames that share a noise level; null: the student's num_frames_per_block, which it must equal."""
+    """Latent frames that share a noise level. null: the student's num_frames_per_block, which it must equal."""
     index_range: tuple[_Entry, _Entry] = (0, _GRID)
-    """[low, high) of the entries of the descending grid that noise levels are drawn from: 0 is pure noise, 999 almost none."""
+    """Noise levels are drawn from these entries, [first, end), of the 1000 levels of the schedule in descending order: 0 is pure noise, 999
+    almost none."""
     weighting: Literal["middle", "none"] = "middle"
-    """middle: a bell over the grid's entries (mean 1, largest 1.58, none at pure noise) multiplies each frame's loss."""
+    """How each frame's loss is weighted by its noise level. middle: by a bell over the levels (mean 1, at most 1.58, 0 at pure noise).
+    none: all alike."""
     teacher_forcing: bool = False
-    """Show each block the clean frames of earlier blocks instead of their noisy ones. Twice the tokens."""
+    """Show each block the clean frames of earlier blocks instead of their noisy ones. It doubles the tokens of a clip."""
 
     @model_validator(mode="after")
     def _range_holds_something(self) -> Config:

@@ -17,25 +17,32 @@ if TYPE_CHECKING:
 
 
 class Config(MethodConfig):
+    """DMD2 (arXiv 2405.14867): a student of a few steps learns to make what its teacher finds likely. A critic follows the student."""
+
     kind: Literal["dmd2"] = "dmd2"
+    """Chooses DMD2."""
     trainable_roles: ClassVar = ("student", "critic")
     frozen_roles: ClassVar = ("teacher",)
 
     denoising_steps: list[int | float]
-    """What the student is sampled at, descending, without the final 0. Timesteps as the network sees them, such as 1000, 757, 522."""
+    """Timesteps, 1000 to 0, that the student is trained and sampled at, descending and without the final 0: [1000, 757, 522] makes a
+    student of three steps."""
     warp_denoising_steps: bool = False
-    """denoising_steps count on the unshifted grid instead: 500 is timestep 833.3 with flow_shift 5."""
+    """Whether denoising_steps are counted before flow_shift is applied: 500 then stands for timestep 833.3 with flow_shift 5."""
     rollout: Literal["simulate", "data_latent"] = "simulate"
-    """simulate: the student's inputs are its own samples from noise, so prompts are all the data it needs. data_latent: noised clips."""
+    """Where the student's inputs come from. simulate: its own samples from pure noise, so that prompts are all the data it needs.
+    data_latent: clips with noise."""
     generator_update_interval: PositiveInt = 5
-    """The student steps at every so many iterations, the critic at each."""
+    """The student is updated at every so many iterations, the critic at each."""
     teacher_guidance_scale: float = Field(4.5, ge=0)
-    """s of u + s (c - u). Others write w of c + w (c - u): s = w + 1."""
+    """Classifier-free guidance of the teacher: s of u + s (c - u), with c the prediction for the prompt and u the one for the negative
+    prompt. Others write w of c + w (c - u): s = w + 1."""
     score_flow_shift: PositiveFloat | None = None
-    """Of the noise levels at which teacher and critic are compared; null: train.flow_shift."""
+    """flow_shift of the noise levels at which teacher and critic are compared. null: train.flow_shift."""
     min_timestep_ratio: float = Field(0.0, ge=0, le=1)
-    """These noise levels are clamped to [min, max] x 1000, after the shift."""
+    """Lowest noise level at which teacher and critic are compared: timestep / 1000, after the shift."""
     max_timestep_ratio: float = Field(1.0, ge=0, le=1)
+    """Highest noise level at which teacher and critic are compared: timestep / 1000, after the shift."""
 
     @model_validator(mode="after")
     def _window_holds_something(self) -> Config:

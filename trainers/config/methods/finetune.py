@@ -10,13 +10,19 @@ from .base import MethodConfig
 
 
 class Config(MethodConfig):
+    """Full finetuning, or LoRA where the student has it: flow matching on clips."""
+
     kind: Literal["finetune"] = "finetune"
+    """Chooses finetuning."""
     weighting_scheme: Literal["uniform", "logit_normal", "mode"] = "uniform"
-    """How u, and so the timestep, is drawn: uniform U(0,1); sigmoid(N(mean, std)); SD3's mode sampling."""
+    """Distribution of u, a noise level's place in the schedule (0 is pure noise): uniform in 0 to 1; logit_normal, sigmoid of a normal
+    number; mode, mode sampling of SD3 (arXiv 2403.03206)."""
     logit_mean: float = 0.0
+    """With logit_normal: mean of the normal number. Larger: less noise."""
     logit_std: float = Field(1.0, gt=0)
-    """With logit_normal. A larger mean favours larger u, which is less noise: u counts from pure noise."""
+    """With logit_normal: standard deviation of the normal number."""
     mode_scale: float = Field(1.29, ge=-1, le=1.75)
-    """With mode. Outside these bounds u is not monotone in the uniform number it is made of; the upper one is 2 / (pi - 2)."""
+    """With mode: above 0 favours middle noise levels, below 0 the ends. Outside of these bounds the formula is not monotone; the upper one
+    is 2 / (pi - 2)."""
     precondition_outputs: bool = False
-    """Compare x0 predictions instead of velocities."""
+    """Compare predictions of the clean clip instead of velocities."""

@@ -19,22 +19,29 @@ if TYPE_CHECKING:
 
 
 class Config(MethodConfig):
+    """Knowledge distillation: a student of a few steps learns from states of its teacher's many-step sampling trajectories."""
+
     kind: Literal["kd"] = "kd"
+    """Chooses knowledge distillation."""
     trainable_roles: ClassVar = ("student",)
     frozen_roles: ClassVar = ("teacher",)
     optional_roles: ClassVar = ("teacher",)
     preparing_roles: ClassVar = ("teacher",)
 
     cache: str
-    """Folder of the teacher's trajectories, made from data's prompts before the first step; a run that was cut short goes on there."""
+    """Folder of the teacher's trajectories. They are made from the data's prompts before the first step; a run that was cut short goes on
+    there, and other runs use them again."""
     t_list: list[int]
-    """Timesteps of the teacher's trajectory that the student is trained and sampled at, descending, then 0: 995, 937, 833, 625, 0."""
+    """Timesteps of the teacher's trajectory that the student is trained and sampled at, descending, with 0 at the end: [995, 937, 833, 625,
+    0]."""
     trajectory_steps: int = Field(48, ge=1, le=500)
-    """Of the teacher's ODE: u = 1, 1 - 1/48, ... with train.flow_shift, timesteps cut to whole numbers."""
+    """Steps of the teacher's sampling, Euler steps at u = 1, 1 - 1/48, ... with train.flow_shift; their timesteps are cut to whole
+    numbers."""
     teacher_guidance_scale: float = Field(6.0, ge=0)
-    """s of u + s (c - u), in the trajectories. Others write w of c + w (c - u): s = w + 1."""
+    """Classifier-free guidance in the trajectories: s of u + s (c - u). Others write w of c + w (c - u): s = w + 1."""
     num_trajectories: PositiveInt | None = None
-    """null: one for each of data's samples. More than these: prompts are used again, with other noise."""
+    """How many trajectories are made. null: one for each of the data's samples. More than these: prompts are used again, with other
+    noise."""
     teacher_batch_size: PositiveInt = 1
     """Trajectories that a rank makes at once."""
 

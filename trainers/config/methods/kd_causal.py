@@ -13,10 +13,13 @@ if TYPE_CHECKING:
 
 
 class Config(kd.Config):
+    """Knowledge distillation into a causal student; self-forcing starts from its export."""
+
     kind: Literal["kd-causal"] = "kd-causal"  # type: ignore[assignment]
+    """Chooses knowledge distillation into a causal student."""
     clean_blocks: bool = True
-    """A block may also be drawn clean, at timestep 0, as all earlier blocks are when the student samples; it has no loss then.
-    false: every block is at a timestep of t_list before its 0."""
+    """Whether a block may also be shown clean, at timestep 0, as all earlier blocks are when the student samples; it has no loss then.
+    false: every block is at one of t_list's timesteps before its 0."""
 
     def kept(self, train: TrainBlock) -> list[int]:
         """Of a student of two experts also the boundary, where the first hands on to the second."""

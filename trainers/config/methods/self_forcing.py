@@ -15,21 +15,26 @@ if TYPE_CHECKING:
 
 
 class Config(dmd2.Config):
+    """Self-forcing (arXiv 2506.08009): DMD2 on videos that a causal student makes block by block from its own past."""
+
     kind: Literal["self-forcing"] = "self-forcing"  # type: ignore[assignment]
+    """Chooses self-forcing."""
     rollout: Literal["simulate"] = "simulate"
-    """The student's own samples: prompts are all the data it needs."""
+    """Always simulate: the student's own samples, so that prompts are all the data it needs."""
     same_step_across_blocks: bool = True
-    """The step that has the gradient is drawn once for all blocks of a video; false: for each. Always the same on all ranks."""
+    """Whether the one denoising step that has a gradient is drawn once for all blocks of a video, or for each block. All ranks draw the
+    same."""
     last_step_only: bool = False
-    """It is the last one of denoising_steps at each iteration."""
+    """Give the gradient to the last of denoising_steps at each iteration, instead of one drawn at random."""
     renoise: Literal["sde", "ode"] = "sde"
-    """From step to step with fresh noise, or with the noise that the prediction implies. Validation and samples follow it."""
+    """How noise comes back between two denoising steps. sde: fresh noise. ode: the noise that the prediction implies. Validation and
+    samples do the same."""
     context_noise: float = Field(0.0, ge=0, lt=1000)
-    """Timestep at which a finished block is shown to later ones; 0: as it is."""
+    """Timestep at which a finished block is shown to later blocks; 0: clean."""
     start_gradient_frame: NonNegativeInt = 0
-    """Blocks that start before this latent frame have no gradient: a long video needs less memory."""
+    """Blocks that start before this latent frame have no gradient, so that a long video needs less memory."""
     require_causal_start: bool = True
-    """Refuse a student whose weights nothing tells to have been trained as a causal network of the same blocks."""
+    """Refuse a student whose weights do not say that they were trained as a causal network of the same blocks."""
 
     @property
     def few_step_solver(self) -> Literal["sde", "ode"]:

@@ -11,15 +11,21 @@ from . import wan
 
 
 class Config(wan.Config):
+    """A Wan transformer that is causal in blocks of frames: a block attends to itself and to earlier blocks."""
+
     family: Literal["causal-wan"] = "causal-wan"  # type: ignore[assignment]
+    """Chooses a block-causal Wan transformer."""
     num_frames_per_block: PositiveInt = 3
-    """Latent frames that attend to each other and to all earlier ones. Where it does not divide a video, the last block is smaller."""
+    """Latent frames of a block, which attend to each other and to all earlier blocks. Where it does not divide a video, the last block is
+    smaller."""
     local_attn_size: PositiveInt | None = None
-    """Latent frames that a block sees, sink frames and its own included: where a video is longer, the window rolls. null: all earlier."""
+    """Latent frames that a block sees, with sink frames and its own: where a video is longer, this window moves along. null: all earlier
+    frames."""
     sink_frames: NonNegativeInt = 0
-    """The first so many frames of a video, which every block sees however far the window has rolled."""
+    """The first so many latent frames of a video, which every block sees however far the window has moved."""
     attention: Literal["auto", "dense", "flex"] = "auto"  # type: ignore[assignment]
-    """auto: flex_attention on CUDA, elsewhere scaled_dot_product_attention with the whole mask."""
+    """How block-causal attention is computed. flex: flex_attention. dense: scaled_dot_product_attention with the whole mask. auto: flex on
+    CUDA, dense elsewhere."""
 
     @field_validator("attention", mode="before")
     @classmethod

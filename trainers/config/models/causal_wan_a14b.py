@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 
 class Config(TwoExperts, causal_wan.Config):
+    """Two block-causal Wan transformers, one for high noise and one for low noise, as Wan2.2 A14B."""
+
     family: Literal["causal-wan-a14b"] = "causal-wan-a14b"  # type: ignore[assignment]
+    """Chooses two block-causal Wan transformers."""
 
     def problems(self, role: str, train: TrainBlock) -> list[Problem]:
         return super().problems(role, train) + self.expert_problems(role, train)

@@ -17,30 +17,44 @@ class WanArchitecture(Section):
     """Arguments of diffusers' WanTransformer3DModel; the defaults are Wan2.1 T2V 1.3B's."""
 
     patch_size: tuple[PositiveInt, PositiveInt, PositiveInt] = (1, 2, 2)
+    """Latents that make one token, over time, height and width."""
     num_attention_heads: PositiveInt = 12
+    """Attention heads; the network's width is this times attention_head_dim."""
     attention_head_dim: PositiveInt = 128
+    """Numbers of one attention head."""
     in_channels: PositiveInt = 16
+    """Channels of the noisy latents."""
     out_channels: PositiveInt = 16
+    """Channels of the predicted velocity."""
     text_dim: PositiveInt = 4096
+    """Numbers of one token of a prompt's embedding."""
     freq_dim: PositiveInt = 256
+    """Numbers of the sinusoidal embedding of the timestep."""
     ffn_dim: PositiveInt = 8960
+    """Width inside the feed-forward layers."""
     num_layers: PositiveInt = 30
+    """Transformer blocks."""
     cross_attn_norm: bool = True
+    """Whether the input of cross-attention is normalised."""
     qk_norm: str | None = "rms_norm_across_heads"
+    """How queries and keys are normalised; null: not at all."""
     eps: float = Field(1e-6, gt=0)
+    """Added to variances in the normalisations."""
     rope_max_seq_len: PositiveInt = 1024
+    """Largest position, over time, height or width, that the rotary embeddings hold."""
 
 
 class LoraConfig(Section):
     """Train low-rank adapters instead of the weights: W x + (alpha / rank) B A x, after arXiv 2106.09685."""
 
     rank: PositiveInt
+    """Rank of the adapters: larger can learn more, and takes more memory."""
     alpha: PositiveFloat | None = None
-    """null: as rank."""
+    """The adapters' output is multiplied by alpha / rank. null: as rank, so that it is not."""
     target_modules: Annotated[list[str], Field(min_length=1)] = ["to_q", "to_k", "to_v", "to_out.0"]
-    """Linear layers that get an adapter: their names, or the ends of their names. Each must match something."""
+    """Linear layers that get an adapter, by their names or the ends of their names. Each must match something."""
     exclude_modules: list[str] = []
-    """Among those, layers that get none, written alike."""
+    """Layers among these that get none, by their names or the ends of their names."""
 
     @property
     def all_names(self) -> list[str]:
@@ -52,23 +66,26 @@ class LoraConfig(Section):
 
 
 class Config(Section):
-    family: Literal["wan"] = "wan"
-    init_from: str | None = None
-    """A Hugging Face id in the local cache, a diffusers folder (a whole pipeline or its transformer), or tiny-wan.
+    """One Wan transformer, as in Wan2.1: every frame attends to all frames."""
 
-    null: random weights of `architecture` from the run's seed."""
+    family: Literal["wan"] = "wan"
+    """Chooses one Wan transformer."""
+    init_from: str | None = None
+    """Where the weights come from: a Hugging Face id that was downloaded, a diffusers folder (a whole pipeline or its transformer), or
+    tiny-wan, a small random network. null: random weights of `architecture`, drawn from the run's seed."""
     revision: str | None = None
-    """Commit, branch or tag of the Hugging Face id; null: its default branch as last downloaded."""
+    """Commit, branch or tag of the Hugging Face id. null: its default branch as last downloaded."""
     architecture: WanArchitecture | None = None
-    """Only without init_from."""
+    """Sizes of a network of random weights; only without init_from."""
     lora: LoraConfig | None = None
-    """Only of a trained role: its weights stay as they are, and checkpoints hold the adapters only."""
+    """Train low-rank adapters instead of the weights; only for a role that is trained. Checkpoints then hold the adapters only."""
     attention: AttentionConfig | None = None
-    """Self-attention. null: as what init_from names was trained, which is dense but for exports of runs with vsa."""
+    """Self-attention of the network. null: as the weights of init_from were trained, which is dense but for exports of runs with vsa."""
     activation_checkpointing: Literal["none", "full", "selective"] = "none"
-    """full: each block is computed again in the backward pass; selective: all of it but matrix products and attention."""
+    """What the backward pass computes again, to save memory. full: each transformer block. selective: all of a block but its matrix
+    products and attention."""
     compile: bool = False
-    """torch.compile each block: faster steps after a slow first one."""
+    """Use torch.compile on each transformer block: faster steps, after a slow first one."""
 
     @property
     def adapted(self) -> bool:

@@ -24,21 +24,24 @@ class ExpertConfig(Section):
     """What is said of one expert alone, in place of what is said of both."""
 
     init_from: str | None = None
-    """A folder or hub id: its folder of the expert's name, else its transformer."""
+    """Where this expert's weights come from: a folder or Hugging Face id, of which its folder of the expert's name is taken, else its
+    transformer. null: where both come from."""
     revision: str | None = None
-    """Of this init_from."""
+    """Commit, branch or tag of this expert's init_from."""
     subfolder: str | None = None
-    """Another folder of it."""
+    """Another folder of it to take the weights from."""
     lora: LoraConfig | None = None
+    """Adapters of this expert, in place of those that are said of both."""
 
 
 class TwoExperts(Section):
     """What a role of two experts has beside what a role of one network has: mixed into a family's Config, before that family's."""
 
     boundary_ratio: float = Field(0.875, gt=0, lt=1)
-    """transformer predicts at timesteps from 1000 times this on, transformer_2 below. Wan2.2's text to video: 0.875."""
+    """Where the experts change over: transformer predicts at timesteps from 1000 times this on, transformer_2 below. Wan2.2's text to
+    video: 0.875."""
     experts: dict[Expert, ExpertConfig] = {}
-    """What differs for one of them."""
+    """What differs for one of the two experts, by its name: transformer or transformer_2."""
 
     def expert(self, name: str) -> Any:
         """The section of one expert, as that of a role of one network; what it starts from is in one of `folders_of`."""
@@ -111,7 +114,10 @@ class TwoExperts(Section):
 
 
 class Config(TwoExperts, wan.Config):
+    """Two Wan transformers, as in Wan2.2 A14B: transformer for high noise, transformer_2 for low noise."""
+
     family: Literal["wan-a14b"] = "wan-a14b"  # type: ignore[assignment]
+    """Chooses two Wan transformers."""
 
     def problems(self, role: str, train: TrainBlock) -> list[Problem]:
         return super().problems(role, train) + self.expert_problems(role, train)

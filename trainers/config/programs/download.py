@@ -11,13 +11,16 @@ from ..section import Section
 
 
 class RepositoryConfig(Section):
+    """One repository of the Hugging Face hub."""
+
     id: str
-    """On the Hugging Face hub: org/name."""
+    """Its name on the Hugging Face hub: org/name."""
     revision: str | None = None
-    """A commit, branch or tag; a commit pins it for good. null: the default branch of today."""
+    """Commit, branch or tag; a commit pins it for good. null: the default branch of today."""
     allow_patterns: list[str] | None = None
-    """Only files that match one of these, as in "data/*.parquet"; null: all."""
+    """Only files that match one of these patterns, such as "data/*.parquet"; null: all."""
     ignore_patterns: list[str] | None = None
+    """No files that match one of these patterns; null: none is left out."""
 
     @field_validator("id")
     @classmethod
@@ -31,7 +34,9 @@ class Config(Section):
     """Everything goes into the Hugging Face cache (HF_HOME moves it), where training and preprocessing look for it."""
 
     models: list[RepositoryConfig] = []
+    """Models to fetch."""
     datasets: list[RepositoryConfig] = []
+    """Data sets to fetch."""
 
     @model_validator(mode="after")
     def _not_empty(self) -> Config:

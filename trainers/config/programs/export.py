@@ -9,14 +9,18 @@ from ..section import Section
 
 
 class Config(Section):
+    """Writes a run's weights as a folder that stock diffusers loads."""
+
     run: str
-    """A run's directory. In a pipeline: {stage: NAME, output: run}."""
+    """The run's directory; in a pipeline {stage: NAME, output: run}."""
     to: str | None = None
-    """The folder, which must not exist; null: export-live or export-ema in the run's directory."""
+    """Folder to make, which must not exist. null: export-live or export-ema in the run's directory."""
     weights: Literal["live", "ema"] = "live"
+    """Write the trained weights (live) or their moving average (ema)."""
     role: str = "student"
+    """Role of the run whose network is written."""
     merge: bool = False
-    """Of a LoRA run: whole weights with the adapter in them."""
+    """Of a LoRA run: write whole weights with the adapter in them, instead of the adapter."""
 
     @property
     def folder(self) -> Path:

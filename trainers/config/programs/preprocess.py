@@ -13,23 +13,23 @@ DEFAULT_NEGATIVE = "default"
 
 class _Common(Section):
     source: str
-    """Where the input is: a folder or file here, or the id of a Hugging Face dataset that was downloaded."""
+    """Where the input is: a folder or file, or the id of a Hugging Face data set that was downloaded."""
     source_revision: str | None = None
-    """Of a Hugging Face dataset: a commit, branch or tag; null: the default branch as downloaded."""
+    """Commit, branch or tag of a Hugging Face data set; null: the default branch as downloaded."""
     output: str
-    """Folder to write: combined_parquet_dataset/, holdout/, prompts.safetensors, report.json. A job that was cut short goes on there."""
+    """Folder to write: combined_parquet_dataset/, holdout/, prompts.safetensors and report.json. A job that was cut short goes on there."""
     rows_per_file: PositiveInt = 64
-    """A killed job loses at most this many samples of each rank."""
+    """Samples of one parquet file. A killed job loses at most this many of each rank."""
     max_rejected: float = Field(0.5, ge=0, le=1)
-    """A larger share of entries that cannot be used ends the job; its report lists them. Fewer are told and left out."""
+    """A larger share of entries that cannot be used ends the job; report.json lists them. Fewer are logged and left out."""
     revision: str | None = None
-    """Of the model, on the Hugging Face hub."""
+    """Commit, branch or tag of the model on the Hugging Face hub; null: the default branch as downloaded."""
     dtype: Literal["fp32", "bf16"] = "fp32"
-    """In which the VAE and the text encoder compute; what is stored is float32 either way."""
+    """Number format in which the VAE and the text encoder compute. What is stored is float32 either way."""
     negative_prompt: str = DEFAULT_NEGATIVE
-    """Whose embedding the unconditional branch of guidance gets; "default" is the model family's own."""
+    """Prompt whose embedding guidance uses for its unconditional prediction; "default" is the model family's own."""
     validation_prompts: list[str] = []
-    """Embedded once, so that a run can show samples without loading a text encoder."""
+    """Prompts that are embedded here once, so that a run can show samples without loading a text encoder."""
 
     def resolved(self) -> dict[str, Any]:
         """Plain data that parses back to an equal config."""
@@ -40,49 +40,57 @@ class VideosConfig(_Common):
     """Clips with captions: videos/ + videos2caption.json, x.mp4 + x.txt, metadata.jsonl or .csv, or a Hugging Face dataset."""
 
     kind: Literal["videos"]
+    """Chooses clips with captions."""
     model: str
-    """Whose VAE and text encoder encode: a diffusers folder, a hub id, tiny-wan, or `shapes` (the moving-shapes task's codec)."""
+    """Whose VAE and text encoder encode: a diffusers folder, a hub id, tiny-wan, or `shapes`, the codec of the moving-shapes task."""
     split: str | None = None
-    """Of a Hugging Face dataset: only files of this name ("train"); null: all."""
+    """Of a Hugging Face data set, only files of this name ("train"); null: all."""
     video_column: str | None = None
-    """null: video, file_name, video_path or path, whichever there is."""
+    """Column of a table that names the clip. null: video, file_name, video_path or path, whichever there is."""
     caption_column: str | None = None
-    """null: caption, cap, text or prompt, whichever there is."""
+    """Column of a table that holds the caption. null: caption, cap, text or prompt, whichever there is."""
     num_frames: PositiveInt = 77
+    """Frames that are cut from each clip, 1 plus a multiple of the VAE's time stride."""
     height: PositiveInt = 448
+    """Height that clips are scaled and cropped to."""
     width: PositiveInt = 832
+    """Width that clips are scaled and cropped to."""
     fps: PositiveFloat = 16.0
-    """Frames are taken at this rate, whatever the file's."""
+    """Rate at which frames are taken, whatever the file's own."""
     duration_tolerance: PositiveFloat = 5.0
     """Clips longer than this many times num_frames / fps are left out: their caption tells of more than what is cut from them."""
     random_start: bool = False
-    """Take a stretch of the clip at random (drawn from the seed) rather than its beginning."""
+    """Take a stretch of the clip at random, drawn from the seed, rather than its beginning."""
     warn_crop: float = Field(0.5, ge=0, le=1)
     """Warn where more than this share of a clip's picture is cut off to get the wanted aspect ratio."""
     holdout: float = Field(0.0, ge=0, lt=1)
     """Share of clips, chosen by seed and name, that goes to holdout/ instead: for validation, never for training."""
     seed: int = Field(1000, ge=0)
+    """Seed of the choice of held-out clips and of random starts."""
     decoders: int = Field(2, ge=0)
-    """Processes a rank that decode clips ahead; 0 decodes in the rank itself, which a damaged file can then end."""
+    """Processes of a rank that decode clips ahead. 0: the rank itself decodes, and a damaged file can end it."""
     decode_limit_s: PositiveFloat = 120.0
-    """A clip that takes longer is left out."""
+    """A clip that takes longer to decode is left out."""
 
 
 class TextConfig(_Common):
     """Prompts for the methods that need no clips: a .txt file (one a line), .jsonl, .json, .csv, or a column of a dataset."""
 
     kind: Literal["text"]
+    """Chooses prompts without clips."""
     model: str
     """Whose text encoder encodes: a diffusers folder, a hub id, tiny-wan, or `shapes`."""
     split: str | None = None
+    """Of a Hugging Face data set, only files of this name ("train"); null: all."""
     column: str | None = None
-    """null: caption, cap, text or prompt, whichever there is."""
+    """Column of a table that holds the prompt. null: caption, cap, text or prompt, whichever there is."""
 
 
 class RewriteConfig(_Common):
     """Others' parquet files of the same columns, written again with one sample a row group, which reads many times faster."""
 
     kind: Literal["rewrite"]
+    """Chooses others' parquet files."""
     model: str | None = None
     """Whose text encoder writes prompts.safetensors where the source has none; null: do without."""
 

@@ -1,0 +1,23 @@
+"""Owns which pages have generated parts, and what renders each."""
+
+from __future__ import annotations
+
+from tests.support.pages import commands, keys, presets, sbatch_options
+from tests.support.pages.page import Page
+
+PAGES = (
+    Page("README.md", {"help": commands.rendered}),
+    Page(
+        "templates/README.md",
+        {
+            "recipes": presets.recipes,
+            "pipelines": presets.pipelines,
+            "keys of recipes": lambda: keys.rendered("recipe"),
+            "keys of pipelines": lambda: keys.rendered("pipeline"),
+        },
+    ),
+    Page(
+        "clusters/README.md",
+        {"profiles": presets.profiles, "keys of profiles": lambda: keys.rendered("cluster"), "sbatch options": sbatch_options.rendered},
+    ),
+)
