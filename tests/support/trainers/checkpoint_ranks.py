@@ -43,7 +43,7 @@ class Ranks:
     def close(self) -> None:
         assert self._server.stdin and self._server.stdout
         self._server.stdin.close()
-        self._server.wait(10)
+        self._server.wait(120)
         self._server.stdout.close()
 
     def _ask(self, request: dict[str, Any]) -> Any:

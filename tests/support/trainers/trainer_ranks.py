@@ -164,7 +164,7 @@ class Ranks:
     def close(self) -> None:
         assert self._server.stdin and self._server.stdout
         self._server.stdin.close()
-        self._server.wait(10)
+        self._server.wait(120)
         self._server.stdout.close()
 
     def ask(self, request: dict[str, Any]) -> Any:

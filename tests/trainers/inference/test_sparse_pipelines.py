@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.support.trainers.alignment import realigned
 from tests.support.trainers.one_rank import one_rank
 from tests.trainers.inference.test_export import base, finished, network_inputs, wan_config, wan_data  # noqa: F401  fixtures among them
 from trainers import export
@@ -36,7 +37,7 @@ def run(runs: Any, wan_data: Path, base: Path, tmp_path_factory: pytest.TempPath
 
 def predicted(network: Any) -> torch.Tensor:
     with torch.no_grad():
-        return network(**network_inputs(), return_dict=False)[0]  # type: ignore[no-any-return]
+        return realigned(network)(**network_inputs(), return_dict=False)[0]  # type: ignore[no-any-return]
 
 
 def as_sampled(folder: Path, model: Path | None = None) -> torch.Tensor:
