@@ -72,7 +72,7 @@ def write_files(found: Iterable[Block], folder: Path) -> list[Path]:
     return written
 
 
-def run_shell(block: Block, folder: Path, more: Mapping[str, str] | None = None, timeout_s: float = 300) -> str:
+def run_shell(block: Block, folder: Path, more: Mapping[str, str] | None = None, timeout_s: float = 550) -> str:
     """Run a shell block in a folder as a person would, with this checkout's `fvlaunch`, and return what it printed.
 
     AssertionError tells the command's output where it fails. Home, state and settings are below the folder: nothing of the person who
