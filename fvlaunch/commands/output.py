@@ -50,7 +50,8 @@ def statuses(found: Sequence[RunStatus]) -> None:
         eta = duration(s.eta_s) if s.eta_s is not None else ""
         state = s.state + (f"? (last known {duration(s.stale_s)} ago)" if s.stale_s is not None else "")
         saved = str(s.last_checkpoint_step or "")
-        rows.append([s.run, state, f"{s.step}/{s.max_steps}", loss, pace, eta, str(s.attempts), saved, s.job_id or "", s.cluster])
+        steps = f"{s.step}/{s.max_steps}" if s.state != "broken" else ""
+        rows.append([s.run, state, steps, loss, pace, eta, str(s.attempts), saved, s.job_id or "", s.cluster])
     table(["RUN", "STATE", "STEP", "LOSS", "S/STEP", "ETA", "ATTEMPTS", "SAVED", "JOB", "CLUSTER"], rows)
 
 
@@ -65,7 +66,8 @@ def one_status(s: RunStatus) -> None:
     if s.allocation_left_s is not None:
         out(f"time:      {_time_left(s)}")
     out(f"directory: {s.path}")
-    out(f"updated:   {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(s.updated_at))}")
+    if s.updated_at:
+        out(f"updated:   {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(s.updated_at))}")
 
 
 def _time_left(s: RunStatus) -> str:
@@ -81,12 +83,15 @@ def _time_left(s: RunStatus) -> str:
 def one_pipeline(whole: RunStatus, stages: Sequence[RunStatus]) -> None:
     """A pipeline: a line for the whole, one for each stage, and why those that do not run do not."""
     statuses([whole, *stages])
-    out("")
-    for s in (whole, *stages):
-        if s.reason:
-            out(f"{s.run}: {s.state}: {s.reason}")
+    reasons([whole, *stages])
     out(f"directory: {whole.path}")
     out(f"updated:   {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(whole.updated_at))}")
+
+
+def reasons(shown: Sequence[RunStatus]) -> None:
+    """A line for each status that has a reason, below an empty one."""
+    for line in ["", *(f"{s.run}: {s.state}: {s.reason}" for s in shown if s.reason)] if shown else ():
+        out(line)
 
 
 def attempts_table(attempts: Sequence[Attempt], costs: Sequence[AttemptCost]) -> None:

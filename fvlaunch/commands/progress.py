@@ -15,7 +15,7 @@ from ..errors import SchedulerUnreachable
 from ..runs.directory import FINAL_STATES, Run
 from ..runs.pipeline_directory import Pipeline
 from ..status.pipeline_status import PipelineStatus, of_one
-from ..status.run_status import RunStatus, of
+from ..status.run_status import RunStatus, statuses_of
 from ..status.types import role_of
 from .output import duration
 
@@ -44,7 +44,7 @@ def _until_over(run: Run, show: Callable[[RunStatus | None], None]) -> RunStatus
             due = local or time.monotonic() - asked_at >= ASK_SCHEDULER_S or run.record().state in FINAL_STATES
             if due:
                 asked_at = time.monotonic()
-                [status], unreachable = of([run])
+                [status], unreachable = statuses_of([run])
             elif status is not None:
                 status = _refreshed(run, status)
             if status is not None:
@@ -66,7 +66,7 @@ def rarely_over(run: Run) -> Callable[[], bool]:
         now = time.monotonic()
         if record.executor == "local" or record.state in FINAL_STATES or now - asked_at >= ASK_SCHEDULER_S:
             asked_at = now
-            over = of([run])[0][0].is_over
+            over = statuses_of([run])[0][0].is_over
         return over
 
     return is_over

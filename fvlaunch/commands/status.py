@@ -12,13 +12,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..errors import EXIT_SCHEDULER, SchedulerUnreachable, render
+from ..errors import EXIT_SCHEDULER, FvlaunchError, SchedulerUnreachable, render
 from ..runs import registry
 from ..runs.attempts import Attempt, read_attempts
 from ..runs.directory import FINAL_STATES, Run
 from ..runs.pipeline_directory import Pipeline
 from ..status.goodput import AttemptCost, spent
-from ..status.pipeline_status import PipelineStatus, of
+from ..status.pipeline_status import PipelineStatus, statuses_of
 from ..status.run_status import RunStatus
 from . import output as printing
 
@@ -38,7 +38,7 @@ def status(words: list[str], *, all_: bool, attempts: bool, json_: bool, runs_di
     if watch:
         return _watch(chosen, attempts=attempts, json_=json_, one=len(words) == 1)
     runs = chosen()
-    found, unreachable = of(runs)
+    found, unreachable = statuses_of(runs)
     _print(runs, found, attempts=attempts, json_=json_, one=len(words) == 1)
     return _told(unreachable)
 
@@ -56,8 +56,22 @@ def _shown(runs: list[Run | Pipeline], all_: bool) -> list[Run | Pipeline]:
 
 
 def _is_over(run: Run | Pipeline) -> bool:
-    stages = run.stages if isinstance(run, Pipeline) else [run]
-    return all(stage.state_when_listed() in FINAL_STATES for stage in stages)
+    """Say whether a run, or each stage of a pipeline, is over by its record; one with a broken record is not, and so is always shown."""
+    runs = _runs_of(run)
+    try:
+        return bool(runs) and all(one.state_when_listed() in FINAL_STATES for one in runs)
+    except FvlaunchError:
+        return False
+
+
+def _runs_of(run: Run | Pipeline) -> list[Run]:
+    """Return the run itself, or the runs of a pipeline's stages; none of a pipeline whose record is broken."""
+    if isinstance(run, Run):
+        return [run]
+    try:
+        return run.stages
+    except FvlaunchError:
+        return []
 
 
 def _print(runs: Sequence[Run | Pipeline], found: Sequence[RunStatus], *, attempts: bool, json_: bool, one: bool) -> None:
@@ -75,6 +89,7 @@ def _print(runs: Sequence[Run | Pipeline], found: Sequence[RunStatus], *, attemp
             printing.attempts_table(*_read(runs[0]))
     elif found:
         printing.statuses(found)
+        printing.reasons([s for s in found if s.state == "broken"])
         for run in runs if attempts else ():
             _attempts_of(run)
     else:
@@ -82,7 +97,7 @@ def _print(runs: Sequence[Run | Pipeline], found: Sequence[RunStatus], *, attemp
 
 
 def _attempts_of(run: Run | Pipeline) -> None:
-    for one in run.stages if isinstance(run, Pipeline) else [run]:
+    for one in _runs_of(run):
         printing.out(f"\n{one.name}")
         printing.attempts_table(*_read(one))
 
@@ -95,7 +110,7 @@ def _read(run: Run) -> tuple[list[Attempt], list[AttemptCost]]:
 def _attempts(run: Run | Pipeline) -> list[dict[str, Any]]:
     """Of a run; of a pipeline those of all its stages, in order."""
     if isinstance(run, Pipeline):
-        return [{"stage": stage.path.name, **attempt} for stage in run.stages for attempt in _attempts(stage)]
+        return [{"stage": stage.path.name, **attempt} for stage in _runs_of(run) for attempt in _attempts(stage)]
     return [{**asdict(attempt), **cost.dump()} for attempt, cost in zip(*_read(run), strict=True)]
 
 
@@ -105,7 +120,7 @@ def _watch(chosen: Any, *, attempts: bool, json_: bool, one: bool) -> int:
     with contextlib.suppress(KeyboardInterrupt):
         while True:
             runs = chosen()
-            found, unreachable = of(runs)
+            found, unreachable = statuses_of(runs)
             with contextlib.redirect_stdout(io.StringIO()) as page:
                 _print(runs, found, attempts=attempts, json_=json_, one=one)
             text = _one_line(page.getvalue()) if json_ else page.getvalue()
@@ -130,5 +145,11 @@ def _show_again(text: str, before: str, code: int) -> None:
 
 
 def _pause_s(runs: Sequence[Run | Pipeline]) -> float:
-    open_slurm = (run for run in runs if not _is_over(run) and run.record().executor == "slurm")
-    return WATCH_SLURM_S if next(open_slurm, None) is not None else WATCH_LOCAL_S
+    return WATCH_SLURM_S if any(not _is_over(run) and _is_on_slurm(run) for run in runs) else WATCH_LOCAL_S
+
+
+def _is_on_slurm(run: Run | Pipeline) -> bool:
+    try:
+        return run.record().executor == "slurm"
+    except FvlaunchError:
+        return False

@@ -38,7 +38,7 @@ def drive(pipeline: Pipeline) -> int:
 
 def _await_end(run: Run) -> str:
     while True:
-        [found], _ = run_status.of([run])
+        [found], _ = run_status.statuses_of([run])
         if found.is_over:
             return found.state
         time.sleep(POLL_S)

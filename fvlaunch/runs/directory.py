@@ -17,6 +17,7 @@ from filelock import FileLock, SoftFileLock, Timeout
 
 from ..errors import FvlaunchError
 from ..files import append_line, publish_json, read_json, read_lines
+from .record_check import FieldChecks, why_unreadable
 
 Want = Literal["run", "stop", "cancel"]
 FINAL_STATES = ("finished", "failed", "stopped", "cancelled")
@@ -57,11 +58,15 @@ class Record:
 
     @classmethod
     def parse(cls, value: dict[str, Any]) -> Record:
+        """Make a record of run.json's object; fields that another version wrote are left out. ValueError says which field is wrong."""
+        if mistake := _CHECKS.mistake(value):
+            raise ValueError(mistake)
         known = value if value.keys() <= _KNOWN else {k: v for k, v in value.items() if k in _KNOWN}
         return cls(**{**known, "job_ids": tuple(value.get("job_ids", ()))})
 
 
 _KNOWN = frozenset(f.name for f in fields(Record))
+_CHECKS = FieldChecks(Record)
 
 
 @dataclass(frozen=True)
@@ -113,7 +118,7 @@ class Run:
     def first_record(self) -> Record:
         """As it was read when runs were listed, once: with thousands of runs each file is read once, not thrice."""
         value, self._listed = self._listed, None
-        return self._parsed(value) if value is not None else self.record()
+        return self._parsed(value) if value else self.record()
 
     def state_when_listed(self) -> str:
         return str(self._listed.get("state")) if self._listed is not None else self.record().state
@@ -124,10 +129,16 @@ class Run:
 
     def _parsed(self, value: dict[str, Any] | None) -> Record:
         try:
-            return Record.parse(value or {})
-        except TypeError:  # fields are missing
-            hint = "fvlaunch list runs"
-            raise FvlaunchError(f"{self.path} is not a run directory: run.json is missing or incomplete", hint=hint) from None
+            if value is not None:
+                return Record.parse(value)
+            mistake = why_unreadable(self.record_file)
+        except ValueError as error:
+            mistake = str(error)
+        raise FvlaunchError(f"{self.record_file} {mistake}", hint=self._how_to_mend()) from None
+
+    def _how_to_mend(self) -> str:
+        anew = f"; fvlaunch submit {self.config_file} makes the run anew" if self.config_file.is_file() else ""
+        return f"put run.json back from a copy of the folder, or move the folder away{anew}"
 
     def intent(self) -> Intent:
         """What the person last asked for. A file that can't be read just now asks for nothing new: run."""

@@ -16,6 +16,7 @@ from filelock import FileLock, SoftFileLock, Timeout
 from ..errors import FvlaunchError, RunConflict
 from ..files import publish_json, read_json
 from .directory import PIPELINE_FILE, Run
+from .record_check import FieldChecks, why_unreadable
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,14 @@ class PipelineRecord:
 
     @classmethod
     def parse(cls, value: dict[str, Any]) -> PipelineRecord:
+        """Make a record of pipeline.json's object. ValueError says which field is wrong."""
+        if mistake := _CHECKS.mistake(value) or ("" if value["stages"] else "is wrong: it has no stages"):
+            raise ValueError(mistake)
         stages = tuple(StageRecord(s["name"], tuple(Export(**e) for e in s["exports"])) for s in value["stages"])
         return cls(**{**value, "stages": stages})
+
+
+_CHECKS = FieldChecks(PipelineRecord)
 
 
 class Pipeline:
@@ -75,9 +82,16 @@ class Pipeline:
 
     def record(self) -> PipelineRecord:
         try:
-            return PipelineRecord.parse(read_json(self.file) or {})
-        except (KeyError, TypeError):
-            raise FvlaunchError(f"{self.file} is missing or incomplete", hint="fvlaunch list runs") from None
+            value = read_json(self.file)
+            if value is not None:
+                return PipelineRecord.parse(value)
+            mistake = why_unreadable(self.file)
+        except ValueError as error:
+            mistake = str(error)
+        except (KeyError, TypeError, AttributeError):
+            mistake = "is wrong: its stages are incomplete"
+        hint = f"put {PIPELINE_FILE} back from a copy of the folder, or move the folder away; its stages' runs are whole"
+        raise FvlaunchError(f"{self.file} {mistake}", hint=hint) from None
 
     @property
     def stages(self) -> list[Run]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from filelock import FileLock
 
 from ..errors import FvlaunchError
 from ..files import append_line, read_json, read_lines
-from .directory import PIPELINE_FILE, Run
+from .directory import PIPELINE_FILE, Record, Run
 from .pipeline_directory import Pipeline
 
 
@@ -43,27 +44,46 @@ def runs_dir_option(given: Path | None) -> Path | None:
 
 
 def known(runs_dirs: Iterable[Path] = ()) -> list[Run]:
-    """Every run that can be read, oldest first, the stages of pipelines too."""
+    """Return every run whose record is whole, oldest first, the stages of pipelines too."""
     paths = [str(one.path / stage.name) for one in known_pipelines(runs_dirs) for stage in one.record().stages]
     return _runs_in([*_paths(runs_dirs), *paths])
 
 
 def known_whole(runs_dirs: Iterable[Path] = ()) -> list[Run | Pipeline]:
-    """As `known`, but a pipeline in place of its stages. Each file is read once: there may be thousands."""
-    found: list[tuple[float, Run | Pipeline]] = []
+    """Return every run and pipeline, oldest first, also those whose record is broken; a pipeline stands for its stages.
+
+    Each file is read once: there may be thousands.
+    """
+    dated: list[tuple[float, Run | Pipeline]] = []
     for path in _paths(runs_dirs):
-        record = read_json(f"{path}/run.json")
+        record = _record_in(f"{path}/run.json")
         if record is not None:
-            found.append((_submitted_at(record), Run(Path(path), record)))
-        elif (folder := read_json(f"{path}/{PIPELINE_FILE}")) is not None:
-            found.append((_submitted_at(folder), Pipeline(Path(path))))
-    return [one for _, one in sorted(found, key=lambda item: item[0])]
+            dated.append((_submitted_at(record), Run(Path(path), record)))
+        elif (record := _record_in(f"{path}/{PIPELINE_FILE}")) is not None:
+            dated.append((_submitted_at(record), Pipeline(Path(path))))
+    return [one for _, one in sorted(dated, key=lambda item: item[0])]
+
+
+def _record_in(file: str) -> dict[str, Any] | None:
+    """Return the object in a record's file: an empty one where the file is broken, None where there is no file of this person's."""
+    record = read_json(file)
+    if record is not None:
+        return record
+    try:
+        mine = os.lstat(file).st_uid == os.geteuid()
+    except OSError:
+        return None
+    return {} if mine or os.access(file, os.R_OK) else None  # a colleague's record that cannot be read is not a broken one
 
 
 def known_pipelines(runs_dirs: Iterable[Path] = ()) -> list[Pipeline]:
-    """Every pipeline that can be read, oldest first."""
-    found = [Pipeline(Path(path)) for path in _paths(runs_dirs) if read_json(f"{path}/{PIPELINE_FILE}") is not None]
-    return sorted(found, key=lambda one: one.record().submitted_at)
+    """Return every pipeline whose record is whole, oldest first."""
+    dated = []
+    for path in _paths(runs_dirs):
+        if read_json(f"{path}/{PIPELINE_FILE}") is not None:
+            with contextlib.suppress(FvlaunchError):
+                dated.append((Pipeline(Path(path)).record().submitted_at, Pipeline(Path(path))))
+    return [pipeline for _, pipeline in sorted(dated, key=lambda item: item[0])]
 
 
 def _paths(runs_dirs: Iterable[Path]) -> list[str]:
@@ -77,8 +97,13 @@ def _paths(runs_dirs: Iterable[Path]) -> list[str]:
 
 
 def _runs_in(paths: Iterable[str]) -> list[Run]:
-    records = {path: read_json(f"{path}/run.json") for path in dict.fromkeys(paths)}
-    return [Run(Path(path)) for path, record in sorted(records.items(), key=lambda item: _submitted_at(item[1])) if record is not None]
+    dated = []
+    for path in dict.fromkeys(paths):
+        record = read_json(f"{path}/run.json")
+        with contextlib.suppress(ValueError):
+            if record is not None:
+                dated.append((Record.parse(record).submitted_at, Run(Path(path))))
+    return [run for _, run in sorted(dated, key=lambda item: item[0])]
 
 
 def find(word: str, runs_dirs: Iterable[Path] = ()) -> Run:
@@ -133,5 +158,7 @@ def _stage(word: str, runs_dirs: Iterable[Path]) -> Run:
     raise FvlaunchError(f"{word} is not a run directory", hint="fvlaunch list runs")
 
 
-def _submitted_at(record: dict[str, Any] | None) -> float:
-    return float((record or {}).get("submitted_at") or 0)
+def _submitted_at(record: dict[str, Any]) -> float:
+    """Return when it was submitted; of a broken record that does not say it, now: the newest are always shown."""
+    value = record.get("submitted_at")
+    return float(value) if isinstance(value, int | float) else time.time()

@@ -38,7 +38,7 @@ class AttemptCost:
 def spent(run: Run, attempts: Sequence[Attempt]) -> list[AttemptCost]:
     """Of each attempt, in order."""
     kept = _kept(run.metrics_file)
-    return [_one(a, _end(run, a, following), kept) for a, following in zip(attempts, [*attempts[1:], None], strict=True)]
+    return [_one(a, _end(run, a, following), kept) for a, following in zip(attempts, [*attempts, None][1:], strict=True)]
 
 
 def _one(attempt: Attempt, end: float, kept: Mapping[int, tuple[int, float]] | None) -> AttemptCost:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from ..errors import SchedulerUnreachable
+from ..errors import FvlaunchError, SchedulerUnreachable
 from ..runs.directory import PIPELINE_FILE, Run
 from ..runs.pipeline_directory import Pipeline, PipelineRecord, of_stage
 from ..schedulers import local_process
@@ -30,45 +30,64 @@ class PipelineStatus(RunStatus):
 
 
 def of_one(pipeline: Pipeline) -> tuple[PipelineStatus, SchedulerUnreachable | None]:
-    """As `of`, of a single pipeline."""
-    [whole], unreachable = of([pipeline])
+    """Return the status of a single pipeline, and the error if the scheduler could not be asked. FvlaunchError where it is broken."""
+    pipeline.record()
+    [whole], unreachable = statuses_of([pipeline])
     assert isinstance(whole, PipelineStatus)
     return whole, unreachable
 
 
-def of(found: Sequence[Run | Pipeline]) -> tuple[list[RunStatus], SchedulerUnreachable | None]:
-    """The status of runs and pipelines, in order, with one question to the scheduler for all. A stage is judged with its pipeline."""
+def statuses_of(chosen: Sequence[Run | Pipeline]) -> tuple[list[RunStatus], SchedulerUnreachable | None]:
+    """Return the status of runs and pipelines, in order, with one question to the scheduler for all. A stage is judged with its pipeline.
+
+    One whose record cannot be read is `broken`; that says nothing of the others.
+    """
     alone: set[Path] = set()  # folders that are no pipeline's: thousands of runs may lie in one
-    pipelines = [one if isinstance(one, Pipeline) else _of_stage(one, alone) for one in found]
-    runs = {run.path: run for one in pipelines if one is not None for run in one.stages}
-    runs |= {one.path: one for one in found if isinstance(one, Run)}
-    said, unreachable = run_status.of(list(runs.values()))
-    by_path = dict(zip(runs, said, strict=True))
-    folded = {one.path: _folded(one, by_path) for one in pipelines if one is not None}
-    return [_chosen(one, pipeline, folded, by_path) for one, pipeline in zip(found, pipelines, strict=True)], unreachable
+    pipelines = [one if isinstance(one, Pipeline) else _pipeline_of(one, alone) for one in chosen]
+    records = {one.path: _record_of(one) for one in pipelines if one is not None}
+    whole = {one.path: one for one in pipelines if one is not None and isinstance(records[one.path], PipelineRecord)}
+    runs = {run.path: run for one in whole.values() for run in one.stages}
+    runs |= {one.path: one for one in chosen if isinstance(one, Run)}
+    answers, unreachable = run_status.statuses_of(list(runs.values()))
+    by_path = dict(zip(runs, answers, strict=True))
+    folded = {path: _folded(record, path, by_path) for path, record in records.items()}
+    return [_chosen(one, pipeline, folded, by_path) for one, pipeline in zip(chosen, pipelines, strict=True)], unreachable
 
 
-def _of_stage(run: Run, alone: set[Path]) -> Pipeline | None:
+def _pipeline_of(run: Run, alone: set[Path]) -> Pipeline | None:
     if run.path.parent in alone:
         return None
-    pipeline = of_stage(run)
+    try:
+        pipeline = of_stage(run)
+    except FvlaunchError:  # the pipeline's record is broken, the run may be whole
+        return None
     if pipeline is None and not (run.path.parent / PIPELINE_FILE).is_file():
         alone.add(run.path.parent)
     return pipeline
 
 
-def _folded(pipeline: Pipeline, by_path: Mapping[Path, RunStatus]) -> PipelineStatus:
-    record = pipeline.record()
-    return fold(record, pipeline.path, [by_path[run.path] for run in pipeline.stages], driver_alive(record))
+def _record_of(pipeline: Pipeline) -> PipelineRecord | FvlaunchError:
+    try:
+        return pipeline.record()
+    except FvlaunchError as error:
+        return error
+
+
+def _folded(record: PipelineRecord | FvlaunchError, path: Path, by_path: Mapping[Path, RunStatus]) -> RunStatus:
+    if isinstance(record, FvlaunchError):
+        return RunStatus.broken(path.name, path, f"{record.message}; {record.hint}")
+    return fold(record, path, [by_path[path / stage.name] for stage in record.stages], driver_alive(record))
 
 
 def _chosen(
-    one: Run | Pipeline, pipeline: Pipeline | None, folded: Mapping[Path, PipelineStatus], by_path: Mapping[Path, RunStatus]
+    one: Run | Pipeline, pipeline: Pipeline | None, folded: Mapping[Path, RunStatus], by_path: Mapping[Path, RunStatus]
 ) -> RunStatus:
-    if pipeline is None:
-        return by_path[one.path]
-    whole = folded[pipeline.path]
-    return whole if isinstance(one, Pipeline) else next(stage for stage in whole.stages if stage.path == str(one.path))
+    whole = folded[pipeline.path] if pipeline is not None else None
+    if whole is not None and isinstance(one, Pipeline):
+        return whole
+    if isinstance(whole, PipelineStatus):
+        return next(stage for stage in whole.stages if stage.path == str(one.path))
+    return by_path[one.path]
 
 
 def driver_alive(record: PipelineRecord) -> bool | None:
@@ -117,7 +136,7 @@ def fold(record: PipelineRecord, path: Path, stages: Sequence[RunStatus], driver
 
 
 def _told_by_what_broke(stages: Sequence[RunStatus]) -> list[RunStatus]:
-    broken = next((stage for stage in stages if stage.is_over and stage.state != "finished"), None)
+    broken = next((stage for stage in stages if stage.is_over and stage.state not in ("finished", "broken")), None)
     if broken is None:
         return list(stages)
     after = stages.index(broken) + 1

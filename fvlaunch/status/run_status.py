@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import SchedulerUnreachable
+from ..errors import FvlaunchError, SchedulerUnreachable
 from ..files import read_json
 from ..runs.attempts import WORKING, Attempt, Cause, read_attempts
 from ..runs.directory import FINAL_STATES, Intent, Record, Run
@@ -20,30 +20,48 @@ from .cache import MANY, StatusCache
 from .job_queries import JobObservation, ask
 from .types import STATES, RunStatus
 
-__all__ = ["STATES", "JobObservation", "RunStatus", "judge", "judge_run", "last_metrics", "of"]
+__all__ = ["STATES", "JobObservation", "RunStatus", "judge", "judge_run", "last_metrics", "statuses_of"]
 
 HEARD_S = 120.0
 """An agent says every ten seconds that it is there: one heard of so lately may be alive whatever else is silent."""
 
 
-def of(runs: Sequence[Run]) -> tuple[list[RunStatus], SchedulerUnreachable | None]:
-    """The status of runs, with one squeue and at most one sacct call for all; the error, if the scheduler could not be asked."""
-    records = [run.first_record() for run in runs]
-    seen, unreachable = ask(records)
-    kept = StatusCache() if sum(r.state in FINAL_STATES for r in records) >= MANY else None
-    found = [_one(run, _settled(run, r, s), s, kept) for run, r, s in zip(runs, records, seen, strict=True)]
-    if kept is not None:
-        kept.save()
-    return found, unreachable
+def statuses_of(runs: Sequence[Run]) -> tuple[list[RunStatus], SchedulerUnreachable | None]:
+    """Return the status of each run, and the error if the scheduler could not be asked: one squeue and at most one sacct for all.
+
+    A run whose record cannot be read is `broken`; that says nothing of the others.
+    """
+    first = [_first_record(run) for run in runs]
+    records = [record for record in first if isinstance(record, Record)]
+    answers, unreachable = ask(records)
+    cache = StatusCache() if sum(r.state in FINAL_STATES for r in records) >= MANY else None
+    seen = iter(answers)
+    statuses = [
+        RunStatus.broken(run.name, run.path, f"{record.message}; {record.hint}")
+        if isinstance(record, FvlaunchError)
+        else _one(run, record, next(seen), cache)
+        for run, record in zip(runs, first, strict=True)
+    ]
+    if cache is not None:
+        cache.save()
+    return statuses, unreachable
 
 
-def _one(run: Run, record: Record, seen: JobObservation, kept: StatusCache | None) -> RunStatus:
-    if kept is None or record.state not in FINAL_STATES:
+def _first_record(run: Run) -> Record | FvlaunchError:
+    try:
+        return run.first_record()
+    except FvlaunchError as error:
+        return error
+
+
+def _one(run: Run, listed: Record, seen: JobObservation, cache: StatusCache | None) -> RunStatus:
+    record = _settled(run, listed, seen)
+    if cache is None or record.state not in FINAL_STATES:
         return judge_run(run, record, seen)
-    status = kept.get(run, record)
+    status = cache.get(run, record)
     if status is None:
         status = judge_run(run, record, seen)
-        kept.put(run, record, status)
+        cache.put(run, record, status)
     return status
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ..runs.directory import FINAL_STATES
 
-STATES = ("submitting", "queued", "running", "requeued", "stopped", "finished", "failed", "cancelled", "lost")
+STATES = ("submitting", "queued", "running", "requeued", "stopped", "finished", "failed", "cancelled", "lost", "broken")
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,15 @@ class RunStatus:
 
     @property
     def is_over(self) -> bool:
-        return self.state in (*FINAL_STATES, "lost")
+        return self.state in (*FINAL_STATES, "lost", "broken")
+
+    @classmethod
+    def broken(cls, name: str, path: Path, reason: str) -> RunStatus:
+        """Return the status of a run or pipeline whose record cannot be read: nothing is known but why."""
+        return cls(
+            run=name, recipe="", cluster="", state="broken", reason=reason, step=0, max_steps=0, job_id=None, job_ids=(), attempts=0,
+            last_checkpoint_step=None, updated_at=0.0, path=str(path),
+        )  # fmt: skip
 
     def dump(self) -> dict[str, Any]:
         return asdict(self)

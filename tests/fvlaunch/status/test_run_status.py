@@ -114,46 +114,46 @@ def test_an_unreachable_scheduler_is_told_with_the_age_of_what_is_known(run: Run
 
     scheduler["queue"] = silent
     run.record_file.write_text(json.dumps({**json.loads(run.record_file.read_text()), "updated_at": time.time() - 90}))
-    [found], unreachable = run_status.of([run])
+    [found], unreachable = run_status.statuses_of([run])
     assert found.state == "queued" and not found.is_over and unreachable is not None
     assert found.stale_s is not None and 89 < found.stale_s < 120
 
 
 def test_a_job_that_nobody_knows_is_lost_unless_its_agent_was_heard_of(run: Run, scheduler: dict[str, Any]) -> None:
-    assert run_status.of([run])[0][0].state == "lost"
+    assert run_status.statuses_of([run])[0][0].state == "lost"
     assert scheduler["asked"] == ["squeue", "sacct"]
     run.attempt_log(1).write_text('{"time": 1, "event": "started", "generation": 2, "job_id": "7"}\n')
     run.heartbeat_file.write_text(json.dumps({"time": time.time() - 10, "attempt": 1}))
-    [found], _ = run_status.of([run])
+    [found], _ = run_status.statuses_of([run])
     assert found.state == "running" and "the scheduler does not know its job" in found.reason
     run.heartbeat_file.write_text(json.dumps({"time": time.time() - 1000, "attempt": 1}))
-    assert run_status.of([run])[0][0].state == "lost"
+    assert run_status.statuses_of([run])[0][0].state == "lost"
 
 
 def test_an_end_that_was_seen_once_is_not_forgotten_when_the_scheduler_forgets_it(run: Run, scheduler: dict[str, Any]) -> None:
     scheduler["queue"] = listed("CANCELLED")
-    assert run_status.of([run])[0][0].state == "cancelled"
-    assert run_status.of([run])[0][0].state == "cancelled"
+    assert run_status.statuses_of([run])[0][0].state == "cancelled"
+    assert run_status.statuses_of([run])[0][0].state == "cancelled"
     scheduler["queue"] = {}
-    assert run_status.of([run])[0][0].state == "cancelled"
+    assert run_status.statuses_of([run])[0][0].state == "cancelled"
     assert [event["event"] for event in run.events()] == ["job_ended"]
 
 
 def test_a_job_of_the_same_number_that_is_not_the_runs_says_nothing_of_it(run: Run, scheduler: dict[str, Any]) -> None:
     scheduler["queue"] = listed("RUNNING", comment="somebody's", work_dir="/elsewhere")
-    assert run_status.of([run])[0][0].state == "lost"
+    assert run_status.statuses_of([run])[0][0].state == "lost"
     scheduler["queue"] = listed("RUNNING", comment="", work_dir="/runs/a/job/t")
-    assert run_status.of([run])[0][0].state == "running"
+    assert run_status.statuses_of([run])[0][0].state == "running"
 
 
 def test_a_job_on_another_slurm_is_unknown_here_not_gone(run: Run, scheduler: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slurm, "cluster_name", lambda timeout_s: "here")
     run.update(scheduler="away")
-    [found], _ = run_status.of([run])
+    [found], _ = run_status.statuses_of([run])
     assert (found.state, found.is_over) == ("queued", False) and "on the Slurm cluster away; ask there" in found.reason
     assert scheduler["asked"] == ["squeue"]
     run.update(scheduler="here")
-    assert run_status.of([run])[0][0].state == "lost"
+    assert run_status.statuses_of([run])[0][0].state == "lost"
 
 
 def test_an_agent_that_fell_silent_is_told_of_beside_a_job_that_runs(run: Run, scheduler: dict[str, Any]) -> None:
@@ -161,14 +161,14 @@ def test_an_agent_that_fell_silent_is_told_of_beside_a_job_that_runs(run: Run, s
     run.attempt_log(1).write_text('{"time": 1, "event": "started", "generation": 2, "job_id": "7"}\n')
     for age, told in ((5, False), (600, True)):
         run.heartbeat_file.write_text(json.dumps({"time": time.time() - age, "attempt": 1}))
-        assert ("nothing was heard of its agent for 10 minutes" in run_status.of([run])[0][0].reason) is told
+        assert ("nothing was heard of its agent for 10 minutes" in run_status.statuses_of([run])[0][0].reason) is told
 
 
 def test_preempted_is_final_only_once_it_stays_so(run: Run, scheduler: dict[str, Any]) -> None:
     scheduler["queue"] = listed("PREEMPTED", end_at=int(time.time()))
-    assert run_status.of([run])[0][0].state == "running"
+    assert run_status.statuses_of([run])[0][0].state == "running"
     scheduler["queue"] = listed("PREEMPTED", end_at=int(time.time()) - 60)
-    assert run_status.of([run])[0][0].state == "stopped"
+    assert run_status.statuses_of([run])[0][0].state == "stopped"
 
 
 @pytest.mark.parametrize(("want", "state"), [("stop", "stopped"), ("cancel", "cancelled"), ("run", "lost")])
@@ -184,22 +184,22 @@ def test_a_run_that_ends_while_it_is_asked_about_is_not_lost(run: Run, scheduler
         return listed("COMPLETED")
 
     scheduler["queue"] = ends
-    assert run_status.of([run])[0][0].state == "finished"
+    assert run_status.statuses_of([run])[0][0].state == "finished"
     assert run.events() == []
 
 
 def test_a_run_that_is_over_costs_the_scheduler_nothing(run: Run, scheduler: dict[str, Any]) -> None:
     run.update(state="failed", reason="crashed")
-    assert run_status.of([run])[0][0].reason == "crashed"
+    assert run_status.statuses_of([run])[0][0].reason == "crashed"
     assert scheduler["asked"] == []
 
 
 def test_a_local_run_of_another_machine_is_not_called_gone(run: Run) -> None:
     run.update(executor="local", job_id="local-1-1", host="elsewhere/boot")
-    [found], _ = run_status.of([run])
+    [found], _ = run_status.statuses_of([run])
     assert (found.state, found.is_over) == ("queued", False) and "it runs on elsewhere" in found.reason
     run.update(host=local_process.host_identity(), job_id=local_process.local_job_id(os.getpid()))
-    assert run_status.of([run])[0][0].state == "running"
+    assert run_status.statuses_of([run])[0][0].state == "running"
 
 
 def test_a_status_holds_what_the_files_say(run: Run, scheduler: dict[str, Any]) -> None:
@@ -211,7 +211,7 @@ def test_a_status_holds_what_the_files_say(run: Run, scheduler: dict[str, Any]) 
     (run.checkpoints / "step-00000030").mkdir()
     (run.checkpoints / "step-00000020").mkdir()
     (run.checkpoints / ".step-00000040.x").mkdir()
-    [found], _ = run_status.of([run])
+    [found], _ = run_status.statuses_of([run])
     assert (found.state, found.step, found.loss, found.step_s, found.phase) == ("running", 40, 0.5, 0.25, "stepping")
     assert (found.eta_s, found.last_checkpoint_step, found.attempts, found.job_ids) == (15.0, 30, 1, ("7",))
     assert found.losses == {"generator_loss": 0.25, "critic_loss": 0.5}  # a student is not updated at every step
@@ -260,7 +260,7 @@ def test_waiting_ends_with_the_run_and_its_code(run: Run, monkeypatch: pytest.Mo
     monkeypatch.setattr(progress, "POLL_S", 0)
     states = iter(["queued", "running", "finished", "cancelled"])
     monkeypatch.setattr(progress, "ASK_SCHEDULER_S", -1.0)
-    monkeypatch.setattr(progress, "of", lambda _: ([replace(STATUS, state=next(states))], None))
+    monkeypatch.setattr(progress, "statuses_of", lambda _: ([replace(STATUS, state=next(states))], None))
     code, found = progress.wait(run)
     assert code == 0 and found is not None and found.state == "finished"
     assert progress.wait(run)[0] == 1
@@ -270,7 +270,7 @@ def test_ctrl_c_detaches_and_says_how_to_come_back(run: Run, monkeypatch: pytest
     def interrupted(_: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(progress, "of", interrupted)
+    monkeypatch.setattr(progress, "statuses_of", interrupted)
     before = run.record_file.read_bytes(), run.intent_file.read_bytes()
     assert progress.wait(run) == (130, None)
     assert "a goes on. fvlaunch attach a" in capsys.readouterr().err
@@ -279,7 +279,7 @@ def test_ctrl_c_detaches_and_says_how_to_come_back(run: Run, monkeypatch: pytest
 
 def test_a_loop_asks_a_scheduler_rarely_and_sees_the_end_at_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = count()
-    monkeypatch.setattr(progress, "of", lambda runs: (next(asked), ([replace(STATUS, state=runs[0].record().state)], None))[1])
+    monkeypatch.setattr(progress, "statuses_of", lambda runs: (next(asked), ([replace(STATUS, state=runs[0].record().state)], None))[1])
     is_over = progress.rarely_over(run)
     assert [is_over() for _ in range(20)] == [False] * 20
     assert next(asked) == 1
