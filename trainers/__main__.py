@@ -18,6 +18,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from . import own_code
 from .config import TrainConfig, check, guidance
 from .config.programs import download, evaluate, export, preprocess
 from .control import EXIT_NO_RESTART, EXIT_SAVED, Control
@@ -77,6 +78,8 @@ def read_config(path: Path) -> tuple[str, Any]:
         raise UserError(f"{path}: {said}", "; ".join(hints)) from None
     except ValueError as error:
         raise UserError(f"{path} is not JSON: {error}") from None
+    if isinstance(config, TrainConfig):
+        config = own_code.with_own_sections(config)
     if isinstance(config, TrainConfig) and (problems := check(config, int(os.environ.get("WORLD_SIZE", "1")))):
         raise UserError(
             f"{path}: " + "; ".join(f"{'.'.join(p.path)}: {p.message}" for p in problems), "; ".join(p.hint for p in problems if p.hint)

@@ -47,7 +47,8 @@ def _recipe() -> Schema:
     own_method = {"type": "object", "properties": {"kind": {"type": "string", "pattern": ":"}}, "required": ["kind"]}
     train = definitions["TrainConfig"]["properties"]
     train["method"] = {"anyOf": [*kinds, own_method], "description": train["method"]["description"]}
-    roles = {"anyOf": [*[found[model] for model in families.values()], {"type": "null"}]}
+    own_family = {"type": "object", "properties": {"family": {"type": "string", "pattern": ":"}}, "required": ["family"]}
+    roles = {"anyOf": [*[found[model] for model in families.values()], own_family, {"type": "null"}]}
     train["models"] = {"type": "object", "additionalProperties": roles, "description": train["models"]["description"]}
     top = definitions.pop(found[Recipe]["$ref"].rpartition("/")[2])
     return {**top, "properties": {"extends": _extends("Recipes"), **top["properties"]}, "definitions": definitions}

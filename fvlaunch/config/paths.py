@@ -47,12 +47,14 @@ def cluster_folders(cluster: Node, cwd: Path) -> Node:
 def recipe_folders(recipe: Node, cwd: Path) -> Node:
     """The recipe with data and local weights under the working directory: a rank works somewhere else."""
     recipe = _changed(recipe, ("train", "data", "path"), cwd, always=True)
-    recipe = _changed(recipe, ("train", "method", "kind"), cwd)
+    recipe = _changed(recipe, ("train", "data", "source"), cwd, own=True)
+    recipe = _changed(recipe, ("train", "method", "kind"), cwd, own=True)
     recipe = _changed(recipe, ("train", "method", "cache"), cwd, always=True)
     recipe = _changed(recipe, ("preprocess", "output"), cwd, always=True)
     for key in ("source", "model"):
         recipe = _changed(recipe, ("preprocess", key), cwd, if_there=True)
     for role in _names(recipe, "train", "models"):
+        recipe = _changed(recipe, ("train", "models", role, "family"), cwd, own=True)
         recipe = _changed(recipe, ("train", "models", role, "init_from"), cwd)
         for expert in ("transformer", "transformer_2"):
             recipe = _changed(recipe, ("train", "models", role, "experts", expert, "init_from"), cwd)
@@ -69,17 +71,22 @@ def _names(recipe: Node, block: str, mapping: str) -> list[str]:
     return list(items.value) if items is not None and isinstance(items.value, dict) else []
 
 
-def _changed(node: Node, path: tuple[str, ...], cwd: Path, *, always: bool = False, if_there: bool = False) -> Node:
-    """The tree with a file's name made absolute; what is not plainly a path (a Hub id) stays, unless `always` or it is there."""
+def _changed(node: Node, path: tuple[str, ...], cwd: Path, *, always: bool = False, if_there: bool = False, own: bool = False) -> Node:
+    """The tree with a file's name made absolute; what is not plainly a path (a Hub id) stays, unless `always` or it is there.
+
+    `own`: it is one where it names a class of a user's file, file.py:ClassName.
+    """
     if not path:
         if always and isinstance(node.value, dict):  # {folder: how often}
             return replace(node, value={str(_absolute(replace(node, value=key), cwd).value): item for key, item in node.value.items()})
         text = node.value if isinstance(node.value, str) else ""
-        is_path = always or text.startswith(("./", "../", "~/")) or (if_there and bool(text) and (cwd / text).exists())
+        is_path = (
+            always or text.startswith(("./", "../", "~/")) or (own and ":" in text) or (if_there and bool(text) and (cwd / text).exists())
+        )
         return _absolute(node, cwd) if is_path else node
     if not isinstance(node.value, dict) or path[0] not in node.value:
         return node
-    changed = _changed(node.value[path[0]], path[1:], cwd, always=always, if_there=if_there)
+    changed = _changed(node.value[path[0]], path[1:], cwd, always=always, if_there=if_there, own=own)
     return replace(node, value={**node.value, path[0]: changed})
 
 

@@ -54,6 +54,7 @@ def prepare(plan: Plan, *, take_snapshot: bool, asked: dict[str, Any]) -> Run:
     try:
         if take_snapshot:
             code_snapshot.take(run)
+            code_snapshot.take_own_files(run, plan.recipe.get("train") or {})
         _write_config(run, plan, lockfile.make(plan, asked, run))
     except BaseException:
         shutil.rmtree(run.path, ignore_errors=True)

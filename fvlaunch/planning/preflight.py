@@ -15,6 +15,7 @@ from typing import Any
 
 from trainers.config import hub_cache
 
+from ..config import own_files
 from ..config.compose import Composed
 from ..config.strict_yaml import KeyPath
 from ..config.values import dotted
@@ -34,6 +35,7 @@ def check_inputs(composed: Composed, made_before: Collection[str] = ()) -> None:
     if any("container" in argument for argument in composed.cluster.srun_args):
         return
     problems = [
+        *_own_code(composed),
         *_train(composed, made_before),
         *_preprocess(composed, made_before),
         *_evaluate(composed, made_before),
@@ -43,12 +45,23 @@ def check_inputs(composed: Composed, made_before: Collection[str] = ()) -> None:
         raise ConfigError(problems[:20])
 
 
+def _own_code(composed: Composed) -> Iterator[Problem]:
+    """A user's own file that is not there, or has no such class."""
+    for path, file, name in own_files.references(composed.recipe_data.get("train") or {}):
+        if wrong := own_files.problem(file, name):
+            yield _problem(composed, ("train", *path), *wrong)
+
+
 def _train(composed: Composed, made_before: Collection[str]) -> Iterator[Problem]:
     train = composed.recipe.train
     if train is None:
         return
     for folder in train.method.read_folders(train):
-        yield from _data(composed, folder, made_on_first_use=train.data.prepare is not None or folder in made_before)
+        yield from (
+            _own_data(composed, folder, made_before)
+            if train.data.source is not None
+            else _data(composed, folder, made_on_first_use=train.data.prepare is not None or folder in made_before)
+        )
     for role, model in train.models.items():
         if getattr(model, "init_from", None) in made_before:
             continue
@@ -73,7 +86,12 @@ def _train(composed: Composed, made_before: Collection[str]) -> Iterator[Problem
 def check_samples(composed: Composed) -> None:
     """ConfigError where clips are not of the recipe's size. Looks into one sample a folder, which costs a quarter of a second."""
     train = composed.recipe.train
-    if train is None or train.method.needs != "latents" or any("container" in argument for argument in composed.cluster.srun_args):
+    if (
+        train is None
+        or train.method.needs != "latents"
+        or train.data.source is not None
+        or any("container" in argument for argument in composed.cluster.srun_args)
+    ):
         return
     wanted = list(train.data.latent_shape)
     problems = []
@@ -154,6 +172,12 @@ def _export(composed: Composed, made_before: Collection[str]) -> Iterator[Proble
     elif block.folder.exists():
         hint = "nothing is ever overwritten: --set export.to=DIR, or remove it"
         yield _problem(composed, ("export", "to"), f"{block.folder} exists already", hint)
+
+
+def _own_data(composed: Composed, folder: str, made_before: Collection[str]) -> Iterator[Problem]:
+    """What a user's own source makes of it, the rank will see."""
+    if folder not in made_before and not Path(folder).exists():
+        yield _problem(composed, ("train", "data", "path"), f"{folder} does not exist", "data.source reads it")
 
 
 def _data(composed: Composed, folder: str, *, made_on_first_use: bool) -> Iterator[Problem]:

@@ -1,4 +1,7 @@
-"""Owns the copy of our own code that every attempt of a run uses, and what it was: commit, edits since, digest. Must not run it."""
+"""Owns the copy of the code that every attempt of a run uses, ours and the user's, and what it was: commit, edits since, digest.
+
+Must not run it.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,11 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..config import own_files
 from ..files import publish_text
 from .directory import Run
 
@@ -38,18 +43,27 @@ def take(run: Run) -> Path:
     return run.code
 
 
+def take_own_files(run: Run, train: Mapping[str, Any]) -> None:
+    """Copy the user's own files that a train block names beside the packages, for the same reason. A missing one the rank will tell."""
+    for file, name in own_files.copies(train).items():
+        if file.is_file():
+            (run.code / own_files.FOLDER).mkdir(exist_ok=True)
+            shutil.copyfile(file, run.code / own_files.FOLDER / name)
+
+
 def code_folder(run: Run) -> Path:
     """What the job puts on its path: the copy, or with --no-snapshot the source itself."""
     return run.code if run.code.is_dir() else source_root()
 
 
 def digest(root: Path) -> dict[str, str]:
-    """Of the code in a folder: every Python file of our packages by its place and content."""
+    """Of the code in a folder: every Python file of our packages by its place and content, and each copy of a user's own file."""
     found = hashlib.sha256()
     for package in PACKAGES:
         for path in sorted((root / package).rglob("*.py")):
             found.update(f"{path.relative_to(root)}\n".encode() + hashlib.sha256(path.read_bytes()).digest())
-    return {"sha256": found.hexdigest()}
+    own = sorted((root / own_files.FOLDER).glob("*.py"))
+    return {"sha256": found.hexdigest()} | {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in own}
 
 
 def git_state(root: Path) -> dict[str, Any] | None:

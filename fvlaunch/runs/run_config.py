@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from ..config import own_files
 from ..config.schema import Cluster, Recipe
 from ..config.strict_yaml import Node, read
 from ..config.validate import validate
@@ -33,13 +35,17 @@ class RunConfig:
     nodes: int
     inputs: tuple[dict[str, Any], ...] = ()
     """Of a pipeline's stage: weights of an earlier one, exported before the job starts."""
+    run: Path = Path()
+    """The run's directory, in which the ranks work."""
 
     @property
     def program(self) -> dict[str, Any]:
-        """The config of `python -m trainers`: {program: its block}, and its inputs. How many failed saves end it is the cluster's word."""
+        """The config of `python -m trainers`: {program: its block}, and its inputs. How many failed saves end it is the cluster's word, and
+        a user's own file is its copy in the run."""
         block = self.recipe.block.resolved()
         if self.recipe.train is not None:
             block["failed_saves"] = self.cluster.limits.failed_saves
+            block = own_files.by_copies(block, self.run)
         return {self.recipe.program: block, **({"inputs": list(self.inputs)} if self.inputs else {})}
 
     def world(self, node: int, address: str, port: int) -> World:
@@ -55,7 +61,7 @@ def load(run: Run) -> RunConfig:
         raise FvlaunchError(f"{run.config_file} has no recipe and cluster", hint="it is written at submission; submit the recipe again")
     recipe = _checked(Recipe, parts["recipe"], "recipe", ("description",))
     cluster = _checked(Cluster, parts["cluster"], "cluster", ("description",), ("setup",))
-    return RunConfig(recipe, cluster, run.record().nodes, tuple(pipeline_directory.inputs(run)))
+    return RunConfig(recipe, cluster, run.record().nodes, tuple(pipeline_directory.inputs(run)), run.path)
 
 
 def _checked(model: Any, node: Node, root: str, *multiline: tuple[str, ...]) -> Any:

@@ -21,6 +21,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from ..config import TrainConfig
 from ..errors import UserError
+from ..own_code import with_own_sections
 from . import manifest as manifests
 from . import store
 from .dcp_io import SafeReader, one_line, read_metadata
@@ -123,7 +124,7 @@ def read_config(run: Path) -> TrainConfig:
         found = json.loads(started[-1].read_text())
         if isinstance(found, dict) and not found.keys().isdisjoint({"preprocess", "download"}):
             raise UserError(f"{run} trained nothing: it is a job of another kind", "give a run of a training recipe")
-        return TrainConfig.model_validate(found.get("train", found))
+        return with_own_sections(TrainConfig.model_validate(found.get("train", found)), run)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))

@@ -1,4 +1,4 @@
-"""Owns the knobs of a network's self-attention: dense, or video sparse attention (ALGORITHMS.md section 6). Must not import torch."""
+"""Owns the knobs of a network's self-attention: dense, or video sparse attention (methods/README.md section 6). Must not import torch."""
 
 from __future__ import annotations
 

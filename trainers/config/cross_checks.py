@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from .discovery import is_own
 from .methods import custom
 from .section import Problem
 from .train import TrainConfig
@@ -81,6 +82,8 @@ def _roles(config: TrainConfig) -> list[Problem]:
         for role in sorted(config.optimizers.keys() - set(method.trainable_roles))
     ]
     for role, model in config.models.items():
+        if is_own(str(getattr(model, "family", ""))):
+            continue
         init_from, architecture = getattr(model, "init_from", None), getattr(model, "architecture", None)
         if (init_from is None) == (architecture is None):
             problems.append(
@@ -107,6 +110,8 @@ def _sizes(config: TrainConfig) -> list[Problem]:
         problems.append(
             Problem(("data", "latents_std"), f"has {len(data.latents_std)} values, but latents_mean has {len(data.latents_mean)}")
         )
+    if data.prepare is not None and data.source is not None:
+        problems.append(Problem(("data", "source"), "data.prepare makes parquet files, which need no source", "leave one of them out"))
     if data.prepare is not None and not isinstance(data.path, str):
         problems.append(Problem(("data", "path"), "data.prepare makes one folder", "name that folder, or set prepare: null"))
     return problems

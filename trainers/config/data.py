@@ -38,6 +38,9 @@ class DataConfig(Section):
     path: Folders
     """Folder of parquet files as `preprocess` writes them, searched recursively; or a mapping, each folder with the number of times that it
     is read an epoch."""
+    source: str | None = Field(None, pattern=r"^.+:\w+$")
+    """A DataSource of your own that reads `path`, as ./file.py:ClassName (trainers/README.md); `path` may then be a file. null: parquet
+    files."""
     prepare: ShapesConfig | None = None
     """Make the data at `path` when it is not there yet; null: it must be there."""
     num_frames: PositiveInt = 77

@@ -36,7 +36,7 @@ def sigmas(timesteps: Sequence[float], shift: float) -> list[float]:
 
 
 def timesteps(steps: Sequence[float], shift: float, warped: bool) -> list[float]:
-    """As the network is given them. warped: `steps` count on the unshifted grid (ALGORITHMS.md section 1), else they are timesteps."""
+    """As the network is given them. warped: `steps` count on the unshifted grid (methods/README.md section 1), else they are timesteps."""
     return [shifted(step / _GRID, shift) * _GRID for step in steps] if warped else [float(step) for step in steps]
 
 
@@ -81,5 +81,5 @@ def one_sided(timesteps: Sequence[float], student: Any) -> tuple[str, str] | Non
 
 
 def trajectory(num_steps: int, shift: float) -> list[int]:
-    """Timesteps of a teacher's many-step trajectory, cut to whole numbers (ALGORITHMS.md section 8): 1000 first, without 0."""
+    """Timesteps of a teacher's many-step trajectory, cut to whole numbers (methods/README.md section 8): 1000 first, without 0."""
     return [int(shifted(1 - i / num_steps, shift) * _GRID + 1e-9) for i in range(num_steps)]

@@ -1,6 +1,7 @@
 """Owns finding a configuration class by its `kind` or `family`: the module of that name in a package of this folder.
 
-A new method or model family is one new file here; there is no list to edit. Must not import torch.
+A new method or model family is one new file here; there is no list to edit. A name with a colon, ./file.py:ClassName, is a class of
+the user's own: its block is described by the module `custom`. Must not import torch.
 """
 
 from __future__ import annotations
@@ -12,11 +13,19 @@ from typing import Any
 
 from .section import Section
 
+_NO_NAMES = ("base", "custom")
+"""Modules of such a package that no file can name: what all have in common, and what is said of a user's own class."""
+
+
+def is_own(name: str) -> bool:
+    """Whether a `kind` or `family` names a class of the user's own file, as in ./file.py:ClassName."""
+    return ":" in name
+
 
 def available(package: str) -> list[str]:
     """Names that can be written in a file, e.g. ["dmd2", "self-forcing"], for a package such as `trainers.config.methods`."""
     found = importlib.import_module(package)
-    return sorted(m.name.replace("_", "-") for m in pkgutil.iter_modules(found.__path__) if m.name not in ("base", "custom"))
+    return sorted(m.name.replace("_", "-") for m in pkgutil.iter_modules(found.__path__) if m.name not in _NO_NAMES)
 
 
 def config_class(package: str, name: str) -> type[Section]:
@@ -37,7 +46,7 @@ def chooser(package: str, key: str, default: str | None = None) -> Callable[[Any
         name = value.get(key, default)
         if name is None:
             raise ValueError(f"{key!r} is missing; known: {', '.join(available(package))}")
-        if isinstance(name, str) and ":" in name and package.endswith(".methods"):
+        if isinstance(name, str) and is_own(name):
             return config_class(package, "custom").model_validate(value)
         if name not in available(package):
             raise ValueError(f"unknown {key} {name!r}; known: {', '.join(available(package))}")

@@ -12,6 +12,7 @@ from typing import Any
 from . import network_size
 from .attention import SparseAttention
 from .cross_checks import batching
+from .models.wan import WanArchitecture
 from .models.wan_a14b import HIGH, LOW, TwoExperts
 from .network_size import NetworkSize
 from .optimizers import MuonConfig
@@ -95,7 +96,7 @@ def _size_of_one(model: Any) -> NetworkSize | None:
     architecture = getattr(model, "architecture", None)
     if reference is not None:
         architecture = network_size.architecture_of(reference, getattr(model, "revision", None))
-    if architecture is None:
+    if not isinstance(architecture, WanArchitecture):
         return None
     gates = isinstance(getattr(model, "attention", None), SparseAttention)
     return network_size.of(architecture, getattr(model, "lora", None), gates=gates)

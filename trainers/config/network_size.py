@@ -14,7 +14,8 @@ from pydantic import ValidationError
 from . import hub_cache
 
 if TYPE_CHECKING:
-    from .models.wan import LoraConfig, WanArchitecture
+    from .models.base import LoraConfig
+    from .models.wan import WanArchitecture
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Owns what is checked in the data itself before the first step: the latents' statistics (ALGORITHMS.md section 12). Must not read files.
+"""Owns what is checked in the data before the first step: the latents' statistics (methods/README.md section 12). Must not read files.
 
 A model that is fed latents of another scale trains without any error, to nothing.
 """

@@ -1,6 +1,6 @@
 """Owns the parquet formats: column names and types, arrays <-> bytes, writing files. Must not know what encodes or trains.
 
-Three schemas (ALGORITHMS.md section 2): `t2v` (latents and text), `text_only`, and `ode_trajectory_text_only` (a teacher's
+Three schemas (trainers/README.md, Data): `t2v` (latents and text), `text_only`, and `ode_trajectory_text_only` (a teacher's
 trajectories). An array is three columns: `<name>_bytes` (C order, little-endian), `<name>_shape`, `<name>_dtype`. Readers honour the
 dtype; float32 is written. One sample is one row group: parquet reads nothing smaller, so a bigger group is read whole for each sample.
 """

@@ -23,6 +23,7 @@ from .latent_statistics import check_statistics
 from .parquet_rows import Row, Rows
 from .parquet_schema import Floats
 from .sampler import Indices
+from .source import OwnRows
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +80,7 @@ class Samples:
     ) -> None:
         self.config, self.seed, self.needs = config, seed, needs
         self._mean, self._std = moments(config)
-        self._rows = Rows({Path(folder): repeats for folder, repeats in config.folders.items()}, needs, int(config.cache_gb * 2**30))
+        self._rows = _open(config, needs)
         self._shapes: dict[str, list[int]] = {}
         self._look(warn)
         self._empty = empty
@@ -195,6 +196,12 @@ class Samples:
             np.subtract(row.latents.transpose(1, 0, 2, 3), mean, out=place)
             place /= std
         return made
+
+
+def _open(config: DataConfig, needs: Needs) -> Rows | OwnRows:
+    if config.source is not None:
+        return OwnRows(config.source, config.folders, needs)
+    return Rows({Path(folder): repeats for folder, repeats in config.folders.items()}, needs, int(config.cache_gb * 2**30))
 
 
 def _most(sizes: list[int]) -> int:

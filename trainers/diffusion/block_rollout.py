@@ -1,4 +1,4 @@
-"""Owns making a video block by block with gradient: what self-forcing trains on (arXiv 2506.08009; ALGORITHMS.md section 7).
+"""Owns making a video block by block with gradient: what self-forcing trains on (arXiv 2506.08009; methods/README.md section 7).
 
 Each block is denoised over the first of a list of steps, up to the one at which it exits; only that pass has a gradient. Then it is
 written, without noise or with little and cut off from the gradient, to the cache that later blocks read. So a gradient reaches the

@@ -1,6 +1,6 @@
 """Owns the few steps of a student of two experts, as it is used: each expert in its own range of noise levels. Must not know roles.
 
-The first expert leads from noise to the boundary, the second from there to the clean end (ALGORITHMS.md section 7, A14B's inference
+The first expert leads from noise to the boundary, the second from there to the clean end (methods/README.md section 7, A14B's inference
 form): a step of the first predicts the state at the boundary, x_b = x_t - (sigma_t - sigma_b) v, which gets noise again for its next
 step, and which its last step hands on as it is. A rollout that ends at a step of the first goes on to the clean end along that step's
 own velocity.

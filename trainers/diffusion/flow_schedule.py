@@ -57,7 +57,7 @@ class FlowSchedule:
         """x_t in the type of `latents`, which have noise of `sigma` already, and get none where x_t has no more. At 0 it is add_noise.
 
         alpha x + beta eps with alpha = (1 - sigma_t) / (1 - sigma) and beta^2 = sigma_t^2 - (alpha sigma)^2: the data's share and the
-        noise's whole variance are those of t (ALGORITHMS.md section 7).
+        noise's whole variance are those of t (methods/README.md section 7).
         """
         now = self._broadcast(timesteps, latents).clamp(min=sigma)
         alpha = (1 - now) / (1 - sigma)
@@ -74,7 +74,7 @@ class FlowSchedule:
 
 
 def middle_weights(device: torch.device | str = "cpu") -> Tensor:
-    """[1000] float64: how much the loss at each entry of the grid counts in diffusion forcing. ALGORITHMS.md section 9.
+    """[1000] float64: how much the loss at each entry of the grid counts in diffusion forcing. methods/README.md section 9.
 
     A bell over the entry's number k, y = exp(-2 ((k - 500) / 1000)^2), less its least value (which is at k = 0: pure noise does not
     count), scaled to a mean of 1; the largest is 1.58. By k, not by the shifted timestep: with shift 1 the two are the same.

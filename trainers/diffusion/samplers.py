@@ -1,7 +1,7 @@
 """Owns samplers: pure functions from noise and a velocity to a clean sample. Must not know networks, prompts, roles or files.
 
 Latents have the batch first and any layout after it; a velocity is predicted as predict(x [B, ...], timesteps [B]) -> [B, ...].
-Gradients flow where the caller lets them: wrap a call in torch.no_grad() to sample only. ALGORITHMS.md sections 0, 1, 5 and 7.
+Gradients flow where the caller lets them: wrap a call in torch.no_grad() to sample only. methods/README.md sections 1, 5 and 7.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Owns diffusion forcing: each block of frames has a noise level of its own, so that a causal student learns to go on from any past.
 
-Also its teacher-forcing form, where the past is clean. ALGORITHMS.md section 9; the loss is FineTuneMethod's, weighted.
+Also its teacher-forcing form, where the past is clean. methods/README.md section 9; the loss is FineTuneMethod's, weighted.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Owns DMD2 (arXiv 2405.14867; ALGORITHMS.md section 5): a student of few steps whose samples are to be distributed as its teacher's.
+"""Owns DMD2 (arXiv 2405.14867; methods/README.md section 5): a student of few steps whose samples are to be distributed as its teacher's.
 
 A subclass changes how samples are made (`student_rollout`, `critic_rollout`), not the losses. All draws come from `cuda_generator`, at
 each iteration in this order: noise [B, C, T, H, W] and u [B], which nothing uses (a reference's order); where the student steps, those

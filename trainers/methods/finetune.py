@@ -1,4 +1,4 @@
-"""Owns full finetuning by flow matching: the student learns the velocity between noise and data. ALGORITHMS.md section 3.
+"""Owns full finetuning by flow matching: the student learns the velocity between noise and data. methods/README.md section 3.
 
 Of two experts each learns its own range of noise levels: a step is of one of them, as often as its range is drawn.
 """

@@ -1,4 +1,4 @@
-"""Owns knowledge distillation (ALGORITHMS.md section 8): from a state of the teacher's trajectory straight to where it ends.
+"""Owns knowledge distillation (methods/README.md section 8): from a state of the teacher's trajectory straight to where it ends.
 
 The trajectories are there when training starts (trainers/training/teacher_trajectories.py), and the teacher is gone.
 Draws an index [B] a micro-batch; of a student of two experts a step trains one of them, at its own part of the timesteps.

@@ -1,6 +1,6 @@
 """Owns knowledge distillation into a block-causal student: each block at a state of its own on the teacher's trajectory.
 
-What self-forcing starts from (ALGORITHMS.md section 8). The loss is KDMethod's; only which states a video is made of differs, and
+What self-forcing starts from (methods/README.md section 8). The loss is KDMethod's; only which states a video is made of differs, and
 that clean blocks, which are there to be looked at by later ones, have none. Draws an index [B, blocks] a micro-batch.
 
 Two experts learn what trainers/diffusion/expert_denoising.py makes of them: the first leads from its states to the

@@ -1,4 +1,4 @@
-"""Owns self-forcing (arXiv 2506.08009; ALGORITHMS.md section 7): DMD2 on what a causal student makes block by block, as it will be used.
+"""Owns self-forcing (arXiv 2506.08009; methods/README.md section 7): DMD2 on what a causal student makes block by block, as it is used.
 
 Losses, teacher and critic are DMD2's, over whole videos. The steps at which blocks exit, of which alone there is a gradient, are drawn
 for all ranks alike, which wait for each other, and once a step for all its micro-batches, however many ranks share these out. The

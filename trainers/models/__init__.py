@@ -1,6 +1,6 @@
 """Networks, codecs, attention, LoRA, loading of weights; one file a family, named as in trainers/config/models.
 
-Also builds the network that plays a role of a method.
+Also builds the network that plays a role of a method. A family may also be a class of the user's own file.
 
 May import: diffusion, distributed, config.
 Must not know: training methods, or what a role is for.
@@ -12,6 +12,9 @@ import importlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from ..config.discovery import is_own
+from ..own_code import load_class
+
 if TYPE_CHECKING:
     from ..config import TrainConfig
     from ..distributed.mesh import ParallelContext
@@ -19,9 +22,11 @@ if TYPE_CHECKING:
 
 
 def model_class(family: str) -> Callable[..., ModelBase]:
-    """The subclass of ModelBase that the module of that name itself defines."""
+    """For a name: the ModelBase that the module of that name itself defines. For ./file.py:Class: that class of the user's file."""
     from .base import ModelBase
 
+    if is_own(family):
+        return load_class(family, ModelBase, "family")  # type: ignore[type-abstract]
     module = importlib.import_module(f"{__name__}.{family.replace('-', '_')}")
     return only_subclass(module, ModelBase)
 

@@ -1,7 +1,7 @@
 """Owns the causal Wan: Wan's weights under a block-causal mask, with a noise level a frame; all at once or block by block.
 
 No second transformer: the mask on self-attention and Wan's timestep for each token make it the causal network of the published
-systems (ALGORITHMS.md section 11). A folder saved from one role loads into the other. Must not know any method.
+systems (methods/README.md section 11). A folder saved from one role loads into the other. Must not know any method.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Owns low-rank adapters (LoRA, arXiv 2106.09685; ALGORITHMS.md section 4): into a network, their first values, out of it again.
+"""Owns low-rank adapters (LoRA, arXiv 2106.09685; methods/README.md section 4): into a network, their first values, out of it again.
 
 Must not import peft before an adapter is wanted, nor know files. peft's layers are what stock diffusers makes of the
 exported adapter, so both compute the same. Adapters go in before sharding: put in later, ranks would not share their gradients.
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from ..config.models.wan import LoraConfig
+from ..config.models.base import LoraConfig
 from ..distributed.dtensor import local, whole
 from ..errors import UserError
 from ..seeding import derived_seed
@@ -30,6 +30,8 @@ def inject(network: nn.Module, config: LoraConfig) -> None:
     UserError for a target that matches no linear layer, with what there is.
     """
     _check_names(network, config)
+    if not hasattr(network, "add_adapter"):
+        raise UserError(f"lora: a {type(network).__name__} takes no adapters", "derive it from diffusers' ModelMixin and PeftAdapterMixin")
     from peft import LoraConfig as PeftConfig
 
     network.requires_grad_(False)

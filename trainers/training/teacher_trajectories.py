@@ -1,4 +1,4 @@
-"""Owns making a teacher's ODE trajectories with guidance, before training: what KD learns from (ALGORITHMS.md section 8).
+"""Owns making a teacher's ODE trajectories with guidance, before training: what KD learns from (methods/README.md section 8).
 
 A trajectory is a function of the teacher, the schedule, the prompt and its number, so any ranks may make any part of a cache, now or
 after a stop. Must not know how a student is trained on them, nor where they lie (trajectory_cache.py).

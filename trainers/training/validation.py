@@ -96,8 +96,9 @@ class Validation:
             Path(folder).parent / _HOLDOUT for folder in self._train.data.folders
         ]
         found = [str(folder) for folder in beside if folder.is_dir() and any(folder.rglob("*.parquet"))]
-        path: Any = asked.path or (found[0] if found else self._train.data.path)
-        return ParquetDataset(self._train.data.model_copy(update={"path": path, "text_dropout": 0.0}), self._train.seed)
+        apart = asked.path or (found[0] if found else None)
+        data = self._train.data if apart is None else self._train.data.model_copy(update={"path": apart, "source": None})
+        return ParquetDataset(data.model_copy(update={"text_dropout": 0.0}), self._train.seed)
 
     def _loss(self, model: ModelBase) -> Numbers:
         """validation_loss, and validation_loss_STEP at each noise level: means over the held-out samples."""

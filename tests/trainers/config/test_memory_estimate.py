@@ -10,7 +10,8 @@ import pytest
 from fvlaunch.config.compose import compose
 from trainers.config import network_size
 from trainers.config.memory_estimate import Memory, estimate
-from trainers.config.models.wan import LoraConfig, WanArchitecture
+from trainers.config.models.base import LoraConfig
+from trainers.config.models.wan import WanArchitecture
 
 GB = 1e9
 A14B = {"num_layers": 40, "num_attention_heads": 40, "ffn_dim": 13824}

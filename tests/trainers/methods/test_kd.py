@@ -101,7 +101,7 @@ def test_the_method_is_found_by_its_kind() -> None:
 
 
 def test_the_published_list_is_on_its_schedule_and_the_shipped_one_is_not() -> None:
-    """ALGORITHMS.md section 0, trap 2."""
+    """trainers/methods/README.md section 8."""
     assert {995, 937, 833, 625} <= set(trajectory(48, 5.0)) and not {999, 624} & set(trajectory(48, 5.0))
     published = {"method__trajectory_steps": 48, "method__t_list": [995, 937, 833, 625, 0]}
     assert check(config(**published), 1) == []

@@ -15,7 +15,8 @@ from tests.support.trainers.one_rank import inputs, one_rank, wan
 from tests.support.trainers.trainer_ranks import ARCHITECTURE, losses, read, tiny
 from trainers.config import TrainConfig
 from trainers.config.cross_checks import check
-from trainers.config.models.wan import Config, LoraConfig
+from trainers.config.models.base import LoraConfig
+from trainers.config.models.wan import Config
 from trainers.distributed import dtensor
 from trainers.distributed.mesh import ParallelContext
 from trainers.errors import UserError
@@ -283,3 +284,9 @@ def test_who_wants_pipelines_after_the_network_gets_them_whole() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_network_of_ones_own_that_takes_no_adapters_is_told() -> None:
+    network = torch.nn.ModuleDict({"to_q": torch.nn.Linear(2, 2)})
+    with pytest.raises(UserError, match="a ModuleDict takes no adapters"):
+        lora.inject(network, LoraConfig(rank=1, target_modules=["to_q"]))

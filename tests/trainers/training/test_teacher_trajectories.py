@@ -54,7 +54,7 @@ def read(path: Path) -> Made:
 
 
 def test_a_trajectory_is_the_teachers_ode_with_guidance(whole: Path, prompted: Path, teacher: Path) -> None:
-    """Euler by the formulas of ALGORITHMS.md section 8, with the network as stock diffusers loads it."""
+    """Euler by the formulas of trainers/methods/README.md section 8, with the network as stock diffusers loads it."""
     from diffusers import WanTransformer3DModel
 
     network = WanTransformer3DModel.from_pretrained(teacher / "transformer").eval()

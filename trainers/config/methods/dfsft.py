@@ -1,4 +1,4 @@
-"""Owns the knobs of diffusion forcing and teacher forcing (ALGORITHMS.md section 9). Must not import torch."""
+"""Owns the knobs of diffusion forcing and teacher forcing (methods/README.md section 9). Must not import torch."""
 
 from __future__ import annotations
 

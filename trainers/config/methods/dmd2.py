@@ -1,4 +1,4 @@
-"""Owns the knobs of DMD2, distribution matching distillation to a few steps (ALGORITHMS.md section 5). Must not import torch."""
+"""Owns the knobs of DMD2, distribution matching distillation to a few steps (methods/README.md section 5). Must not import torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns the knobs of full finetuning by flow matching (ALGORITHMS.md section 3). Must not import torch."""
+"""Owns the knobs of full finetuning by flow matching (methods/README.md section 3). Must not import torch."""
 
 from __future__ import annotations
 

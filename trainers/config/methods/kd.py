@@ -1,4 +1,4 @@
-"""Owns the knobs of knowledge distillation on a teacher's cached trajectories (ALGORITHMS.md section 8). Must not import torch."""
+"""Owns the knobs of knowledge distillation on a teacher's cached trajectories (methods/README.md section 8). Must not import torch."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Config(MethodConfig):
 
     def training_data(self, train: TrainBlock) -> DataConfig:
         """The cache's samples."""
-        return train.data.model_copy(update={"path": str(Path(self.cache) / cache.SAMPLES), "prepare": None})
+        return train.data.model_copy(update={"path": str(Path(self.cache) / cache.SAMPLES), "source": None, "prepare": None})
 
     def read_folders(self, train: TrainBlock) -> Iterable[str]:
         """Prompts are read only to make trajectories of them."""

@@ -1,4 +1,4 @@
-"""Owns the knobs of knowledge distillation into a causal student (ALGORITHMS.md section 8). Must not import torch."""
+"""Owns the knobs of knowledge distillation into a causal student (methods/README.md section 8). Must not import torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns the knobs of self-forcing, DMD2 on a causal student's own samples (ALGORITHMS.md section 7). Must not import torch."""
+"""Owns the knobs of self-forcing, DMD2 on a causal student's own samples (methods/README.md section 7). Must not import torch."""
 
 from __future__ import annotations
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveInt
 
 from ..attention import AttentionConfig, SparseAttention
 from ..section import Problem, Section
+from .base import ModelConfig
 
 if TYPE_CHECKING:
     from ..train_block import TrainBlock
@@ -44,28 +45,7 @@ class WanArchitecture(Section):
     """Largest position, over time, height or width, that the rotary embeddings hold."""
 
 
-class LoraConfig(Section):
-    """Train low-rank adapters instead of the weights: W x + (alpha / rank) B A x, after arXiv 2106.09685."""
-
-    rank: PositiveInt
-    """Rank of the adapters: larger can learn more, and takes more memory."""
-    alpha: PositiveFloat | None = None
-    """The adapters' output is multiplied by alpha / rank. null: as rank, so that it is not."""
-    target_modules: Annotated[list[str], Field(min_length=1)] = ["to_q", "to_k", "to_v", "to_out.0"]
-    """Linear layers that get an adapter, by their names or the ends of their names. Each must match something."""
-    exclude_modules: list[str] = []
-    """Layers among these that get none, by their names or the ends of their names."""
-
-    @property
-    def all_names(self) -> list[str]:
-        return [*self.target_modules, *self.exclude_modules]
-
-    @property
-    def scaled_alpha(self) -> float:
-        return float(self.rank if self.alpha is None else self.alpha)
-
-
-class Config(Section):
+class Config(ModelConfig):
     """One Wan transformer, as in Wan2.1: every frame attends to all frames."""
 
     family: Literal["wan"] = "wan"
@@ -73,42 +53,15 @@ class Config(Section):
     init_from: str | None = None
     """Where the weights come from: a Hugging Face id that was downloaded, a diffusers folder (a whole pipeline or its transformer), or
     tiny-wan, a small random network. null: random weights of `architecture`, drawn from the run's seed."""
-    revision: str | None = None
-    """Commit, branch or tag of the Hugging Face id. null: its default branch as last downloaded."""
     architecture: WanArchitecture | None = None
     """Sizes of a network of random weights; only without init_from."""
-    lora: LoraConfig | None = None
-    """Train low-rank adapters instead of the weights; only for a role that is trained. Checkpoints then hold the adapters only."""
     attention: AttentionConfig | None = None
     """Self-attention of the network. null: as the weights of init_from were trained, which is dense but for exports of runs with vsa."""
-    activation_checkpointing: Literal["none", "full", "selective"] = "none"
-    """What the backward pass computes again, to save memory. full: each transformer block. selective: all of a block but its matrix
-    products and attention."""
-    compile: bool = False
-    """Use torch.compile on each transformer block: faster steps, after a slow first one."""
-
-    @property
-    def adapted(self) -> bool:
-        """Whether adapters are trained, not the weights."""
-        return self.lora is not None
-
-    @property
-    def references(self) -> list[tuple[str, str | None]]:
-        """(init_from, revision) of all that it starts from."""
-        return [] if self.init_from is None else [(self.init_from, self.revision)]
-
-    def missing_inputs(self, role: str) -> list[Problem]:
-        """What is not in the folders it reads, where these are on this machine; paths as those of `problems`. Looks at the disk."""
-        return []
 
     def problems(self, role: str, train: TrainBlock) -> list[Problem]:
         """What is wrong between this role and the rest of the train block; paths are keys below `train`."""
-        found = []
-        if self.lora is not None and role not in train.optimizers:
-            found.append(Problem(("models", role, "lora"), f"{role!r} is not trained, so it can have no adapter", "remove lora"))
-        if self.revision is not None and self.init_from is None:
-            found.append(Problem(("models", role, "revision"), "is of init_from, which is missing", "remove it, or set init_from"))
-        return found + ([] if not isinstance(self.attention, SparseAttention) else self._sparse_problems(role, train, self.attention))
+        found = super().problems(role, train)
+        return found + self._sparse_problems(role, train, self.attention) if isinstance(self.attention, SparseAttention) else found
 
     def _sparse_problems(self, role: str, train: TrainBlock, attention: SparseAttention) -> list[Problem]:
         found = []

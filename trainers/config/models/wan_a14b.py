@@ -10,7 +10,7 @@ from pydantic import Field
 from .. import hub_cache
 from ..section import Problem, Section
 from . import wan
-from .wan import LoraConfig
+from .base import LoraConfig
 
 if TYPE_CHECKING:
     from ..train_block import TrainBlock

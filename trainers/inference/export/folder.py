@@ -13,10 +13,12 @@ from typing import Any
 
 from ...checkpointing.reader import Checkpoint
 from ...config import denoising_steps
+from ...config.discovery import is_own
 from ...config.validation import ValidationConfig
 from ...diffusion.samplers import few_step_solver, solver, unshifted_sigmas
 from ...errors import UserError
 from ...files import fsync_path
+from ...own_code import with_built_in_sections
 from .model_card import Card, FewSteps, without_paths
 from .weights import COMPONENT, LORA_FILE, ExportRequest, write_adapter, write_transformer
 
@@ -31,6 +33,7 @@ def export(asked: ExportRequest) -> Path:
     """Make `asked.to`; UserError where it exists already or something is missing."""
     if asked.to.exists() or asked.to.is_symlink():
         raise UserError(f"{asked.to} exists already", "nothing is ever overwritten: give another folder, or remove it")
+    _refuse_foreign(asked)
     for one in asked.each:
         asked.checkpoint.names(one.role, one.weights, one.network)  # fails early
     if asked.merge and asked.model.lora is None:
@@ -49,6 +52,14 @@ def export(asked: ExportRequest) -> Path:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return asked.to
+
+
+def _refuse_foreign(asked: ExportRequest) -> None:
+    """A network that is no Wan has no folder that stock diffusers loads."""
+    plain: Any = with_built_in_sections(asked.checkpoint.config).models.get(asked.role)
+    if is_own(str(getattr(plain, "family", ""))):
+        hint = "trainers.checkpointing.reader.open_checkpoint(RUN).weights(ROLE, 'live') reads its weights, 'ema' their averages"
+        raise UserError(f"the family {plain.family} is not derived from a Wan: there is no folder of it that diffusers loads", hint)
 
 
 def _fill(folder: Path, asked: ExportRequest) -> None:
@@ -109,7 +120,7 @@ def _link_or_copy(path: Path, to: Path) -> None:
 
 
 def _write_texts(folder: Path, asked: ExportRequest) -> None:
-    train = without_paths(asked.checkpoint.config.resolved())
+    train = without_paths(with_built_in_sections(asked.checkpoint.config).resolved())
     facts = {
         "format": 1,
         "step": asked.checkpoint.step,

@@ -1,4 +1,4 @@
-"""Owns video sparse attention (arXiv 2505.13389; ALGORITHMS.md section 6): coarse branch, choice of tiles, fine branch, gate.
+"""Owns video sparse attention (arXiv 2505.13389; methods/README.md section 6): coarse branch, choice of tiles, fine branch, gate.
 
 Must not know roles, steps or files. What a block's self-attention needs beside its weights travels with the rotary angles, as in
 block_causal: an argument, so that activation checkpointing recomputes with what the forward pass had.

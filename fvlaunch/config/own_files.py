@@ -1,0 +1,81 @@
+"""Owns which values of a train block name a class in a user's own Python file (./file.py:ClassName), and what its copy in a run is called.
+
+Must not import such a file, nor copy one.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from fvlaunch.config.strict_yaml import KeyPath
+
+FOLDER = "own_code"
+"""Of the copies, in a run's copy of the code."""
+_IN_RUN = f"code/{FOLDER}"
+
+
+def references(train: Mapping[str, Any]) -> Iterator[tuple[KeyPath, Path, str]]:
+    """Yield (key below `train`, file, class name) of each value that names such a class, in the order of the block."""
+    models = train.get("models") or {}
+    keys: list[KeyPath] = [("method", "kind"), *(("models", role, "family") for role in models), ("data", "source")]
+    for path in keys:
+        value: Any = train
+        for key in path:
+            value = value.get(key) if isinstance(value, Mapping) else None
+        if isinstance(value, str) and ":" in value:
+            file, _, name = value.rpartition(":")
+            yield path, Path(file), name
+
+
+def copies(train: Mapping[str, Any]) -> dict[Path, str]:
+    """By file the name of its copy: its own name, numbered where two files have one."""
+    found: dict[Path, str] = {}
+    for _, file, _ in references(train):
+        if file not in found:
+            taken = sum(other.name == file.name for other in found)
+            found[file] = f"{file.stem}-{taken + 1}{file.suffix}" if taken else file.name
+    return found
+
+
+def by_copies(train: dict[str, Any], run: Path) -> dict[str, Any]:
+    """Return the block with each file replaced by its copy, where the directory of the run holds one, as a path below that directory."""
+    names = copies(train)
+    for path, file, name in list(references(train)):
+        if (run / _IN_RUN / names[file]).is_file():
+            train = _with(train, path, f"{_IN_RUN}/{names[file]}:{name}")
+    return train
+
+
+def _with(block: dict[str, Any], path: KeyPath, value: str) -> dict[str, Any]:
+    first, *rest = path
+    key = str(first)
+    return {**block, key: _with(block[key], tuple(rest), value) if rest else value}
+
+
+def problem(file: Path, name: str) -> tuple[str, str] | None:
+    """(what is wrong, a hint) where the file is missing, is not Python or defines no such class. Only reads it."""
+    try:
+        tree = ast.parse(file.read_bytes(), str(file))
+    except OSError:
+        return f"there is no Python file {file}", "written as ./file.py:ClassName, below the working directory"
+    except (SyntaxError, ValueError) as error:
+        return f"{file}:{getattr(error, 'lineno', None) or 1} is not Python: {getattr(error, 'msg', error)}", ""
+    known = set(_names(tree))
+    if name in known or "*" in known:
+        return None
+    classes = [node.name for node in tree.body if isinstance(node, ast.ClassDef)]
+    return f"{file} has no class {name}", f"its classes: {', '.join(classes) or 'none'}"
+
+
+def _names(tree: ast.Module) -> Iterator[str]:
+    """All that the file may define at its top level, however deep in its conditions."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef):
+            yield node.name
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            yield from (alias.asname or alias.name for alias in node.names)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id

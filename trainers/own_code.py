@@ -1,0 +1,157 @@
+"""Owns classes that a user wrote in a Python file of their own, named in a configuration as ./file.py:ClassName.
+
+Loads such a class, and checks the block that names it by the configuration that the class asks for. Must not know what a method, a
+model family or a data source does. A mistake in the user's file is one UserError that says where it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import sys
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar
+
+from pydantic import ValidationError, create_model
+
+from .config import Section, TrainConfig
+from .config.discovery import available, config_class, is_own
+from .config.methods.base import MethodConfig
+from .config.models.base import ModelConfig
+from .errors import UserError
+
+Base = TypeVar("Base")
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What may be a user's own: the key that names it, where its configurations and its classes are, what the former are derived from."""
+
+    chooser: str
+    configs: str
+    code: str
+    base: type[Section]
+
+
+_METHOD = _Kind("kind", "trainers.config.methods", "trainers.methods.", MethodConfig)
+_FAMILY = _Kind("family", "trainers.config.models", "trainers.models.", ModelConfig)
+
+
+def load_class(reference: str, base: type[Base], key: str) -> type[Base]:
+    """Return the class that `reference`, as "./file.py:ClassName", names. A relative path is below the working directory.
+
+    UserError, naming the configuration's `key`, where the file is missing or cannot be imported, or has no such class, or where that is
+    not a subclass of `base` or leaves out what `base` demands.
+    """
+    path, _, name = reference.rpartition(":")
+    module = _module(Path(path).expanduser().absolute(), key)
+    found = getattr(module, name, None)
+    if not isinstance(found, type):
+        raise UserError(f"{key}: {path} has no class {name}", f"its classes: {', '.join(_classes(module)) or 'none'}")
+    if not issubclass(found, base):
+        hint = f"from {base.__module__} import {base.__name__}, then class {name}({base.__name__})"
+        raise UserError(f"{key}: the class {name} in {path} is no {base.__name__}", hint)
+    if missing := sorted(getattr(found, "__abstractmethods__", ())):
+        raise UserError(
+            f"{key}: the class {name} in {path} does not define {', '.join(missing)}", f"{base.__module__} says what each returns"
+        )
+    return found
+
+
+def with_own_sections(train: TrainConfig, folder: Path | None = None) -> TrainConfig:
+    """Return the train block with the blocks of own classes checked and completed by what these classes ask for.
+
+    Relative paths are below `folder` (default: the working directory) and absolute in what is returned. UserError lists every mistake
+    of a block.
+    """
+    below = Path.cwd() if folder is None else folder
+    method, models = train.method, dict(train.models)
+    if is_own(method.kind):
+        method = _checked(method, _METHOD, below, "method")
+    for role, section in models.items():
+        if is_own(str(getattr(section, "family", ""))):
+            models[role] = _checked(section, _FAMILY, below, f"models.{role}")
+    data = train.data if train.data.source is None else train.data.model_copy(update={"source": _below(train.data.source, below)})
+    return train.model_copy(update={"method": method, "models": models, "data": data})
+
+
+def with_built_in_sections(train: TrainConfig) -> TrainConfig:
+    """Return the train block with each own class's block as that of the built-in class it is derived from, without the keys of its own.
+
+    It is then read without the user's file, as an exported folder is. A block of a class that is derived from none stays as it is.
+    """
+    models = {role: _built_in(section, _FAMILY) for role, section in train.models.items()}
+    return train.model_copy(update={"method": _built_in(train.method, _METHOD), "models": models})
+
+
+def _built_in(section: Any, kind: _Kind) -> Any:
+    if not is_own(str(getattr(section, kind.chooser, ""))):
+        return section
+    for base in type(section).__mro__:
+        name = base.__module__.removeprefix(f"{kind.configs}.").replace("_", "-")
+        if issubclass(base, Section) and base.__module__.startswith(kind.configs) and name in available(kind.configs):
+            kept = {key: value for key, value in section.model_dump().items() if key in base.model_fields}
+            return base.model_validate({**kept, kind.chooser: name})
+    return section
+
+
+def _below(reference: str, folder: Path) -> str:
+    path, _, name = reference.rpartition(":")
+    return f"{folder / Path(path).expanduser()}:{name}"
+
+
+def _checked(section: Any, kind: _Kind, below: Path, key: str) -> Any:
+    """The block `section`, which is at `key`, by the class's own Config; by that of the class it is derived from where it has none."""
+    path, _, name = str(getattr(section, kind.chooser)).rpartition(":")
+    reference = _below(getattr(section, kind.chooser), below)
+    made = load_class(reference, object, f"{key}.{kind.chooser}")
+    bases = (made.Config,) if hasattr(made, "Config") else (*_inherited(made, kind), config_class(kind.configs, "custom"))
+    if not issubclass(bases[0], kind.base):
+        hint = f"from {kind.base.__module__} import {kind.base.__name__}, then class Config({kind.base.__name__})"
+        raise UserError(f"{key}.{kind.chooser}: {name}.Config in {path} is no {kind.base.__name__}", hint)
+    model: Any = create_model("Config", __base__=bases, __module__=__name__, **{kind.chooser: (str, ...)})  # type: ignore[call-overload]
+    try:
+        return model.model_validate({**section.model_dump(), kind.chooser: reference})
+    except ValidationError as error:
+        said = "; ".join(f"{'.'.join(map(str, (key, *e['loc'])))}: {e['msg']}" for e in error.errors())
+        raise UserError(said, f"keys of {name}: {', '.join(model.model_fields)}") from None
+
+
+def _inherited(made: type, kind: _Kind) -> list[type[Section]]:
+    """The configuration of the nearest class of this project's that `made` is derived from; empty where that has none."""
+    for base in made.__mro__:
+        module = base.__module__.removeprefix(kind.code).replace("_", "-")
+        if base.__module__.startswith(kind.code) and module in available(kind.configs):
+            return [config_class(kind.configs, module)]
+    return []
+
+
+def _module(path: Path, key: str) -> ModuleType:
+    """The file as a module; each file is imported once a process, so that classes of one file know each other."""
+    name = f"own_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path) if path.is_file() else None
+    if spec is None or spec.loader is None:
+        raise UserError(f"{key}: there is no Python file {path}", "write it as ./file.py:ClassName, relative to where the run starts")
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        said = f"{type(error).__name__}: {error.msg if isinstance(error, SyntaxError) else error}"
+        raise UserError(f"{key}: {path}:{_line(error, path)} fails when it is imported: {said}", f"python {path} shows it, too") from error
+    return module
+
+
+def _line(error: Exception, path: Path) -> int:
+    if isinstance(error, SyntaxError) and error.lineno:
+        return error.lineno
+    return next((frame.lineno or 1 for frame in reversed(traceback.extract_tb(error.__traceback__)) if frame.filename == str(path)), 1)
+
+
+def _classes(module: ModuleType) -> list[str]:
+    return [name for name, value in vars(module).items() if isinstance(value, type) and value.__module__ == module.__name__]
