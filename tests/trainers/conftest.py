@@ -1,4 +1,4 @@
-"""Fixtures of the trainer tests: one server that forks ranks, and one small data set, for all of them."""
+"""Fixtures of the trainer tests: a server that forks ranks and a small data set for all of them, a world of one rank for each module."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from tests.support.trainers import trainer_ranks
+from tests.support.trainers.one_rank import one_rank
+from trainers.distributed.mesh import ParallelContext
 
 
 @pytest.fixture(scope="session")
@@ -23,3 +25,9 @@ def runs() -> Iterator[Any]:
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder: Path = trainer_ranks.write_data(tmp_path_factory.mktemp("data"))
     return folder
+
+
+@pytest.fixture(scope="module")
+def parallel() -> Iterator[ParallelContext]:
+    with one_rank() as context:
+        yield context

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import pytest
 import torch
 
 from tests.support.trainers.alignment import realigned
-from tests.support.trainers.one_rank import one_rank
 from tests.support.trainers.trainer_ranks import ARCHITECTURE, tiny
 from tests.trainers.inference.test_export import (
     LORA,
@@ -38,12 +36,6 @@ NETWORKS = ("transformer", "transformer_2")
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(tmp_path_factory.mktemp("base") / "wan", experts=2)
-
-
-@pytest.fixture(scope="module")
-def parallel() -> Iterator[ParallelContext]:
-    with one_rank() as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ import torch
 from safetensors.torch import load_file
 
 from tests.support.trainers.alignment import realigned
-from tests.support.trainers.one_rank import one_rank
 from tests.support.trainers.trainer_ranks import read, tiny
 from trainers import export
 from trainers.checkpointing.reader import open_checkpoint
@@ -90,12 +88,6 @@ def wan(runs: Any, wan_data: Path, base: Path, tmp_path_factory: pytest.TempPath
 @pytest.fixture(scope="module")
 def lora(runs: Any, wan_data: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return finished(runs, tmp_path_factory.mktemp("lora"), wan_config(wan_data, base, lora=LORA))
-
-
-@pytest.fixture(scope="module")
-def parallel() -> Iterator[ParallelContext]:
-    with one_rank() as made:
-        yield made
 
 
 def run_export(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import torch
 from safetensors.torch import load_file
 
 from tests.support.trainers.alignment import realigned
-from tests.support.trainers.one_rank import one_rank
 from tests.trainers.inference.test_export import base, finished, network_inputs, wan_config, wan_data  # noqa: F401  fixtures among them
 from trainers import export
 from trainers.checkpointing.reader import open_checkpoint
@@ -21,12 +19,6 @@ from trainers.inference import trained_network, video_makers
 
 SPARSE = {"kind": "vsa", "sparsity": 0.5, "tile": [1, 1, 2], "ramp": {"rate": 0.25}}
 LORA = {"rank": 4, "alpha": 8, "target_modules": ["to_q", "to_v", "to_gate_compress"]}
-
-
-@pytest.fixture(scope="module")
-def parallel() -> Iterator[ParallelContext]:
-    with one_rank() as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.support.trainers.one_rank import one_rank
 from tests.support.trainers.trainer_ranks import ARCHITECTURE
 from tests.trainers.training.test_validation import config
 from trainers.config import TrainConfig, check
@@ -28,12 +26,6 @@ from trainers.models.causal_wan import CausalWan
 
 STEPS, SHIFT, PER_BLOCK, FRAMES = (1000, 900, 500), 3.0, 2, 5
 FEW = Sampling((4, FRAMES, 4, 4), 3, 1.0, "sde", SHIFT, STEPS)
-
-
-@pytest.fixture(scope="module")
-def parallel() -> Iterator[ParallelContext]:
-    with one_rank() as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from tests.support.trainers.distilled import dmd2, kd, write_teacher
-from tests.support.trainers.one_rank import one_rank
 from tests.support.trainers.trainer_ranks import ARCHITECTURE, tiny
 from trainers.config import TrainConfig, check
 from trainers.config.models.wan_a14b import Config
@@ -27,12 +26,6 @@ from trainers.models.base import ModelBase
 from trainers.models.wan_a14b import WanA14B
 
 BOUNDARY = 875.0
-
-
-@pytest.fixture(scope="module")
-def parallel() -> Iterator[ParallelContext]:
-    with one_rank() as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from tests.support.trainers.distilled import kd, write_teacher
-from tests.support.trainers.one_rank import one_rank
 from tests.support.trainers.trainer_ranks import ARCHITECTURE
 from trainers.config import TrainConfig
 from trainers.config.models.causal_wan_a14b import Config
@@ -28,12 +26,6 @@ from trainers.models.causal_wan_a14b import CausalWanA14B, ExpertCaches
 SHIFT, LEVEL = 5.0, 0.875
 STEPS = (1000.0, 937.5, 833.3333, 625.0)
 SHAPE = (2, 3, 2, 2, 2)
-
-
-@pytest.fixture(scope="module")
-def parallel() -> Iterator[ParallelContext]:
-    with one_rank() as made:
-        yield made
 
 
 def sigma_of(t: float) -> float:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.device_mesh import init_device_mesh
 
 from tests.support.trainers.trainer_ranks import ARCHITECTURE
 from trainers.config.models.causal_wan import Config
@@ -26,14 +23,6 @@ from trainers.models.causal_wan import CausalWan
 DEEP = {**ARCHITECTURE, "num_layers": 3}
 FRAMES, PER_BLOCK = 5, 2
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def parallel() -> Iterator[ParallelContext]:
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    mesh = init_device_mesh("cpu", (1, 1, 1), mesh_dim_names=("replicate", "shard", "sequence"))
-    yield ParallelContext(CPU, 0, 1, mesh, dist.new_group(backend="gloo"))
-    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")

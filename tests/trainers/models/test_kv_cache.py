@@ -10,10 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from pydantic import ValidationError
 from torch import Tensor
-from torch.distributed.device_mesh import init_device_mesh
 
 from tests.support.trainers.trainer_ranks import ARCHITECTURE
 from trainers.config.models.causal_wan import Config
@@ -29,14 +27,6 @@ DEEP = {**ARCHITECTURE, "num_layers": 3}
 FRAMES, PER_BLOCK, SIZE = 7, 2, (4, 8)
 CPU = torch.device("cpu")
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-
-
-@pytest.fixture(scope="module")
-def parallel() -> Iterator[ParallelContext]:
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    mesh = init_device_mesh("cpu", (1, 1, 1), mesh_dim_names=("replicate", "shard", "sequence"))
-    yield ParallelContext(CPU, 0, 1, mesh, dist.new_group(backend="gloo"))
-    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from tests.support.trainers.one_rank import inputs, one_rank, wan
+from tests.support.trainers.one_rank import inputs, wan
 from tests.support.trainers.trainer_ranks import ARCHITECTURE, losses, read, tiny
 from trainers.config import TrainConfig
 from trainers.config.cross_checks import check
@@ -24,12 +23,6 @@ from trainers.models import lora
 
 LORA = {"rank": 4, "alpha": 6}
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
-
-
-@pytest.fixture(scope="module")
-def parallel() -> Iterator[ParallelContext]:
-    with one_rank() as made:
-        yield made
 
 
 @pytest.fixture

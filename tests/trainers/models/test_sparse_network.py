@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from tests.support.trainers.one_rank import inputs, one_rank, wan
+from tests.support.trainers.one_rank import inputs, wan
 from tests.support.trainers.trainer_ranks import ARCHITECTURE, losses, metrics, read, tiny
 from trainers import export, sample
 from trainers.checkpointing.reader import open_checkpoint
@@ -30,12 +29,6 @@ SPARSE = {"kind": "vsa", "sparsity": 0.5, "tile": [2, 1, 2]}
 RAMP = {**SPARSE, "tile": [1, 1, 1], "ramp": {"rate": 0.125}}
 """On the 2 x 2 x 2 tokens of `data`: 7, 6, 5, then 4 key tiles of 8."""
 GATE = "blocks.0.attn1.to_gate_compress"
-
-
-@pytest.fixture(scope="module")
-def parallel() -> Iterator[ParallelContext]:
-    with one_rank() as made:
-        yield made
 
 
 def opened(model: Any) -> Any:

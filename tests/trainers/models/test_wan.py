@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +9,10 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.support.trainers.one_rank import inputs, one_rank, wan
+from tests.support.trainers.one_rank import inputs, wan
 from tests.support.trainers.trainer_ranks import ARCHITECTURE
 from trainers.distributed import dtensor
 from trainers.distributed.mesh import ParallelContext
-
-
-@pytest.fixture(scope="module")
-def parallel() -> Iterator[ParallelContext]:
-    with one_rank() as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.support.trainers.one_rank import inputs, one_rank, wan
+from tests.support.trainers.one_rank import inputs, wan
 from tests.support.trainers.trainer_ranks import ARCHITECTURE
 from trainers.distributed import dtensor
 from trainers.distributed.mesh import ParallelContext
@@ -20,12 +19,6 @@ from trainers.errors import UserError
 from trainers.models.loading import tiny_wan
 
 NAME = "diffusion_pytorch_model.safetensors"
-
-
-@pytest.fixture(scope="module")
-def parallel() -> Iterator[ParallelContext]:
-    with one_rank() as made:
-        yield made
 
 
 @pytest.fixture(scope="module")
