@@ -1,7 +1,7 @@
-"""Owns the whole contract with whatever launched this rank: stop notice, progress, exit codes, "am I still current?".
+"""Owns a rank's contract with its launcher: stop notice, heartbeat, exit codes, and whether this attempt is still the current one.
 
-Must not import torch (it runs first, while torch takes seconds to load), and must never wait: a handler only sets a
-flag, and a progress message that does not fit into the pipe is dropped.
+Must not import torch (it runs first, while torch takes seconds to load), and must never wait: a signal handler only sets a
+flag, and a heartbeat that does not fit into the pipe is dropped.
 
 The launcher may set, for each rank:
   TRAINER_PROGRESS_FD  write end of a pipe; one JSON object a line, see `Control.progress` and `Control.report`
@@ -23,19 +23,35 @@ import sys
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Literal, get_args
 
 EXIT_FINISHED = 0
 EXIT_SAVED = 75
-"""Saved; run me again."""
+"""The work is saved but not finished: another attempt goes on from there."""
 EXIT_NO_RESTART = 76
 """A restart cannot help: bad configuration, non-finite by policy, checkpoints exist and none verifies."""
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
-"""What a launcher may send. A rank may be started with them blocked, and takes them from `Control.start` on."""
+"""Signals that a launcher may send. A rank may be started with them blocked, and takes them from `Control.start` on."""
 
-PHASES = ("starting", "loading", "preparing", "caching", "warming", "stepping", "preprocessing", "downloading", "saving", "finishing")
-"""What a rank may be doing. `warming`: the first steps of an attempt; `preparing`: making data; `caching`: a teacher's trajectories."""
+Phase = Literal[
+    "starting", "loading", "preparing", "caching", "warming", "stepping", "validating", "saving", "finishing",
+    "preprocessing", "downloading", "evaluating",
+]  # fmt: skip
+PHASES: tuple[Phase, ...] = get_args(Phase)
+"""Everything that a heartbeat may say a rank is doing. `preparing`: making data; `caching`: a teacher's trajectories; `warming`: the
+first steps of an attempt, which may take much longer than the rest (`stepping`)."""
+
+
+class StopRequested(Exception):
+    """A stop notice ends the work in hand. Where ranks work together, all of them raise it at the same point."""
+
+
+def die_with_parent(parent: int | None = None) -> None:
+    """Have the kernel kill this process when its parent ends. `parent`: the pid that the parent had; exit at once where it is gone."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if parent is not None and os.getppid() != parent:  # it died before the line above
+        os._exit(1)
 
 
 class Control:
@@ -55,18 +71,15 @@ class Control:
         self._step: int | None = None
 
     def start(self) -> Control:
-        """Take the signals, and die with the launcher."""
+        """Install the signal handlers, tie this process's life to the launcher's, and send the first heartbeat."""
         signal.signal(signal.SIGTERM, self._on_stop)
         signal.signal(signal.SIGINT, self._on_stop)
         signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # a scheduler may send it to every process of a job
         faulthandler.register(signal.SIGUSR1, file=sys.stderr, all_threads=True)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-        libc = ctypes.CDLL(None)
-        libc.prctl(15, f"rank {self.rank}".encode())  # PR_SET_NAME: what ps and top show
+        ctypes.CDLL(None).prctl(15, f"rank {self.rank}".encode())  # PR_SET_NAME: what ps and top show
         if self._parent is not None:
-            libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-            if os.getppid() != self._parent:  # it died before the line above
-                os._exit(1)
+            die_with_parent(self._parent)
         if self._pipe is not None:
             os.set_blocking(self._pipe, False)
             os.set_inheritable(self._pipe, False)
@@ -76,8 +89,13 @@ class Control:
     def _on_stop(self, _signum: int, _frame: FrameType | None) -> None:
         self.stop_requested = True
 
-    def progress(self, phase: str, count: int, **details: Any) -> None:
-        """The heartbeat: `count` of `phase` is reached. Sent at most ten times a second within a phase, but always where it is all."""
+    def progress(self, phase: Phase, count: int, **details: Any) -> None:
+        """Send a heartbeat: `count` units of `phase` are done. At most ten a second within a phase, but always the one for max_steps.
+
+        Raises ValueError for a phase that is not one of PHASES.
+        """
+        if phase not in PHASES:
+            raise ValueError(f"a heartbeat's phase is one of {', '.join(PHASES)}, not {phase!r}")
         if phase in ("warming", "stepping"):
             self._step = count
         now = time.monotonic()
@@ -87,12 +105,12 @@ class Control:
         self._send({"kind": "progress", "phase": phase, "count": count, **details})
 
     def report(self, kind: str, **details: Any) -> None:
-        """Something the launcher records: kind "checkpoint" (step, save_s), "resumed" (step), "warning" or "failure" (text).
+        """Send what the launcher records: kind "checkpoint" (step, save_s), "resumed" (step), "warning" or "failure" (text).
 
-        A failure tells the last step done, too: the heartbeat may have left it out.
+        A failure carries the last step done, too: the heartbeat may have left it out.
         """
-        known = {"step": self._step} if kind == "failure" and self._step is not None else {}
-        self._send({"kind": kind, **known, **details})
+        last_step = {"step": self._step} if kind == "failure" and self._step is not None else {}
+        self._send({"kind": kind, **last_step, **details})
 
     def _send(self, message: dict[str, Any]) -> None:
         if self._pipe is None:
@@ -106,11 +124,11 @@ class Control:
             os._exit(1)
 
     def is_current(self) -> bool:
-        """Whether no later attempt has taken over. A file that cannot be read right now says nothing, so: yes."""
+        """Return whether no later attempt has taken over. A file that cannot be read right now says nothing, so: True."""
         if self._current is None:
             return True
         try:
-            found = json.loads(self._current.read_text())
+            current = json.loads(self._current.read_text())
         except (OSError, ValueError):
             return True
-        return (found.get("generation"), found.get("attempt")) == (self.generation, self.attempt)
+        return (current.get("generation"), current.get("attempt")) == (self.generation, self.attempt)

@@ -53,7 +53,7 @@ ROOMS: dict[str, dict[str, str]] = {
         "optim": "distributed config",
         "models": "diffusion distributed own_code config seeding errors files",
         "checkpointing": "distributed own_code config control errors files",
-        "data": "own_code config errors files",
+        "data": "own_code config control errors files",
         "distributed": "config control errors",
         "diffusion": "errors",
         "config": "",

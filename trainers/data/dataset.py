@@ -19,9 +19,19 @@ log = logging.getLogger(__name__)
 
 
 def statistics(config: DataConfig) -> tuple[Tensor, Tensor]:
-    """(mean, std), each [C]: a model sees (latents - mean) / std."""
+    """Return (mean, std) of stored latents by channel, each [C]: a model sees `normalised` latents."""
     mean, std = samples.moments(config)
     return torch.from_numpy(mean), torch.from_numpy(std)
+
+
+def normalised(latents: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Return (latents - mean) / std by channel, for stored latents [..., C, T, H, W] and statistics [C]."""
+    return (latents - mean.reshape(-1, 1, 1, 1)) / std.reshape(-1, 1, 1, 1)
+
+
+def unnormalised(latents: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Undo `normalised`: what codecs decode."""
+    return latents * std.reshape(-1, 1, 1, 1) + mean.reshape(-1, 1, 1, 1)
 
 
 def pad(text: Tensor, length: int) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,6 @@ fraction of a second and take little memory. Arrays come back through a pipe: sh
 from __future__ import annotations
 
 import atexit
-import ctypes
 import itertools
 import multiprocessing
 import os
@@ -25,6 +24,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any, Generic, Protocol, TypeVar
 
+from ..control import SIGNALS, die_with_parent
 from ..errors import UserError
 
 Item = TypeVar("Item")
@@ -32,8 +32,6 @@ Loaded = TypeVar("Loaded", covariant=True)
 
 _PREFETCH = 4
 """Items that each process has ready."""
-_FOR_THE_RANK = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
-"""A notice that is sent to the whole process group is for the rank, which still needs its loader to finish the step."""
 
 
 class Source(Protocol[Loaded]):
@@ -55,7 +53,7 @@ class _Loading(Iterator[Item], Generic[Item]):
 
     def __init__(self, source: Source[Item], keys: Iterator[Any], workers: int) -> None:
         resource_tracker.ensure_running()  # it would unblock SIGTERM when it starts
-        with _blocked(_FOR_THE_RANK):
+        with _blocked(SIGNALS):
             self._workers = [_Worker(source) for _ in range(workers)]
         self._keys = keys
         self._turns = itertools.cycle(self._workers)
@@ -152,12 +150,11 @@ def receive(pipe: Connection[Any, Any]) -> Any:
 
 def _serve(source: Source[Any], keys: Connection[Any, Any], items: Connection[Any, Any], parent: int) -> None:
     """Was started with the rank's signals blocked."""
-    for number in _FOR_THE_RANK:
+    # a notice that is sent to the whole process group is for the rank, which still needs its loader to finish the step
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _FOR_THE_RANK)
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: never outlive the rank
-    if os.getppid() != parent:
-        os._exit(1)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    die_with_parent(parent)
     ready: queue.SimpleQueue[Any] = queue.SimpleQueue()  # of no more items than were asked for
     threading.Thread(target=_send_all, args=(ready, items), daemon=True).start()
     while True:

@@ -19,15 +19,16 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from ..config.parallel import ParallelConfig
+from ..control import StopRequested
 from ..errors import UserError
 
-_PATIENCE = timedelta(hours=24)
-"""Of collectives: whoever launched the ranks judges a silent one, and a dead one raises at once."""
+_COLLECTIVE_TIMEOUT = timedelta(hours=24)
+"""Practically none: the launcher decides when a silent rank hangs, and a dead one makes collectives raise at once."""
 
 
 @dataclass(frozen=True)
 class ParallelContext:
-    """This rank's place in the run."""
+    """This rank among the others: its device, its position in the mesh, and the group over which decisions are agreed."""
 
     device: torch.device
     rank: int
@@ -37,36 +38,42 @@ class ParallelContext:
 
     @property
     def data_parallel(self) -> int:
-        """Ranks that see different samples."""
+        """The number of ranks that see different samples."""
         return int(self.mesh["replicate"].size() * self.mesh["shard"].size())
 
     @property
     def data_rank(self) -> int:
+        """This rank's number among those that see different samples."""
         return int(self.mesh.get_local_rank("replicate") * self.mesh["shard"].size() + self.mesh.get_local_rank("shard"))
 
     def any_rank(self, *flags: bool) -> list[bool]:
-        """For each flag, whether it is set on any rank; the same answer on all."""
+        """Return for each flag whether it is set on any rank; the same answer on all. Collective."""
         values = torch.tensor([int(flag) for flag in flags], dtype=torch.int32)
         dist.all_reduce(values, op=dist.ReduceOp.MAX, group=self.control_group)
         return [bool(value) for value in values.tolist()]
 
+    def raise_if_stopping(self, stop_requested: bool) -> None:
+        """Raise StopRequested on all ranks where any of them has got a stop notice. Collective."""
+        if self.any_rank(stop_requested)[0]:
+            raise StopRequested
+
     def mean(self, values: Tensor) -> Tensor:
-        """Mean over ranks, on the device. All hold equally many samples, so this is the mean over the global batch."""
+        """Return the mean over ranks, on the device. All hold equally many samples, so it is the mean over the global batch."""
         dist.all_reduce(values)
         return values / self.world_size
 
     def on_first(self, function: Callable[[], None], waiting: Callable[[int], None]) -> None:
         """Run `function` on rank 0 while the others wait, calling waiting(seconds). Its UserError is raised on all ranks."""
-        outcome: list[Any] = [None]
+        failure: list[Any] = [None]
         if self.rank == 0:
             try:
                 function()
             except UserError as error:
-                outcome = [(error.message, error.hint)]
+                failure = [(error.message, error.hint)]
         self._wait_together(waiting)
-        dist.broadcast_object_list(outcome, src=0, group=self.control_group)
-        if outcome[0] is not None:
-            raise UserError(*outcome[0])
+        dist.broadcast_object_list(failure, src=0, group=self.control_group)
+        if failure[0] is not None:
+            raise UserError(*failure[0])
 
     def _wait_together(self, waiting: Callable[[int], None]) -> None:
         started = time.monotonic()
@@ -78,13 +85,14 @@ class ParallelContext:
 
 
 def start(config: ParallelConfig) -> ParallelContext:
-    """Join the process group. Without a launcher's variables: a world of one."""
+    """Join the process group; without a launcher's environment variables, make a world of one rank. Collective."""
     device = _device()
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=_store(), rank=_number("RANK", 0), world_size=_number("WORLD_SIZE", 1), timeout=_PATIENCE)
+    rank, world_size = _number("RANK", 0), _number("WORLD_SIZE", 1)
+    dist.init_process_group(backend, store=_store(), rank=rank, world_size=world_size, timeout=_COLLECTIVE_TIMEOUT)
     sizes = config.mesh(dist.get_world_size())
     mesh = init_device_mesh(device.type, sizes, mesh_dim_names=("replicate", "shard", "sequence"))
-    control = dist.new_group(backend="gloo", timeout=_PATIENCE)
+    control = dist.new_group(backend="gloo", timeout=_COLLECTIVE_TIMEOUT)
     return ParallelContext(device, dist.get_rank(), dist.get_world_size(), mesh, control)
 
 
@@ -101,13 +109,13 @@ def shard(
     compute: torch.dtype | None,
     keep_float32: Iterable[nn.Module] = (),
 ) -> None:
-    """fully_shard each block, then the rest. Parameters stay in their type, compute in `compute`, gradients are reduced in float32.
+    """Apply fully_shard to each block, then to the rest of `module`. Gradients are reduced in float32.
 
-    compute None: in the type they are kept in. Inputs are not cast: bfloat16 would round timesteps (937.5 -> 936) and rotary
-    angles. The caller casts what it means to cast.
+    Parameters keep their type, and are computed with in `compute` (None: the type they are kept in). Inputs are not cast, since
+    bfloat16 would round timesteps (937.5 -> 936) and rotary angles: the caller casts what it means to cast.
     """
     if parallel.world_size == 1 and parallel.device.type == "cpu" and compute is None:
-        return  # nothing to share out or to cast, and FSDP's hooks cost a small network a fifth of its step
+        return  # nothing to shard or to cast, and FSDP's hooks cost a small network a fifth of its step
     replicated = parallel.mesh["replicate"].size() > 1
     mesh = parallel.mesh["replicate", "shard"] if replicated else parallel.mesh["shard"]
     low = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32, cast_forward_inputs=False)
@@ -119,13 +127,13 @@ def shard(
 
 
 def sync_gradients(module: nn.Module, enabled: bool) -> None:
-    """Off for all but the last round of gradient accumulation."""
+    """Turn the reduction of gradients over ranks on or off: it is off for all but the last round of gradient accumulation."""
     if isinstance(module, FSDPModule):
         module.set_requires_gradient_sync(enabled)
 
 
 def drop_gathered(module: nn.Module) -> None:
-    """Give back whole parameters that a forward pass without a backward pass has left behind: they would outlive a change of the shards."""
+    """Free the gathered parameters that a forward pass without a backward pass leaves: they would outlive a change of the shards."""
     for part in module.modules():
         if isinstance(part, FSDPModule):
             part.reshard()
@@ -140,10 +148,11 @@ def _device() -> torch.device:
 
 
 def _store() -> dist.Store:
-    """Rank 0 serves on the launcher's listening socket where it was given one: the port cannot be lost to somebody else."""
+    """Connect to the rendezvous store. Rank 0 serves it on the launcher's listening socket, where it was given one: no other process
+    can take that port meanwhile."""
     host, rank, world_size = os.environ.get("MASTER_ADDR", "127.0.0.1"), _number("RANK", 0), _number("WORLD_SIZE", 1)
     options: dict[str, Any] = {"world_size": world_size, "wait_for_workers": False, "timeout": timedelta(minutes=30)}
-    if "TORCHELASTIC_USE_AGENT_STORE" in os.environ:  # torchrun serves it, to all its restarts
+    if "TORCHELASTIC_USE_AGENT_STORE" in os.environ:  # torchrun serves one store to all its restarts
         served = dist.TCPStore(host, _number("MASTER_PORT", 0), is_master=False, **options)
         return dist.PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", served)
     if rank == 0 and "TRAINER_LISTEN_FD" in os.environ:

@@ -17,8 +17,8 @@ from torch import Tensor
 from .. import files
 from ..config.parallel import ParallelConfig
 from ..config.programs.evaluate import Config, RowConfig
-from ..control import EXIT_FINISHED, EXIT_SAVED, Control
-from ..data.dataset import pad, statistics
+from ..control import EXIT_FINISHED, EXIT_SAVED, Control, StopRequested
+from ..data.dataset import pad, statistics, unnormalised
 from ..distributed import mesh
 from ..distributed.mesh import ParallelContext
 from ..errors import UserError
@@ -35,10 +35,6 @@ from .video_makers import SamplerOverrides
 log = logging.getLogger(__name__)
 
 CAPTIONS = list(dict.fromkeys(mode.caption for mode in MODES))
-
-
-class _Stopped(Exception):
-    pass
 
 
 @dataclass(frozen=True)
@@ -61,7 +57,7 @@ def run(config: Config, run_dir: Path, control: Control) -> int:
         rows = [
             _row(name, row, config, parallel, _ticker(config, control, number)) for number, (name, row) in enumerate(config.rows.items())
         ]
-    except _Stopped:
+    except StopRequested:
         mesh.stop()
         return EXIT_SAVED
     write_png(run_dir / "evaluation.png", video_files.contact_sheet([video for row in rows for video in row.shown]))
@@ -80,7 +76,7 @@ def _ticker(config: Config, control: Control, number: int) -> Callable[[int, int
         count = number * config.num_videos + config.num_videos * done // of
         control.progress("evaluating", count, max_steps=len(config.rows) * config.num_videos)
         if control.stop_requested:
-            raise _Stopped
+            raise StopRequested
 
     return tick
 
@@ -94,8 +90,7 @@ def _row(name: str, row: RowConfig, config: Config, parallel: ParallelContext, t
     sampling = settings_.sampling_of(found.train, settings, len(mean))
     captions = [CAPTIONS[number % len(CAPTIONS)] for number in range(config.num_videos)]
     latents = samples(found, sampling, captions, config, tick)
-    shape = (-1, 1, 1, 1)
-    videos = [ShapesCodec().decode_video(latents[k].float() * std.reshape(shape) + mean.reshape(shape)) for k in range(len(CAPTIONS))]
+    videos = [ShapesCodec().decode_video(unnormalised(latents[k].float(), mean, std)) for k in range(len(CAPTIONS))]
     calls = sampling.num_steps * (2 if sampling.guidance_scale != 1 else 1)
     shown = [(f"{name}: {caption}", video) for caption, video in zip(CAPTIONS, videos, strict=True)]
     return Row(name, calls, quality(latents, captions, mean, std), shown)

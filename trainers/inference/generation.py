@@ -113,5 +113,4 @@ def decode_parts(codec: Codec, normalised: Iterator[Tensor], train: TrainConfig)
 
 
 def _denormalised(normalised: Tensor, train: TrainConfig) -> Tensor:
-    mean, std = (values.reshape(-1, 1, 1, 1) for values in dataset.statistics(train.data))
-    return normalised.float().cpu() * std + mean
+    return dataset.unnormalised(normalised.float().cpu(), *dataset.statistics(train.data))

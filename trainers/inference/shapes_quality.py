@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..data.dataset import unnormalised
 from ..models.codecs.shapes import MODES, templates
 
 VALID_RMSE = 0.1
@@ -34,9 +35,8 @@ def quality(samples: Tensor, captions: Sequence[str], mean: Tensor, std: Tensor)
     rmse: root mean square difference in pixels of [-1, 1] to the nearest of the 64 videos, the mean over samples. Valid: that video is
     of the caption, and nearer than VALID_RMSE. Coverage: the share of the 64 that a valid sample is nearest to.
     """
-    shape = (-1, 1, 1, 1)
     videos = templates().double().flatten(1)  # latents are pixels in another order
-    flat = (samples.double().cpu() * std.double().reshape(shape) + mean.double().reshape(shape)).flatten(1)
+    flat = unnormalised(samples.double().cpu(), mean.double(), std.double()).flatten(1)
     distances = torch.cdist(flat, videos, compute_mode="donot_use_mm_for_euclid_dist") / videos.shape[1] ** 0.5
     rmse, nearest = distances.nan_to_num(nan=torch.inf).min(1)
     right = torch.tensor([MODES[index].caption == caption for index, caption in zip(nearest.tolist(), captions, strict=True)])

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import ctypes
 import multiprocessing
 import resource
 import signal
@@ -24,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..control import SIGNALS, die_with_parent
 from .clips import Clip, Rejected, Settings, read_clip
 
 Job = tuple[Path | bytes, float]
@@ -142,9 +142,9 @@ def _end_all() -> None:
 
 def _serve(pipe: Connection, settings: Settings) -> None:
     """A decoder's whole life: signals that are sent to the whole process group are for the rank, and it never outlives the rank."""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG; a parent that is dead already closes the pipe
+    die_with_parent()  # a parent that is dead already closes the pipe
     resource.setrlimit(resource.RLIMIT_DATA, (_MEMORY_BYTES, _MEMORY_BYTES))
     torch.set_num_threads(1)
     while True:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..config import TrainConfig, denoising_steps, trajectory_metadata
-from ..control import Control
+from ..control import Control, StopRequested
 from ..data.dataset import open_samples, pad, statistics
 from ..data.parquet_rows import Row
 from ..data.parquet_schema import TrajectorySample
@@ -32,10 +32,6 @@ from ..seeding import derived_seed
 from .trajectory_store import TrajectoryCache
 
 _DTYPE = "float16"
-
-
-class _Stopped(Exception):
-    """A stop notice came: raised on all ranks at the same step of a trajectory."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +55,7 @@ def ensure(config: TrainConfig, parallel: ParallelContext, control: Control) -> 
         )
     try:
         _Making(config, parallel, control, peers, folder).run()
-    except _Stopped:
+    except StopRequested:
         return False
     peers.from_rank_0(folder.complete)
     return True
@@ -139,10 +135,9 @@ class _Making:
         return pad(text, self._config.data.text_len)[0]
 
     def _tick(self) -> None:
-        """A sign of life, and the moment at which all ranks look for a stop notice."""
+        """Send a heartbeat, and raise StopRequested on all ranks where any has a stop notice."""
         self._control.progress("caching", self.done)
-        if self._parallel.any_rank(self._control.stop_requested)[0]:
-            raise _Stopped
+        self._parallel.raise_if_stopping(self._control.stop_requested)
 
     def _add(self, jobs: Sequence[_Job], rows: Sequence[Row], states: Tensor) -> None:
         """A disk that takes no more ends the run on all ranks; what is written stays, and counts."""

@@ -23,7 +23,7 @@ from torch import Tensor
 from .. import seeding
 from ..checkpointing.saver import Checkpointer
 from ..config import Batching, TrainConfig, batching
-from ..control import EXIT_FINISHED, EXIT_SAVED, Control
+from ..control import EXIT_FINISHED, EXIT_SAVED, Control, Phase
 from ..data.batches import batches
 from ..distributed import mesh
 from ..distributed.mesh import ParallelContext
@@ -255,7 +255,7 @@ class Trainer:
             )
 
     def _tell(self, **details: Any) -> None:
-        phase = "warming" if self.step - self._first_step <= _WARMING_STEPS else "stepping"
+        phase: Phase = "warming" if self.step - self._first_step <= _WARMING_STEPS else "stepping"
         if math.isfinite(self._loss):
             details["loss"] = self._loss
         self.control.progress(phase, self.step, max_steps=self.config.max_steps, **details)

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from ..config import TrainConfig
-from ..control import Control
-from ..data.dataset import ParquetDataset, statistics
+from ..control import Control, StopRequested
+from ..data.dataset import ParquetDataset, normalised, statistics
 from ..diffusion.flow_schedule import FlowSchedule
 from ..diffusion.losses import velocity_loss
 from ..distributed.collectives import RankGroup
@@ -36,10 +36,6 @@ _ROLE = "student"
 _FILE = "validation.json"
 _HOLDOUT = "holdout"
 Numbers = dict[str, float]
-
-
-class _Stopped(Exception):
-    """A stop notice came: raised on all ranks at the same step of a sampler."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +77,7 @@ class Validation:
             with _still(model), ema.in_place_of_weights(_ROLE) if self._averaged and ema is not None else nullcontext():
                 numbers = self._loss(model) if self._held_out is not None else {}
                 latents = self._latents(model) if self._prompts else {}
-        except _Stopped:
+        except StopRequested:
             self.cut_off = True
             return None
         return self._publish(step, numbers, latents)
@@ -125,8 +121,7 @@ class Validation:
     def _pair_loss(self, model: ModelBase, index: int, step: int) -> Tensor:
         assert self._held_out is not None
         row = self._held_out[(0, index)]
-        mean, std = (values.reshape(-1, 1, 1, 1) for values in statistics(self._train.data))
-        clean = ((row["latents"] - mean) / std).transpose(0, 1)[None]
+        clean = normalised(row["latents"], *statistics(self._train.data)).transpose(0, 1)[None]
         generator = torch.Generator().manual_seed(derived_seed("validation", self.config.seed, index, step))
         noise = torch.randn(clean.shape, generator=generator).to(model.device)
         clean, timesteps = clean.to(model.device), torch.tensor([self._schedule.warp(step)], device=model.device)
@@ -166,11 +161,10 @@ class Validation:
         return made
 
     def _tick(self) -> None:
-        """A sign of life, and the moment at which all ranks look for a stop notice."""
+        """Send a heartbeat, and raise StopRequested on all ranks where any has a stop notice."""
         self._ticks += 1
         self._control.progress("validating", self._ticks)
-        if self._parallel.any_rank(self._control.stop_requested)[0]:
-            raise _Stopped
+        self._parallel.raise_if_stopping(self._control.stop_requested)
 
     # --- files
 

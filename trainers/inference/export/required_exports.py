@@ -7,10 +7,8 @@ or killed, does it again at its next start; once the folder is there it is never
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -20,7 +18,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from ...control import Control
+from ...control import Control, die_with_parent
 from ...errors import UserError
 
 _POLL_S = 0.5
@@ -54,7 +52,7 @@ def _make(wanted: Input, control: Control) -> bool:
     for left_over in wanted.to.parent.glob(f".{wanted.to.name}.*"):  # of a rank that was killed
         shutil.rmtree(left_over, ignore_errors=True)
     child = subprocess.Popen(
-        wanted.argv, stdin=subprocess.DEVNULL, stdout=sys.stderr, stderr=subprocess.PIPE, text=True, preexec_fn=_die_with_parent
+        wanted.argv, stdin=subprocess.DEVNULL, stdout=sys.stderr, stderr=subprocess.PIPE, text=True, preexec_fn=die_with_parent
     )
     while True:
         try:
@@ -97,7 +95,3 @@ def _tell(wanted: Input, control: Control) -> None:
         with contextlib.suppress(OSError):
             written += path.stat().st_size
     control.progress("preparing", written, what="exporting weights")
-
-
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
