@@ -1,6 +1,6 @@
-"""Owns one rank's process: `python -m trainers CONFIG --run-dir DIR`. Turns whatever happens into the contract's exit codes.
+"""Owns one rank's process: `python -m trainers CONFIG --run-dir DIR`. Turns whatever happens into the exit codes of control.py.
 
-control.py runs before torch is imported: a stop notice during the seconds that this takes must not kill the rank.
+control.py runs before torch is imported: a stop notice during the seconds that this import takes must not kill the rank.
 """
 
 from __future__ import annotations
@@ -33,10 +33,11 @@ PROGRAMS: dict[str, tuple[Any, str]] = {
     "evaluate": (evaluate.Config, "inference.evaluate"),
     "export": (export.Config, "inference.export.job"),
 }
-"""What a rank can do: the key of its configuration file -> (what the block must be, the module whose `run` does it)."""
+"""What a rank can do: the key of its configuration file -> (the type of the block below that key, the module whose `run` does it)."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program that the configuration names; return the exit code. Every failure is reported to the launcher."""
     control = Control().start()
     options = _parser().parse_args(arguments)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format=f"%(asctime)s rank {control.rank}: %(message)s", force=True)
@@ -61,34 +62,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def read_config(path: Path) -> tuple[str, Any]:
-    """The program and its block, checked for this world size too; all that is wrong in one UserError."""
+    """Return (program, its block) of a configuration file, checked for this world size too. UserError lists all that is wrong."""
     try:
-        found = json.loads(path.read_text())
-        if isinstance(found, dict):
-            found.pop("inputs", None)
-        if not isinstance(found, dict) or len(found) != 1 or not found.keys() <= PROGRAMS.keys():
+        content = json.loads(path.read_text())
+        if isinstance(content, dict):
+            content.pop("inputs", None)
+        if not isinstance(content, dict) or len(content) != 1 or not content.keys() <= PROGRAMS.keys():
             raise UserError(f"{path} must hold one of {', '.join(PROGRAMS)}")
-        [(program, block)] = found.items()
+        [(program, block)] = content.items()
         config = TypeAdapter(PROGRAMS[program][0]).validate_python(block)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     except ValidationError as error:
         hints = [guidance.conversions(e["input"]) for e in error.errors() if e["loc"] and e["loc"][-1] == guidance.OTHERS_KEY]
-        said = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise UserError(f"{path}: {said}", "; ".join(hints)) from None
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise UserError(f"{path}: {problems}", "; ".join(hints)) from None
     except ValueError as error:
         raise UserError(f"{path} is not JSON: {error}") from None
     if isinstance(config, TrainConfig):
         config = own_code.with_own_sections(config)
-    if isinstance(config, TrainConfig) and (problems := check(config, int(os.environ.get("WORLD_SIZE", "1")))):
+    if isinstance(config, TrainConfig) and (wrong := check(config, int(os.environ.get("WORLD_SIZE", "1")))):
         raise UserError(
-            f"{path}: " + "; ".join(f"{'.'.join(p.path)}: {p.message}" for p in problems), "; ".join(p.hint for p in problems if p.hint)
+            f"{path}: " + "; ".join(f"{'.'.join(p.path)}: {p.message}" for p in wrong), "; ".join(p.hint for p in wrong if p.hint)
         )
     return program, config
 
 
 def read_inputs(path: Path) -> list[required_exports.Input]:
-    """What has to be there before the program starts."""
+    """Return what must exist before the program starts: exports of other runs."""
     try:
         return TypeAdapter(list[required_exports.Input]).validate_python(json.loads(path.read_text()).get("inputs", []))
     except ValidationError as error:
@@ -104,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _leave(code: int) -> None:
-    """Without the interpreter's teardown: after a failure it would wait for threads that wait for dead ranks."""
+    """Exit without the interpreter's teardown: after a failure it would wait for threads that wait for dead ranks."""
     sys.stdout.flush()
     sys.stderr.flush()
     logging.shutdown()

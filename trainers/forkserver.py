@@ -1,11 +1,13 @@
-"""Owns the process that the ranks of a node are forked from: it imports, once, what takes each of them seconds.
+"""Owns the process from which the ranks of a node are forked: it imports, once, what would take each of them seconds.
 
-Must not start a thread, open a device or draw a random number: whatever it held, every rank would hold a copy of. Where an import does
-such a thing, ranks are started anew instead of forked. It never fails: what is wrong, each rank finds and tells by itself.
+Must not start a thread, open a device or draw a random number, because every rank would inherit a copy of it. Where an import does such
+a thing, ranks are started as new processes instead of forks. The server itself never fails: whatever is wrong with a configuration, each
+rank finds and reports by itself.
 
-`python -m trainers.forkserver CONFIG --run-dir DIR`, with FORKSERVER_FD: the launcher's socket (SOCK_SEQPACKET). A request brings three or
-four open files: a JSON object {"environment", "cwd", "arguments"}, the log, the progress pipe, and for rank 0 the listening socket of
-the store; the answer is {"rank", "pid"}. A rank is the launcher's own child, which therefore must be a subreaper (prctl 36).
+Started as `python -m trainers.forkserver CONFIG --run-dir DIR` with FORKSERVER_FD, the launcher's socket (SOCK_SEQPACKET). A request
+brings three or four open files: a JSON object {"environment", "cwd", "arguments"}, the log, the progress pipe, and for rank 0 the
+listening socket of the rendezvous store. The answer is {"rank", "pid"}. A rank becomes the launcher's own child, which therefore must be
+a subreaper (prctl 36).
 """
 
 from __future__ import annotations
@@ -25,19 +27,19 @@ from .config import TrainConfig
 from .control import SIGNALS
 
 _FILES = ("log", "TRAINER_PROGRESS_FD", "TRAINER_LISTEN_FD")
-"""Of a request's open files, those after the first."""
+"""What the open files of a request are, after the first."""
 _DEVICES = ("/dev/nvidia-uvm", "/dev/kfd")
-"""Open where CUDA or ROCm was initialised; counting GPUs by NVML, which a fork does not mind, opens others."""
+"""Devices that are open once CUDA or ROCm is initialised. Counting GPUs by NVML, which survives a fork, opens others."""
 
 
 def main() -> None:
-    """Serve until the launcher is gone."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # meant for ranks: whoever is forked takes them when it is ready to
+    """Answer requests until the launcher closes its socket."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # they are meant for ranks, which unblock them when they are ready
     channel = socket.socket(fileno=int(os.environ["FORKSERVER_FD"]))
     with contextlib.suppress(Exception):
         preload(Path(sys.argv[1]))
     forkable = _is_forkable()
-    gc.freeze()  # or a collection in a rank would copy all that is shared
+    gc.freeze()  # a garbage collection in a rank would otherwise copy the shared memory
     while True:
         message, files, _, _ = socket.recv_fds(channel, 65536, 4)
         if not message:
@@ -49,7 +51,7 @@ def main() -> None:
 
 
 def preload(config: Path) -> None:
-    """Import what a rank with this configuration will."""
+    """Import what a rank with this configuration will need."""
     from . import __main__ as rank
 
     program, block = rank.read_config(config)
@@ -64,7 +66,10 @@ def preload(config: Path) -> None:
 
 
 def _is_forkable() -> bool:
-    """No thread but this one, and no device in use: neither survives a fork. FORKSERVER_EXEC=1: not wanted."""
+    """Return whether a fork of this process would work: it has one thread and no open device, neither of which survives a fork.
+
+    FORKSERVER_EXEC=1 in the environment forbids forks.
+    """
     if os.environ.get("FORKSERVER_EXEC") == "1" or len(list(Path("/proc/self/task").iterdir())) > 1:
         return False
     for entry in Path("/proc/self/fd").iterdir():
@@ -75,7 +80,7 @@ def _is_forkable() -> bool:
 
 
 def _fork_twice(channel: socket.socket) -> bool:
-    """True in a grandchild, as soon as the launcher is its parent."""
+    """Fork a grandchild of this process; return True in it, once the launcher is its parent, and False in the server."""
     middle = os.fork()
     if middle:
         os.waitpid(middle, 0)
@@ -89,12 +94,14 @@ def _fork_twice(channel: socket.socket) -> bool:
 
 
 def _become_rank(channel: socket.socket, rank: int, files: list[int], forkable: bool) -> None:
+    """Turn this forked process into the rank: session, files, environment and folder as requested, then the rank's program. Never
+    returns."""
     os.setsid()
-    channel.send(json.dumps({"rank": rank, "pid": os.getpid()}).encode())  # before anything that may wait, as a folder far away
+    channel.send(json.dumps({"rank": rank, "pid": os.getpid()}).encode())  # before anything that may block, such as a network file system
     channel.close()
     with os.fdopen(files[0], "rb") as request:
         request.seek(0)
-        wanted = json.load(request)
+        start = json.load(request)
     opened = dict(zip(_FILES, files[1:], strict=False))
     log = opened.pop("log")
     os.dup2(log, 1)
@@ -103,15 +110,15 @@ def _become_rank(channel: socket.socket, rank: int, files: list[int], forkable: 
     for file in opened.values():
         os.set_inheritable(file, True)
     os.environ.clear()
-    os.environ.update(wanted["environment"], **{name: str(file) for name, file in opened.items()})
-    os.chdir(wanted["cwd"])
-    command = [sys.executable, "-m", "trainers", *wanted["arguments"]]
+    os.environ.update(start["environment"], **{name: str(file) for name, file in opened.items()})
+    os.chdir(start["cwd"])
+    command = [sys.executable, "-m", "trainers", *start["arguments"]]
     if not forkable:
         os.execv(command[0], command)
     from .__main__ import main as rank_main
 
     sys.argv = command[2:]
-    sys.exit(rank_main(wanted["arguments"]))
+    sys.exit(rank_main(start["arguments"]))
 
 
 if __name__ == "__main__":

@@ -25,8 +25,8 @@ from trainers.diffusion.frame_blocks import Window, lengths
 from trainers.distributed import mesh
 from trainers.inference import generation
 from trainers.inference.settings import Sampling
-from trainers.models.attention import rope as rope_
-from trainers.models.attention.block_causal import Attending
+from trainers.models.attention.block_causal import AttentionInputs
+from trainers.models.attention.rope import rotary_angles
 from trainers.models.causal_wan import CausalWan
 from trainers.models.wan import Wan
 
@@ -99,7 +99,7 @@ class Ready:
         shape = (1, num_keys, ARCHITECTURE["num_attention_heads"], ARCHITECTURE["attention_head_dim"])
         self._pair = torch.randn(shape), torch.randn(shape)  # type: ignore[call-overload]
 
-    def followed_by(self, _layer: int, _key: Tensor, _value: Tensor) -> tuple[Tensor, Tensor]:
+    def concatenated(self, _layer: int, _key: Tensor, _value: Tensor) -> tuple[Tensor, Tensor]:
         return self._pair
 
 
@@ -111,13 +111,13 @@ def _bare_passes(model: CausalWan, noise: Tensor, prompt: Tensor, window: Window
         blocks.append((block, start, Ready((sum(map(len, window.earlier(start, end))) + block.shape[1]) * tokens)))
         start = end
 
-    def attending(rope: Any, _hidden: Tensor, height: int, width: int, start: int, past: Any) -> Attending:
-        return Attending(*rope_.angles(rope, torch.arange(start, start + PER_BLOCK), height, width), None, past)
+    def attending(rope: Any, _hidden: Tensor, height: int, width: int, start: int, past: Any) -> AttentionInputs:
+        return AttentionInputs(*rotary_angles(rope, torch.arange(start, start + PER_BLOCK), height, width), None, past)
 
     @torch.no_grad()
     def passes() -> None:
         for block, start, past in blocks:
-            with model._attending_by(lambda *given, start=start, past=past: attending(*given, start, past), cache):
+            with model._attention_from(lambda *given, start=start, past=past: attending(*given, start, past), cache):
                 for _ in range(len(STEPS) + (start + PER_BLOCK < noise.shape[1])):
                     Wan.predict_velocity(model, block, torch.tensor([500.0]), prompt)
 

@@ -1,9 +1,9 @@
-"""Owns making a video block by block with gradient: what self-forcing trains on (arXiv 2506.08009; methods/README.md section 7).
+"""Owns making a video block by block with gradient: what self-forcing trains on (arXiv 2506.08009; trainers/methods/README.md section 7).
 
 Each block is denoised over the first of a list of steps, up to the one at which it exits; only that pass has a gradient. Then it is
 written, without noise or with little and cut off from the gradient, to the cache that later blocks read. So a gradient reaches the
-network through one pass a block, and never through the cache or through what a pass was given. Must not draw which steps, nor know
-losses or roles. Latents are [B, T, C, H, W].
+network through one pass a block, and never through the cache or through the input of a pass. Must not draw at which steps blocks exit,
+nor know losses or roles. Latents are [B, T, C, H, W].
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from .frame_blocks import lengths
 from .samplers import renoise
 
 Draw = Callable[[Tensor], Tensor]
-"""Fresh noise in the shape of a tensor, wherever it comes from."""
+"""Returns fresh noise in the shape of a tensor, from whatever source."""
 
 
 class Streaming(Protocol):
-    """A network that makes a video block by block; see trainers/models/attention/kv_cache.py."""
+    """A network that makes a video block by block; trainers/models/causal_wan.py explains the methods."""
 
     @property
     def num_frames_per_block(self) -> int: ...
@@ -37,27 +37,27 @@ class Streaming(Protocol):
 
 
 class Steps(Protocol):
-    """The steps that a block is denoised over, by their number."""
+    """The denoising steps of a block, by their number."""
 
     @property
     def timesteps(self) -> Tensor:
-        """[K], descending."""
+        """Timesteps [K], descending."""
 
     def predict(self, model: Any, number: int, noisy: Tensor, prompt: Tensor, cache: Any, start: int) -> Tensor:
-        """The velocity of the block from frame `start` on, by what predicts at that step."""
+        """Return the velocity of the block from frame `start` on, by the network that is responsible for this step."""
 
     def clean(self, number: int, noisy: Tensor, velocity: Tensor) -> Tensor:
-        """What the prediction at a step says the block is, in the shape of `noisy`: with gradient where `velocity` has one."""
+        """Return the clean block that the prediction at a step implies, in the shape of `noisy`: with gradient where `velocity` has one."""
 
     def onward(self, number: int, noisy: Tensor, velocity: Tensor, draw: Draw) -> Tensor:
-        """What the next step starts from; draws what noise it needs."""
+        """Return the input of the next step; draws the noise that this needs."""
 
 
 class FewSteps:
-    """Those of a network that takes all steps itself: x0 is predicted, then noised again to the next step."""
+    """The steps of a network that takes all of them itself: it predicts x0, which is noised again to the next step."""
 
     def __init__(self, schedule: FlowSchedule, timesteps: Tensor, *, stochastic: bool) -> None:
-        """stochastic: with fresh noise; else with the noise that the prediction implies, which is Euler's method."""
+        """stochastic: noise again with fresh noise; otherwise with the noise that the prediction implies, which is Euler's method."""
         self._schedule, self.timesteps, self._stochastic = schedule, timesteps, stochastic
 
     def predict(self, model: Streaming, number: int, noisy: Tensor, prompt: Tensor, cache: Any, start: int) -> Tensor:
@@ -87,12 +87,12 @@ def roll_out(
     context_noise: float = 0.0,
     gradient_from: int = 0,
 ) -> Tensor:
-    """Noise [B, T, C, H, W] and prompt [B, L, D] -> clean video [B, T, C, H, W].
+    """Make a clean video [B, T, C, H, W] from noise [B, T, C, H, W] and a prompt [B, L, D].
 
-    `exits`: of each block the number of its last step, which must be the same on all ranks: sharded networks wait for each other.
+    `exits`: for each block the number of its last step, which must be the same on all ranks, as sharded networks wait for each other.
     `context_noise`: timestep (0 to 1000) at which a block is shown to later ones; 0 adds none. `gradient_from`: blocks that start before
-    this frame are made without gradient. Draws noise in the shape of a block after each step but the exit, and where there is
-    context_noise for the context, block after block.
+    this frame are made without gradient. Draws noise in the shape of a block after each step but the exit, and for the context where
+    there is context_noise, block after block.
     """
     cache = model.open_cache(len(noise), prompt, noise.shape[1], (noise.shape[-2], noise.shape[-1]))
     made, start = list[Tensor](), 0
@@ -111,7 +111,10 @@ def roll_out(
 
 
 def denoised(predict: Callable[[Tensor, int], Tensor], steps: Steps, noisy: Tensor, last: int, draw: Draw, *, graded: bool) -> Tensor:
-    """A block from noise to its clean prediction at step `last`, the only pass with gradient, if any; predict(noisy, number)."""
+    """Denoise one block up to step `last` and return its clean prediction there; only that pass has a gradient, where `graded`.
+
+    predict(noisy, number) returns the velocity at a step.
+    """
     with torch.no_grad():
         for number in range(last):
             noisy = steps.onward(number, noisy, predict(noisy, number), draw)
@@ -120,9 +123,9 @@ def denoised(predict: Callable[[Tensor, int], Tensor], steps: Steps, noisy: Tens
 
 
 def as_context(schedule: FlowSchedule, clean: Tensor, level: float, draw: Draw) -> tuple[Tensor, Tensor]:
-    """(the block, timesteps [B]) as it is written for later ones: at noise level `level`, a timestep.
+    """Return (the block, timesteps [B]) in the form in which later blocks see it: at noise level `level`, a timestep.
 
-    The schedule has no noise level 0, so none is added there rather than its nearest.
+    The schedule has no noise level 0, so there none is added, rather than that of its nearest entry.
     """
     timesteps = torch.full((len(clean),), level, device=clean.device)
     return (schedule.add_noise(clean, draw(clean), timesteps) if level else clean), timesteps

@@ -1,9 +1,8 @@
-"""Owns the few steps of a student of two experts, as it is used: each expert in its own range of noise levels. Must not know roles.
+"""Owns the few steps of a student of two experts in use: each expert denoises in its own range of noise levels. Must not know roles.
 
-The first expert leads from noise to the boundary, the second from there to the clean end (methods/README.md section 7, A14B's inference
-form): a step of the first predicts the state at the boundary, x_b = x_t - (sigma_t - sigma_b) v, which gets noise again for its next
-step, and which its last step hands on as it is. A rollout that ends at a step of the first goes on to the clean end along that step's
-own velocity.
+The first expert leads from noise to the boundary, the second from there to the clean end (trainers/methods/README.md section 7): a step
+of the first predicts the state at the boundary, x_b = x_t - (sigma_t - sigma_b) v, which is noised again for its next step; its last
+step hands that state on as it is. A rollout that ends at a step of the first continues to the clean end along that step's own velocity.
 """
 
 from __future__ import annotations
@@ -17,33 +16,33 @@ from .flow_schedule import NUM_TIMESTEPS, FlowSchedule
 
 
 class ExpertSteps(FewSteps):
-    """Steps at timesteps >= `boundary` are the first expert's."""
+    """The steps of two experts: those at timesteps >= `boundary` are the first expert's."""
 
     def __init__(self, schedule: FlowSchedule, timesteps: Tensor, *, stochastic: bool, boundary: float) -> None:
         super().__init__(schedule, timesteps, stochastic=stochastic)
         self._sigma = boundary / NUM_TIMESTEPS
         self.num_high = int((timesteps >= boundary).sum())
-        """How many are the first expert's; waits for the device, once."""
+        """How many are the first expert's. Waits for the device, once."""
 
     def predict(self, model: Any, number: int, noisy: Tensor, prompt: Tensor, cache: Any, start: int) -> Tensor:
         high = number < self.num_high
         expert: Streaming = model.expert(high)
-        return expert.predict_block(noisy, self._at(number, noisy), prompt, cache.of(high), start=start)
+        return expert.predict_block(noisy, self._at(number, noisy), prompt, cache.expert(high), start=start)
 
     def onward(self, number: int, noisy: Tensor, velocity: Tensor, draw: Draw) -> Tensor:
-        """Draws nothing where the boundary's state is handed on."""
+        """Return the input of the next step; draws nothing where the state at the boundary is handed on."""
         if number >= self.num_high:
             return super().onward(number, noisy, velocity, draw)
-        handed_on, here = self._schedule.to_level(noisy, velocity, self._at(number, noisy), self._sigma), self._at(number + 1, noisy)
+        at_boundary, here = self._schedule.to_level(noisy, velocity, self._at(number, noisy), self._sigma), self._at(number + 1, noisy)
         if number == self.num_high - 1:
-            return handed_on
+            return at_boundary
         if self._stochastic:
-            return self._schedule.add_noise_above(handed_on, draw(handed_on), here, self._sigma)
+            return self._schedule.add_noise_above(at_boundary, draw(at_boundary), here, self._sigma)
         return super().onward(number, noisy, velocity, draw)  # Euler's method does not stop on its way
 
 
 def steps_of(model: Any, schedule: FlowSchedule, timesteps: Tensor, *, stochastic: bool) -> FewSteps:
-    """As the network takes them: one, or two experts."""
+    """Return the steps in the form that suits the network: for one network, or for two experts."""
     boundary = getattr(model, "boundary", None)
     if boundary is None:
         return FewSteps(schedule, timesteps, stochastic=stochastic)

@@ -1,7 +1,8 @@
 """Owns samplers: pure functions from noise and a velocity to a clean sample. Must not know networks, prompts, roles or files.
 
 Latents have the batch first and any layout after it; a velocity is predicted as predict(x [B, ...], timesteps [B]) -> [B, ...].
-Gradients flow where the caller lets them: wrap a call in torch.no_grad() to sample only. methods/README.md sections 1, 5 and 7.
+Gradients flow where the caller lets them: wrap a call in torch.no_grad() to sample only. The formulas are in trainers/methods/README.md,
+sections 1, 5 and 7.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ Solver = Literal["unipc", "euler"]
 
 
 def guided(conditional: Predict, unconditional: Predict, scale: float) -> Predict:
-    """Classifier-free guidance u + scale (c - u): 1 is the conditional alone, and then `unconditional` is never called."""
+    """Return classifier-free guidance u + scale (c - u). With scale 1 it is the conditional alone, and `unconditional` is never called."""
     if scale == 1:
         return conditional
 
@@ -37,20 +38,21 @@ def sample(
     timesteps: Sequence[float] | Tensor,
     *,
     generator: torch.Generator | None = None,
-    seen: Callable[[int, Tensor], None] = lambda _number, _noisy: None,
+    on_step: Callable[[int, Tensor], None] = lambda _number, _noisy: None,
 ) -> Tensor:
-    """Denoise over `timesteps` (descending, on or near the grid): at each x0 is predicted and noised again to the next; the last x0.
+    """Denoise over `timesteps` (descending, on or near the grid) and return the last x0: each step predicts x0, which is noised again to
+    the next.
 
-    With a `generator` (on any device) each noise is fresh, drawn in the shape of `noise`: the stochastic sampler of few-step
-    students. Without one it is the noise that the prediction implies, eps = x0 + v: then this is Euler's method. `seen` gets the
-    number of each step and the state before it.
+    With a `generator` (on any device) each noise is fresh, drawn in the shape of `noise`: the stochastic sampler of few-step students.
+    Without one it is the noise that the prediction implies, eps = x0 + v, which makes this Euler's method. on_step(number, state) is
+    called before each step.
     """
     noisy, batch = noise, len(noise)
     at = torch.as_tensor(timesteps, dtype=torch.float32, device=noise.device)
     clean = noise
     for number, now in enumerate(at):
         here = now.expand(batch)
-        seen(number, noisy)
+        on_step(number, noisy)
         velocity = predict(noisy, here)
         clean = schedule.to_clean(noisy, velocity, here)
         if number + 1 < len(at):
@@ -62,23 +64,24 @@ def sample(
 def renoise(
     schedule: FlowSchedule, clean: Tensor, noisy: Tensor, velocity: Tensor, now: Tensor, then: Tensor, noise: Tensor | None
 ) -> Tensor:
-    """The state at timesteps `then` after a clean prediction at `now`: with `noise`, or with the noise that the prediction implies."""
+    """Return the state at timesteps `then` after a clean prediction at `now`: with `noise`, or with the noise that the prediction
+    implies."""
     return schedule.add_noise(clean, implied_noise(schedule, noisy, velocity, now) if noise is None else noise, then)
 
 
 def fresh_noise(like: Tensor, generator: torch.Generator) -> Tensor:
-    """In the shape of `like` and on its device, drawn on the generator's."""
+    """Draw noise in the shape of `like` on the generator's device, and return it on that of `like`."""
     return torch.randn(like.shape, generator=generator, device=generator.device, dtype=like.dtype).to(like.device)
 
 
 def implied_noise(schedule: FlowSchedule, noisy: Tensor, velocity: Tensor, timesteps: Tensor) -> Tensor:
-    """eps = x_t + (1 - sigma) v, float64, so that it can be added to x0 without a second rounding."""
+    """Return eps = x_t + (1 - sigma) v in float64, so that it can be added to x0 without a second rounding."""
     sigma = schedule.sigma(timesteps).reshape(-1, *[1] * (noisy.ndim - 1))
     return noisy.double() + (1 - sigma) * velocity.double()
 
 
 def solver(kind: Solver, flow_shift: float) -> Any:
-    """The diffusers scheduler that `solve` steps with; saved beside exported weights, it makes stock pipelines sample the same."""
+    """Return the diffusers scheduler that `solve` steps with. Saved beside exported weights, it makes stock pipelines sample the same."""
     from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler  # a second that ranks which only train do without
 
     if kind == "euler":
@@ -89,9 +92,9 @@ def solver(kind: Solver, flow_shift: float) -> Any:
 
 
 def few_step_solver(timesteps: Sequence[float], flow_shift: float, *, stochastic: bool) -> Any:
-    """A stock scheduler that takes these timesteps, however many it is asked for: what `sample` does, in a stock pipeline.
+    """Return a stock scheduler that takes exactly these timesteps, whatever number it is asked for: `sample` for a stock pipeline.
 
-    Stochastic noise comes from torch's global generator there.
+    Its stochastic noise comes from torch's global generator.
     """
     from diffusers import FlowMatchEulerDiscreteScheduler
 
@@ -102,12 +105,13 @@ def few_step_solver(timesteps: Sequence[float], flow_shift: float, *, stochastic
 
 
 def unshifted_sigmas(timesteps: Sequence[float], flow_shift: float) -> list[float]:
-    """u of sigma = S(u) of the grid's entries that the timesteps stand for: what stock schedulers are given, which then shift it."""
+    """Return u of sigma = S(u) for the grid entries of the timesteps: the sigmas that stock schedulers are given, which then shift them."""
     return [1 - int(k) / NUM_TIMESTEPS for k in FlowSchedule(flow_shift).index(torch.tensor(timesteps, dtype=torch.float32))]
 
 
 def solve(predict: Predict, scheduler: Any, noise: Tensor, num_steps: int, *, tick: Callable[[], None] = lambda: None) -> Tensor:
-    """The many-step ODE sampler, as stock pipelines run it: `scheduler` from `solver`, latents float32; `tick` after each step."""
+    """Sample with the many-step ODE sampler, as stock pipelines run it. `scheduler` is from `solver`, latents are float32, `tick` is called
+    after each step."""
     scheduler.set_timesteps(num_steps, device=noise.device)
     latents = noise.float()
     for now in scheduler.timesteps:
@@ -118,12 +122,12 @@ def solve(predict: Predict, scheduler: Any, noise: Tensor, num_steps: int, *, ti
 
 
 def fixed_noise(shape: Sequence[int], seed: int) -> Tensor:
-    """[C, T, H, W] on the CPU: what stock pipelines draw for a single video from torch.Generator().manual_seed(seed)."""
+    """Return noise [C, T, H, W] on the CPU: what stock pipelines draw for a single video from torch.Generator().manual_seed(seed)."""
     return torch.randn(1, *shape, generator=torch.Generator().manual_seed(seed))[0]
 
 
 def frame_noise(shape: Sequence[int], seed: int) -> Tensor:
-    """[C, T, H, W] on the CPU, drawn frame after frame: a longer video starts from what a shorter one does."""
+    """Return noise [C, T, H, W] on the CPU, drawn frame after frame: a longer video starts from the same noise as a shorter one."""
     channels, frames, height, width = shape
     generator = torch.Generator().manual_seed(seed)
     return torch.stack([torch.randn(channels, height, width, generator=generator) for _ in range(frames)], 1)

@@ -1,7 +1,7 @@
 """Owns what the backward pass recomputes and what is compiled, block by block. Must not know sharding or which network it is.
 
-Both replace `forward` on the instance, so that parameter names stay as they are. The order that torch recommends: checkpointing,
-compiling, sharding; FSDP's hooks then run outside of the compiled part.
+Both replace `forward` on the instance, so that parameter names stay as they are. The order is the one that torch recommends:
+checkpointing, compiling, sharding; FSDP's hooks then run outside of the compiled part.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ _KEPT = (
     "_scaled_dot_product_cudnn_attention",
     "_scaled_dot_product_flash_attention_for_cpu",
 )
-"""Dear to compute again, small to keep."""
+"""Operations whose results are costly to compute again and small to keep."""
 
 
 def checkpoint_blocks(blocks: Iterable[nn.Module], kind: Literal["full", "selective"]) -> None:
-    """Activation checkpointing. full: a block keeps its input only. selective: also the results of matrix products and attention.
+    """Turn activation checkpointing on. full: a block keeps its input only. selective: also the results of matrix products and attention.
 
     The blocks must draw nothing random: generators are not rewound, which would cost a wait for the device.
     """
     options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
     if kind == "selective":
-        options["context_fn"] = functools.partial(create_selective_checkpoint_contexts, _kept())
+        options["context_fn"] = functools.partial(create_selective_checkpoint_contexts, _kept_operations())
     for block in blocks:
         block.forward = _checkpointed(block.forward, options)
 
 
 def compile_blocks(blocks: Iterable[nn.Module]) -> None:
-    """torch.compile each block by itself: all have the same code, so it is compiled once a shape (15-40 s on a CPU)."""
+    """Compile each block by itself: all have the same code, so it is compiled once for each shape (15-40 s on a CPU)."""
     for block in blocks:
         block.forward = torch.compile(block.forward)
 
@@ -52,7 +52,7 @@ def _checkpointed(forward: Callable[..., Any], options: dict[str, Any]) -> Calla
     return recomputed
 
 
-def _kept() -> list[Any]:
-    """Operations of those names in this torch, and flex_attention."""
-    found = [getattr(torch.ops.aten, name, None) for name in _KEPT]
-    return [operation.default for operation in found if operation is not None] + [torch.ops.higher_order.flex_attention]
+def _kept_operations() -> list[Any]:
+    """Return the operations of those names that this torch has, and flex_attention."""
+    operations = [getattr(torch.ops.aten, name, None) for name in _KEPT]
+    return [operation.default for operation in operations if operation is not None] + [torch.ops.higher_order.flex_attention]

@@ -1,6 +1,8 @@
-"""Owns how the ranks agree outside the training loop: small collectives of plain objects on a gloo group of their own; and with whom
-DCP reads and writes. Must not know what a checkpoint holds, or tensors of the model. An error on rank 0 is raised on all ranks, so that
-none waits for a collective that will not come.
+"""Owns how the ranks agree outside of the training loop: small collectives of plain objects on a gloo group of their own, and with whom DCP
+(torch.distributed.checkpoint) reads and writes.
+
+Must not know what a checkpoint holds, or tensors of the model. An error on rank 0 is raised on all ranks, so that none waits for a
+collective that will not come.
 """
 
 from __future__ import annotations
@@ -21,14 +23,15 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _LIMIT = timedelta(hours=2)
-"""A rank may wait this long for the slowest disk. A dead peer raises at once, and a hung one is the launcher's business."""
+"""How long a rank may wait for the slowest disk. A dead rank makes the others raise at once, and a hung one is the launcher's business."""
 
 
 def taking_part(group: dist.ProcessGroup | None = None) -> dict[str, Any]:
-    """The arguments that tell DCP who takes part: the ranks of `group` (all without one), or this one alone, without collectives.
+    """Return the arguments that tell DCP who takes part: the ranks of `group` (all without one); a rank that is alone does without
+    collectives.
 
-    Gloo copies what is larger than 32 KiB, as plans are, by OpenMP in threads of its own, whose teams stay. Once a process has more
-    such threads than cores, libgomp's no longer spin for each other: on two cores each later step took a third longer.
+    Gloo copies what is larger than 32 KiB, as plans are, by OpenMP in threads of its own, whose teams stay. Once a process has more such
+    threads than cores, libgomp's no longer spin for each other: on two cores each later step took a third longer.
     """
     if dist.is_initialized() and dist.get_world_size(group) > 1:
         return {"process_group": group}
@@ -38,7 +41,8 @@ def taking_part(group: dist.ProcessGroup | None = None) -> dict[str, Any]:
 
 
 class RankGroup:
-    """Made by all ranks at once, after init_process_group. Not to be used from two threads at a time."""
+    """The ranks of a run, as a group for small collectives. All ranks make it at once, after init_process_group, and use it from one thread
+    at a time."""
 
     def __init__(self, control: Control) -> None:
         self.group = dist.new_group(backend="gloo", timeout=_LIMIT)
@@ -46,7 +50,7 @@ class RankGroup:
         self._control = control
 
     def from_rank_0(self, function: Callable[[], T]) -> T:
-        """What `function` returns or raises on rank 0, on all ranks."""
+        """Return on all ranks what `function` returns on rank 0, or raise what it raises there. Collective."""
         answer: list[Any] = [None]
         if self.rank == 0:
             try:
@@ -60,23 +64,25 @@ class RankGroup:
         return value
 
     def gather(self, mine: T) -> list[T]:
-        """Everyone's object, by rank, on all ranks."""
+        """Return every rank's object, by rank. Collective."""
         everyone: list[Any] = [None] * self.world_size
         dist.all_gather_object(everyone, mine, group=self.group)
         return everyone
 
     def all_true(self, mine: bool) -> bool:
+        """Return whether it is true on all ranks. Collective."""
         agreed = torch.tensor([int(mine)])
         dist.all_reduce(agreed, op=dist.ReduceOp.MIN, group=self.group)
         return bool(agreed.item())
 
     def warn(self, text: str) -> None:
-        """In the log and to the launcher."""
+        """Log a warning, and send it to the launcher."""
         log.warning(text)
         self._control.report("warning", text=text)
 
     def end_if_superseded(self) -> None:
-        """Before anything that others see is changed: an attempt that slept through its successor's start must change nothing."""
+        """Exit if a later attempt has taken over. Call it before changing anything that others see: an attempt that was suspended while its
+        successor started must change nothing."""
         if not self._control.is_current():
             log.error("a later attempt has taken over: this one ends without publishing anything")
             os._exit(1)

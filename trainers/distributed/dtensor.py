@@ -1,4 +1,4 @@
-"""Owns looking into sharded tensors: this rank's part, and who holds the rest. Must not know what the tensors are."""
+"""Owns access to sharded tensors: this rank's part, and which ranks hold the rest. Must not know what the tensors are."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from torch.distributed.tensor import DTensor, Shard
 
 
 def local(tensor: Tensor) -> Tensor:
-    """This rank's part, sharing memory."""
+    """Return this rank's part, which shares the tensor's memory."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def shard_group(tensor: Tensor) -> dist.ProcessGroup | None:
-    """The ranks that hold the other rows; None where all are here."""
+    """Return the ranks that hold the other rows; None where all rows are here."""
     if isinstance(tensor, DTensor):
         for dimension, placement in enumerate(tensor.placements):
             if isinstance(placement, Shard) and tensor.device_mesh.size(dimension) > 1:
@@ -23,5 +23,5 @@ def shard_group(tensor: Tensor) -> dist.ProcessGroup | None:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """All rows. Collective where others hold some."""
+    """Return the tensor with all rows. Collective where other ranks hold some."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

@@ -89,7 +89,7 @@ def _denoised_at_once(
         return solve(predict, solver(kind, sampling.flow_shift), noise, sampling.num_steps, tick=tick)
     schedule = FlowSchedule(sampling.flow_shift, noise.device)
     generator = fresh if sampling.solver == "sde" else None
-    return sample(predict, schedule, noise, sampling.timesteps, generator=generator, seen=lambda _number, _noisy: tick())
+    return sample(predict, schedule, noise, sampling.timesteps, generator=generator, on_step=lambda _number, _noisy: tick())
 
 
 def _conditioned(model: ModelBase, prompts: Tensor | None) -> Callable[[Tensor, Tensor], Tensor]:

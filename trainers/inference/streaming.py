@@ -104,7 +104,7 @@ def _predicted(model: Any, start: int, prompt: Tensor, cache: Any, noisy: Tensor
     """By the expert of these timesteps, which are one, where there are two."""
     if model.boundary is not None:
         high = bool(timesteps[0] >= model.boundary)
-        model, cache = model.expert(high), cache.of(high)
+        model, cache = model.expert(high), cache.expert(high)
     found: Tensor = model.predict_block(noisy, timesteps, prompt, cache, start=start)
     return found
 

@@ -132,7 +132,7 @@ def _is_causal(told_of: tuple[TrainConfig, str, int] | None) -> bool:
 def _sparse_again(network: Any, folder: Path, told_of: tuple[TrainConfig, str, int] | None) -> None:
     """What diffusers left out of a network that it loaded from `folder`, where that was trained with video sparse attention."""
     configured = getattr(told_of[0].models[told_of[1]], "attention", None) if told_of else None
-    if (attention := sparse_network.wanted(configured, folder)) is not None:
+    if (attention := sparse_network.attention_of(configured, folder)) is not None:
         sparse_network.reinstall(network, folder, attention)
 
 

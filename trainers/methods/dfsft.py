@@ -1,6 +1,7 @@
-"""Owns diffusion forcing: each block of frames has a noise level of its own, so that a causal student learns to go on from any past.
+"""Owns diffusion forcing: each block of frames has its own noise level, so that a causal student learns to continue any past.
 
-Also its teacher-forcing form, where the past is clean. methods/README.md section 9; the loss is FineTuneMethod's, weighted.
+Also its teacher-forcing form, where the past is clean. See trainers/methods/README.md section 9 (after arXiv 2407.01392); the loss is
+FineTuneMethod's, weighted.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from .finetune import FineTuneMethod
 
 
 class DiffusionForcingSFTMethod(FineTuneMethod):
+    """Finetuning of a block-causal student with a noise level for each block."""
+
     def __init__(self, cfg: TrainConfig, role_models: dict[str, ModelBase]) -> None:
         super().__init__(cfg, role_models)
         config: Any = cfg.method
@@ -29,11 +32,13 @@ class DiffusionForcingSFTMethod(FineTuneMethod):
         self.weights = middle_weights(self.device)
 
     def split_at(self, boundary: float) -> ExpertRanges:
+        """Return the experts' ranges among the grid entries that this method draws from."""
         low, high = self.cfg.method.index_range  # type: ignore[attr-defined]
         return split((self.schedule.timesteps[low:high] >= boundary).tolist())
 
     def draw_timesteps(self, count: int, num_frames: int, high: bool | None = None) -> Tensor:
-        """[B, T], equal within a block. Draws u [B], then an index for each block [B, blocks]; u is only for a reference's order."""
+        """Return timesteps [B, T], equal within a block. Draws u [B], which nothing uses (the reference implementation's order), then an
+        index for each block [B, blocks]."""
         torch.rand(count, generator=self.cuda_generator, device=self.device)
         low, end = self.config.index_range
         if self.sides is not None:
@@ -43,19 +48,21 @@ class DiffusionForcingSFTMethod(FineTuneMethod):
         return self.schedule.timesteps[index[:, block_of_frame(num_frames, self.per_block, self.device)]]
 
     def predict(self, student: Any, noisy: Tensor, timesteps: Tensor, prompt: Tensor, clean: Tensor) -> Tensor:
+        """Return the velocity [B, T, C, H, W]; with teacher forcing the student sees the clean frames of earlier blocks."""
         if not self.config.teacher_forcing:
             return super().predict(student, noisy, timesteps, prompt, clean)
-        found: Tensor = student.predict_velocity(noisy, timesteps, prompt, clean=clean)
-        return found
+        velocity: Tensor = student.predict_velocity(noisy, timesteps, prompt, clean=clean)
+        return velocity
 
     def loss(self, velocity: Tensor, clean: Tensor, noise: Tensor, noisy: Tensor, timesteps: Tensor) -> Tensor:
-        """A frame counts by the entry of the grid that its noise level is, not by its timestep: the two differ where there is a shift."""
+        """Return the velocity loss. A frame is weighted by the grid entry of its noise level, not by its timestep: the two differ where
+        there is a shift."""
         weights = self.weights[self.schedule.index(timesteps)] if self.config.weighting == "middle" else None
         return losses.velocity_loss(velocity, noise, clean, weights)
 
 
 def _per_block(student: ModelBase, chunk_size: int | None) -> int:
-    """Frames of a block; UserError where the student's mask has none or others."""
+    """Return the frames of a block; UserError where the student is not block-causal, or its blocks are not of `chunk_size` frames."""
     per_block = frames_per_block(student, "dfsft")
     if chunk_size not in (None, per_block):
         raise UserError(

@@ -1,10 +1,12 @@
-"""Owns DMD2 (arXiv 2405.14867; methods/README.md section 5): a student of few steps whose samples are to be distributed as its teacher's.
+"""Owns DMD2 (arXiv 2405.14867; trainers/methods/README.md section 5): a few-step student whose samples shall be distributed as its
+teacher's.
 
 A subclass changes how samples are made (`student_rollout`, `critic_rollout`), not the losses. All draws come from `cuda_generator`, at
-each iteration in this order: noise [B, C, T, H, W] and u [B], which nothing uses (a reference's order); where the student steps, those
-of its rollout, then k [B] and noise [B, T, C, H, W] for its loss; those of the critic's rollout, then again k and noise. A
-rollout draws an index [B] and noise [B, T, C, H, W]; with `simulate` such noise again for each further step. Where a role is two
-experts, which of them a rollout ends with and a loss compares is drawn before that, for all ranks and from none of these.
+each iteration in this order: noise [B, C, T, H, W] and u [B], which nothing uses (the reference implementation's order); where the
+student steps, the draws of its rollout, then k [B] and noise [B, T, C, H, W] for its loss; the draws of the critic's rollout, then again
+k and noise. A rollout draws an index [B] and noise [B, T, C, H, W]; with `simulate` such noise again for each further step. Where a role
+has two experts, which of them a rollout ends with and a loss compares is drawn before that, for all ranks together and from none of
+these.
 """
 
 from __future__ import annotations
@@ -27,6 +29,8 @@ from .base import Batch, TrainingMethod
 
 
 class DMD2Method(TrainingMethod):
+    """Trains a student against a frozen teacher and a critic, which learns to predict the student's samples."""
+
     def __init__(self, cfg: TrainConfig, role_models: dict[str, ModelBase]) -> None:
         super().__init__(cfg, role_models)
         config: Any = cfg.method
@@ -34,7 +38,7 @@ class DMD2Method(TrainingMethod):
         self.student, self.teacher, self.critic = (role_models[role] for role in ("student", "teacher", "critic"))
         self.schedule = FlowSchedule(cfg.flow_shift, self.device)
         self.steps = torch.tensor(config.few_steps(cfg.flow_shift), dtype=torch.float32, device=self.device)
-        """[K], descending."""
+        """Timesteps [K] at which the student is sampled, descending."""
         self.score_levels, over = self._score_levels(), boundary([self.teacher.boundary, self.critic.boundary])
         self.score_sides = None if over is None else split((self.score_levels >= over).tolist())
         self.step_sides = None if self.student.boundary is None else split((self.steps >= self.student.boundary).tolist())
@@ -43,18 +47,19 @@ class DMD2Method(TrainingMethod):
         self.build_optimizer("critic")
 
     def student_steps(self, iteration: int) -> bool:
+        """Return whether the student, and not only the critic, steps at this iteration."""
         return bool(iteration % self.config.generator_update_interval == 0)
 
     def single_train_step(self, batch: Batch, iteration: int) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any]]:
         self.prepare_batch(batch)
-        found = {}
+        losses_by_role = {}
         if self.student_steps(iteration):
-            found["generator_loss"] = self.generator_loss(self.student_rollout(batch), batch["prompt"])
-        found["critic_loss"] = self.critic_loss(self.critic_rollout(batch), batch["prompt"])
-        return {"total_loss": torch.stack(list(found.values())).sum().detach(), **found}, {}, {}
+            losses_by_role["generator_loss"] = self.generator_loss(self.student_rollout(batch), batch["prompt"])
+        losses_by_role["critic_loss"] = self.critic_loss(self.critic_rollout(batch), batch["prompt"])
+        return {"total_loss": torch.stack(list(losses_by_role.values())).sum().detach(), **losses_by_role}, {}, {}
 
     def backward(self, loss_map: dict[str, Tensor], outputs: dict[str, Any], grad_accum_rounds: int = 1) -> None:
-        """A role at a time: neither loss has a gradient in the other's network."""
+        """Accumulate the gradients, one role at a time: neither loss has a gradient in the other role's network."""
         for name in ("generator_loss", "critic_loss"):
             if name in loss_map:
                 (loss_map[name] / grad_accum_rounds).backward()
@@ -62,12 +67,12 @@ class DMD2Method(TrainingMethod):
     # --- samples
 
     def student_rollout(self, batch: Batch) -> Tensor:
-        """The student's clean prediction [B, T, C, H, W] at one of its steps, with gradient: its last pass alone has one."""
+        """Return the student's clean prediction [B, T, C, H, W] at one of its steps, with gradient through its last pass alone."""
         return self._rollout(batch, "student's rollout")
 
     @torch.no_grad()
     def critic_rollout(self, batch: Batch) -> Tensor:
-        """Samples [B, T, C, H, W] for the critic to learn from; fresh ones, made alike."""
+        """Return fresh samples [B, T, C, H, W] for the critic to learn from, made as the student's are, without gradient."""
         return self._rollout(batch, "critic's rollout")
 
     def _rollout(self, batch: Batch, purpose: str) -> Tensor:
@@ -76,8 +81,8 @@ class DMD2Method(TrainingMethod):
         return self.predict_clean(self.student.expert(high), noisy, timesteps, batch["prompt"])
 
     def starting_points(self, batch: Batch, high: bool | None = None) -> tuple[Tensor, Tensor]:
-        """(noisy [B, T, C, H, W], timesteps [B]): of each sample the student's input at a step drawn uniformly; of two experts, of
-        those of one."""
+        """Return (noisy [B, T, C, H, W], timesteps [B]): for each sample the student's input at a step that is drawn uniformly, for a
+        student of two experts among the steps of one (`high`)."""
         shape = self.latent_shape(batch)
         first, end = (0, len(self.steps)) if self.step_sides is None else self.step_sides.entries(high, len(self.steps))
         index = torch.randint(first, end, (shape[0],), generator=self.cuda_generator, device=self.device)
@@ -88,8 +93,8 @@ class DMD2Method(TrainingMethod):
 
     @torch.no_grad()
     def simulated_inputs(self, prompt: Tensor, shape: Sequence[int]) -> list[Tensor]:
-        """The student's input at each of its steps when it samples from noise. All are made, whichever are used: were ranks to
-        stop at different steps, their sharded networks would wait for each other for ever."""
+        """Return the student's input at each of its steps when it samples from noise. All are made, whichever are used: if ranks stopped at
+        different steps, their sharded networks would wait for each other for ever."""
         inputs = [self.draw_noise(shape)]
         for number, (now, then) in enumerate(zip(self.steps, self.steps[1:], strict=False)):
             student = self.student.expert(None if self.step_sides is None else number < self.step_sides.high[1])
@@ -98,13 +103,13 @@ class DMD2Method(TrainingMethod):
         return inputs
 
     def prepare_batch(self, batch: Batch) -> None:
-        """The reference's draws, which this method does not use."""
+        """Make the reference implementation's draws, which this method does not use."""
         b, t, c, h, w = self.latent_shape(batch)
         torch.randn(b, c, t, h, w, generator=self.cuda_generator, device=self.device)
         torch.rand(b, generator=self.cuda_generator, device=self.device)
 
     def latent_shape(self, batch: Batch) -> tuple[int, ...]:
-        """[B, T, C, H, W]."""
+        """Return [B, T, C, H, W] of this batch's latents, also where it holds prompts only."""
         if "latents" in batch:
             return tuple(batch["latents"].shape)
         t, h, w = self.cfg.data.latent_shape
@@ -116,11 +121,11 @@ class DMD2Method(TrainingMethod):
     # --- losses
 
     def side(self, sides: ExpertRanges | None, purpose: str) -> bool | None:
-        """Which of two experts, for all ranks; None where there is one."""
+        """Return which of two experts is used, the same for all ranks; None where there is one."""
         return None if sides is None else sides.draw(self.shared(purpose))
 
     def generator_loss(self, generated: Tensor, prompt: Tensor) -> Tensor:
-        """Draws k [B] and noise [B, T, C, H, W]."""
+        """Return the student's loss: the distribution matching gradient of critic and teacher. Draws k [B] and noise [B, T, C, H, W]."""
         high = self.side(self.score_sides, "generator's loss")
         with torch.no_grad():
             noisy, _, timesteps = self.noised(generated, high)
@@ -129,13 +134,14 @@ class DMD2Method(TrainingMethod):
         return losses.distribution_matching_loss(generated, fake, real)
 
     def critic_loss(self, generated: Tensor, prompt: Tensor) -> Tensor:
-        """How badly the critic knows the student's samples; without guidance. Draws k [B] and noise [B, T, C, H, W]."""
+        """Return the critic's velocity loss on the student's samples, without guidance. Draws k [B] and noise [B, T, C, H, W]."""
         high = self.side(self.score_sides, "critic's loss")
         noisy, noise, timesteps = self.noised(generated, high)
         return losses.velocity_loss(self.critic.expert(high).predict_velocity(noisy, timesteps, prompt), noise, generated)
 
     def noised(self, generated: Tensor, high: bool | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """(noisy, noise, timesteps [B]) at noise levels drawn for each sample, all of one side where teacher or critic is two experts."""
+        """Return (noisy, noise, timesteps [B]) at noise levels drawn for each sample, all of one expert's range where teacher or critic has
+        two."""
         shape = generated.shape
         first, end = (0, NUM_TIMESTEPS) if self.score_sides is None else self.score_sides.entries(high, NUM_TIMESTEPS)
         timesteps = self.score_levels[torch.randint(first, end, (shape[0],), generator=self.cuda_generator, device=self.device)]
@@ -143,13 +149,14 @@ class DMD2Method(TrainingMethod):
         return self.schedule.add_noise(generated, noise, timesteps), noise, timesteps
 
     def _score_levels(self) -> Tensor:
-        """[1000], rising, all as likely: t = 1000 S(k / 1000) of k = 0, 1, ..., clamped to the window."""
+        """Return the noise levels [1000] of the losses, rising and equally likely: t = 1000 S(k / 1000) of k = 0, 1, ..., clamped to the
+        configured window."""
         k, config = torch.arange(NUM_TIMESTEPS, dtype=torch.float64, device=self.device), self.config
         drawn = NUM_TIMESTEPS * shifted(k / NUM_TIMESTEPS, config.score_flow_shift or self.cfg.flow_shift)
         return drawn.clamp(config.min_timestep_ratio * NUM_TIMESTEPS, config.max_timestep_ratio * NUM_TIMESTEPS).float()
 
     def teacher_velocity(self, noisy: Tensor, timesteps: Tensor, prompt: Tensor, high: bool | None = None) -> Tensor:
-        """u + s (c - u); x0 is linear in it, so it does not matter which of the two is guided."""
+        """Return the guided velocity u + s (c - u). x0 is linear in the velocity, so it does not matter which of the two is guided."""
         teacher = self.teacher.expert(high)
 
         def unconditional(noisy: Tensor, timesteps: Tensor) -> Tensor:
@@ -179,11 +186,11 @@ class DMD2Method(TrainingMethod):
         return ["student", "critic"] if self.student_steps(iteration) else ["critic"]
 
     def averaged_roles(self) -> list[str]:
-        """Nobody samples from the critic."""
+        """Return the student alone: nobody samples from the critic."""
         return ["student"]
 
 
 def _negative(cfg: TrainConfig, device: torch.device) -> Tensor:
-    """[1, text_len, D]: the prompt of the teacher's unconditional branch."""
+    """Return the prompt embedding [1, text_len, D] of the teacher's unconditional branch."""
     stored = required(cfg.data, "method.teacher_guidance_scale").negative
     return pad(stored, cfg.data.text_len)[0][None].to(device)

@@ -1,7 +1,8 @@
-"""Owns knowledge distillation (methods/README.md section 8): from a state of the teacher's trajectory straight to where it ends.
+"""Owns knowledge distillation: the student leads from a state of the teacher's trajectory straight to its end (trainers/methods/README.md
+section 8).
 
-The trajectories are there when training starts (trainers/training/teacher_trajectories.py), and the teacher is gone.
-Draws an index [B] a micro-batch; of a student of two experts a step trains one of them, at its own part of the timesteps.
+The trajectories exist when training starts (trainers/training/teacher_trajectories.py makes them), and the teacher is not loaded. Draws
+an index [B] for each micro-batch; of a student of two experts a step trains one of them, in its own range of timesteps.
 """
 
 from __future__ import annotations
@@ -21,12 +22,14 @@ from .base import Batch, TrainingMethod
 
 
 class KDMethod(TrainingMethod):
+    """Regression from states of the teacher's trajectories to their clean ends."""
+
     def __init__(self, cfg: TrainConfig, role_models: dict[str, ModelBase]) -> None:
         super().__init__(cfg, role_models)
         self.student = role_models["student"]
         self.schedule = FlowSchedule(cfg.flow_shift, self.device)
         self.timesteps = torch.tensor(cfg.method.few_steps(cfg.flow_shift), dtype=torch.float32, device=self.device)
-        """[K], descending."""
+        """Timesteps [K] at which the student is sampled, descending."""
         self.sides = None if self.student.boundary is None else split((self.timesteps >= self.student.boundary).tolist())
         self.build_optimizer("student")
 
@@ -39,21 +42,21 @@ class KDMethod(TrainingMethod):
         return {"total_loss": loss}, {}, {} if high is None else {"high_noise": float(high)}
 
     def target(self, batch: Batch, noisy: Tensor, timesteps: Tensor, high: bool | None) -> Tensor:
-        """Where the student is to be led, as clean latents [B, T, C, H, W]."""
+        """Return the clean latents [B, T, C, H, W] that the student shall predict."""
         return batch["trajectory_latents"][:, -1]
 
     def loss_weights(self, timesteps: Tensor) -> Tensor | None:
-        """How much each sample or frame counts, in the shape of `timesteps`; None: all alike."""
+        """Return how much each sample or frame counts, in the shape of `timesteps`; None: all alike."""
         return None
 
     def states(self, batch: Batch, high: bool | None = None) -> tuple[Tensor, Tensor]:
-        """(states [B, T, C, H, W], timesteps [B]): of each trajectory one of those that the student is sampled at."""
+        """Return (states [B, T, C, H, W], timesteps [B]): from each trajectory one of those at which the student is sampled."""
         trajectories, stored = batch["trajectory_latents"], batch["trajectory_timesteps"]
         first, end = (0, len(self.timesteps)) if self.sides is None else self.sides.entries(high, len(self.timesteps))
         index = torch.randint(first, end, (len(trajectories),), generator=self.cuda_generator, device=self.device)
         timesteps = self.timesteps[index]
-        place = (stored - timesteps[:, None]).abs().argmin(1)
-        return trajectories[torch.arange(len(trajectories), device=self.device), place], timesteps
+        nearest = (stored - timesteps[:, None]).abs().argmin(1)
+        return trajectories[torch.arange(len(trajectories), device=self.device), nearest], timesteps
 
     def get_optimizers(self, iteration: int) -> Sequence[torch.optim.Optimizer]:
         return self.optimizers_of("student")

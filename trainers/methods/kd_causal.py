@@ -1,10 +1,10 @@
-"""Owns knowledge distillation into a block-causal student: each block at a state of its own on the teacher's trajectory.
+"""Owns knowledge distillation into a block-causal student: each block starts from its own state on the teacher's trajectory.
 
-What self-forcing starts from (methods/README.md section 8). The loss is KDMethod's; only which states a video is made of differs, and
-that clean blocks, which are there to be looked at by later ones, have none. Draws an index [B, blocks] a micro-batch.
+Self-forcing starts from such a student (trainers/methods/README.md section 8). The loss is KDMethod's. Only the states that a video is
+made of differ, and clean blocks, which later ones look at, have no loss. Draws an index [B, blocks] for each micro-batch.
 
-Two experts learn what trainers/diffusion/expert_denoising.py makes of them: the first leads from its states to the
-trajectory's state at the boundary, and that state is what the second starts from at its first step.
+Two experts learn to denoise as trainers/diffusion/expert_denoising.py uses them: the first leads from its states to the trajectory's
+state at the boundary, and that state is what the second starts from at its first step.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from .kd import KDMethod
 
 
 class KDCausalMethod(KDMethod):
+    """KDMethod with a timestep for each block of a video."""
+
     def __init__(self, cfg: TrainConfig, role_models: dict[str, ModelBase]) -> None:
         super().__init__(cfg, role_models)
         config: Any = cfg.method
@@ -30,8 +32,8 @@ class KDCausalMethod(KDMethod):
         steps = len(self.timesteps)
         if config.clean_blocks:
             self.timesteps = torch.cat([self.timesteps, self.timesteps.new_zeros(1)])
+        # the steps of each of two experts, clean blocks with both; and the trajectory's timestep of the state that is shown at a step
         self._of_side, self._shown_at = dict[bool | None, Tensor](), self.timesteps.clone()
-        """The steps of each of two experts, clean blocks with both; where on the trajectory the state lies that is shown at a step."""
         if self.sides is not None and self.student.boundary is not None:
             for high in (True, False):
                 chosen = [*range(*self.sides.entries(high, steps)), *range(steps, len(self.timesteps))]
@@ -39,33 +41,34 @@ class KDCausalMethod(KDMethod):
             self._shown_at[self.sides.low[0]] = self.student.boundary
 
     def states(self, batch: Batch, high: bool | None = None) -> tuple[Tensor, Tensor]:
-        """(states [B, T, C, H, W], timesteps [B, T]), equal within a block."""
+        """Return (states [B, T, C, H, W], timesteps [B, T]), equal within a block."""
         count, frames = batch["trajectory_latents"].shape[0], batch["trajectory_latents"].shape[2]
         own = self._of_side.get(high)
         shape, number = (count, len(lengths(frames, self.per_block))), len(self.timesteps) if own is None else len(own)
         index = torch.randint(0, number, shape, generator=self.cuda_generator, device=self.device)
         index = (index if own is None else own[index])[:, block_of_frame(frames, self.per_block, self.device)]
-        return _stored(batch, (self.timesteps if own is None else self._shown_at)[index]), self.timesteps[index]
+        return _stored_states(batch, (self.timesteps if own is None else self._shown_at)[index]), self.timesteps[index]
 
     def target(self, batch: Batch, noisy: Tensor, timesteps: Tensor, high: bool | None) -> Tensor:
-        """For the first of two experts the clean end of the straight line from its state through the trajectory's at the boundary."""
+        """Return the clean target; for the first of two experts the end of the straight line from its state through the trajectory's state
+        at the boundary."""
         if not high or self.student.boundary is None:
             return super().target(batch, noisy, timesteps, high)
-        handed_on = _stored(batch, torch.full_like(timesteps, self.student.boundary)).double()
+        handed_on = _stored_states(batch, torch.full_like(timesteps, self.student.boundary)).double()
         sigma = self.schedule.sigma(timesteps)[..., None, None, None]
         slope = (noisy.double() - handed_on) / (sigma - self.student.boundary / NUM_TIMESTEPS)
         return (noisy.double() - sigma * slope).to(noisy.dtype)
 
     def loss_weights(self, timesteps: Tensor) -> Tensor:
-        """[B, T] with a mean of 1: clean frames count nothing, all others alike."""
+        """Return weights [B, T] with a mean of 1: clean frames count nothing, all others alike."""
         counts = (timesteps > 0).float()
         return counts / counts.mean().clamp(min=1 / counts.numel())
 
 
-def _stored(batch: Batch, timesteps: Tensor) -> Tensor:
-    """[B, T, C, H, W]: of each frame the trajectory's state at its own timestep ([B, T])."""
+def _stored_states(batch: Batch, timesteps: Tensor) -> Tensor:
+    """Return [B, T, C, H, W]: for each frame the trajectory's state at the frame's own timestep ([B, T])."""
     trajectories = batch["trajectory_latents"]
-    place = (batch["trajectory_timesteps"][:, None] - timesteps[..., None]).abs().argmin(-1)
+    nearest = (batch["trajectory_timesteps"][:, None] - timesteps[..., None]).abs().argmin(-1)
     count, frames = timesteps.shape
     every = torch.arange(count, device=timesteps.device)[:, None], torch.arange(frames, device=timesteps.device)[None]
-    return trajectories[every[0], place, every[1]]
+    return trajectories[every[0], nearest, every[1]]

@@ -1,9 +1,10 @@
-"""Owns self-forcing (arXiv 2506.08009; methods/README.md section 7): DMD2 on what a causal student makes block by block, as it is used.
+"""Owns self-forcing (arXiv 2506.08009; trainers/methods/README.md section 7): DMD2 on videos that a causal student makes block by block, as
+in use.
 
-Losses, teacher and critic are DMD2's, over whole videos. The steps at which blocks exit, of which alone there is a gradient, are drawn
-for all ranks alike, which wait for each other, and once a step for all its micro-batches, however many ranks share these out. The
-other draws are from `cuda_generator`, in DMD2's order; a rollout's are noise [B, T, C, H, W], then what
-trainers/diffusion/block_rollout.py draws.
+Losses, teacher and critic are DMD2's, over whole videos. The steps at which blocks exit, the only ones with a gradient, are drawn for
+all ranks alike, which wait for each other, and once a step for all its micro-batches, however many ranks share these out. The other
+draws are from `cuda_generator`, in DMD2's order; a rollout's are noise [B, T, C, H, W], then what trainers/diffusion/block_rollout.py
+draws.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from .dmd2 import DMD2Method
 
 
 class SelfForcingMethod(DMD2Method):
+    """DMD2 whose samples are rollouts over blocks with a cache of keys and values."""
+
     def __init__(self, cfg: TrainConfig, role_models: dict[str, ModelBase]) -> None:
         super().__init__(cfg, role_models)
         self.per_block = frames_per_block(self.student, self.config.kind)
@@ -32,16 +35,16 @@ class SelfForcingMethod(DMD2Method):
             raise UserError(f"models.student: {wrong[0]}", wrong[1])
 
     def student_rollout(self, batch: Batch) -> Tensor:
-        """The student's video [B, T, C, H, W], with gradient through one pass a block."""
+        """Return the student's video [B, T, C, H, W], with gradient through one pass a block."""
         return self.roll_out(batch, self.exits("student's exits"))
 
     @torch.no_grad()
     def critic_rollout(self, batch: Batch) -> Tensor:
-        """Videos [B, T, C, H, W] for the critic to learn from; fresh ones, made alike."""
+        """Return fresh videos [B, T, C, H, W] for the critic to learn from, made as the student's are, without gradient."""
         return self.roll_out(batch, self.exits("critic's exits"))
 
     def exits(self, purpose: str) -> list[int]:
-        """Of each block the step at which it ends."""
+        """Return for each block the number of the step at which it ends."""
         blocks, steps = len(lengths(self.cfg.data.latent_shape[0], self.per_block)), len(self.steps)
         if self.config.last_step_only:
             return [steps - 1] * blocks

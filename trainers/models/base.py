@@ -1,7 +1,7 @@
-"""Owns what a method may ask of a role: predictions in method code's layout, and its networks. Must not know any method.
+"""Owns what a method may ask of a role: predictions, its networks, and how these are built. Must not know any method.
 
-A network is built the same way everywhere: the family makes it, activation checkpointing, sharding, then weights. Random
-weights are drawn on the CPU from the run's seed before sharding, so that all ranks hold parts of the same network.
+A network is built the same way everywhere: the family makes it, then come activation checkpointing, sharding and weights. Random weights
+are drawn on the CPU from the run's seed before sharding, so that all ranks hold parts of the same network.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..distributed import activation_checkpointing
-from ..distributed import mesh as parallel_
-from ..distributed.mesh import ParallelContext
+from ..distributed.mesh import ParallelContext, shard
 from ..seeding import derived_seed
 from . import lora
 
@@ -23,10 +22,10 @@ COMPUTE_TYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 class ModelBase(ABC):
-    """A role. It has one network, `transformer`, or two: experts for much and for little noise, each trained in its own range.
+    """A role. It has one network, `transformer`, or two experts, for high and for low noise, each trained in its own range of timesteps.
 
-    Ranks that call different experts wait for each other for ever where networks are sharded, so the steps of a method ask one expert,
-    which all ranks have agreed on: `expert(high).predict_velocity(...)`. A role of one network is its own expert.
+    Ranks that call different experts wait for each other for ever where networks are sharded. So a step of a method calls one expert, on
+    which all ranks have agreed: `expert(high).predict_velocity(...)`. A role of one network is its own expert.
     """
 
     config: Any
@@ -35,33 +34,34 @@ class ModelBase(ABC):
     device: torch.device
     compute_type: torch.dtype
     transformer: nn.Module
-    """Of a role of one network."""
+    """Only in a role of one network."""
 
     boundary: float | None = None
-    """Timestep from which on the first of two experts predicts; None: one network for all."""
+    """The timestep from which on the first of two experts predicts; None: one network predicts at all timesteps."""
 
     @property
     def networks(self) -> dict[str, nn.Module]:
-        """By the names of their folders in a pipeline."""
+        """The role's networks by the names of their folders in a diffusers pipeline."""
         return {"transformer": self.transformer}
 
     def expert(self, high: bool | None) -> ModelBase:
-        """The role that predicts at timesteps from the boundary on (high), or below it."""
+        """Return the role that predicts at timesteps from the boundary on (high), or below it."""
         return self
 
     def on_step(self, step: int) -> None:  # noqa: B027  nothing to do for most
-        """The step, counted from 1, that the next forward passes are of: before each one, and when a checkpoint of it was loaded."""
+        """Take note of the step, counted from 1, that the next forward passes belong to. Called before each step, and after a checkpoint of
+        it was loaded."""
 
     @abstractmethod
     def predict_velocity(self, noisy: Tensor, timesteps: Tensor, prompt: Tensor) -> Tensor:
-        """noisy [B, T, C, H, W], timesteps [B] or [B, T], prompt [B, L, D] -> velocity [B, T, C, H, W] in float32."""
+        """Return the velocity [B, T, C, H, W] in float32 for noisy [B, T, C, H, W], timesteps [B] or [B, T] and prompt [B, L, D]."""
 
 
 class OneNetwork(ModelBase):
-    """One network, sharded. Float32 masters of what is trained; the rest is kept in the type it computes in."""
+    """A role of one sharded network. Trained parameters are float32 masters; the others are kept in the type that they compute in."""
 
     float32_parts: ClassVar[tuple[str, ...]] = ()
-    """Parts of parameter names: what is not trained but for these is kept in the run's precision."""
+    """Parts of parameter names: parameters whose name has one of them stay in float32, even if they are not trained."""
 
     def __init__(
         self,
@@ -75,8 +75,8 @@ class OneNetwork(ModelBase):
         load_weights: bool,
         part: str | None = None,
     ) -> None:
-        """load_weights False: whatever is trained will be replaced from a checkpoint. `part`: what its random weights are drawn for,
-        where that is not the role."""
+        """Build the network. load_weights False: whatever is trained will be replaced from a checkpoint. `part`: what its random weights
+        are drawn for, if not for the role."""
         self.config, self.role, self.trainable = config, role, trainable
         self.device, self.compute_type = parallel.device, COMPUTE_TYPES[precision]
         adapted = trainable and config.lora is not None
@@ -98,7 +98,7 @@ class OneNetwork(ModelBase):
             lora.initialise(self.transformer, derived_seed("adapters", seed, part))
 
     def _shard(self, parallel: ParallelContext) -> None:
-        """Whole or without storage -> sharded. Activation checkpointing, compiling, sharding: torch's order."""
+        """Shard the network, which is whole or without storage. Activation checkpointing, compiling, sharding: torch's order."""
         if self.config.activation_checkpointing != "none":
             activation_checkpointing.checkpoint_blocks(self.blocks(), self.config.activation_checkpointing)
         if self.config.compile:
@@ -106,41 +106,45 @@ class OneNetwork(ModelBase):
         if self._casts:
             self._lower_frozen()
         compute, keep_float32 = (self.compute_type, self.keep_float32()) if self.trainable and self._casts else (None, ())
-        parallel_.shard(self.transformer, self.blocks(), parallel, compute=compute, keep_float32=keep_float32)
+        shard(self.transformer, self.blocks(), parallel, compute=compute, keep_float32=keep_float32)
 
     def _lower_frozen(self) -> None:
+        """Store parameters that are not trained in the compute type, but for `float32_parts`."""
         for name, parameter in self.transformer.named_parameters():
             if not parameter.requires_grad and not set(name.split(".")) & set(self.float32_parts):
                 parameter.data = parameter.data.to(self.compute_type)
 
     @property
     def _casts(self) -> bool:
+        """Whether the network computes in another type than float32."""
         return self.compute_type != torch.float32
 
     def _random(self, seed: int) -> nn.Module:
+        """Build the network with the random weights of this seed, without touching the global generator."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return self.build()
 
     def _empty(self) -> nn.Module:
+        """Build the network without storage."""
         with torch.device("meta"):
             return self.build()
 
     @abstractmethod
     def build(self) -> nn.Module:
-        """The network with its own initial weights, on the current default device."""
+        """Return the network with its own initial weights, on the current default device."""
 
     @abstractmethod
     def blocks(self) -> Iterable[nn.Module]:
-        """Parts to shard and to recompute one by one."""
+        """Return the parts to shard, compile and recompute one by one."""
 
     def keep_float32(self) -> Iterable[nn.Module]:
-        """Parts of a trained network that compute in float32 even in bf16 runs."""
+        """Return the parts of a trained network that compute in float32 even in bf16 runs."""
         return ()
 
     @abstractmethod
     def restore_buffers(self) -> None:
-        """Fill in what is not a parameter, after it was made without storage."""
+        """Fill in the buffers, after the network was made without storage."""
 
     @abstractmethod
     def load_weights(self) -> None:

@@ -1,7 +1,7 @@
-"""Owns the causal Wan: Wan's weights under a block-causal mask, with a noise level a frame; all at once or block by block.
+"""Owns the causal Wan: Wan's weights under a block-causal mask, with a noise level for each frame; all frames at once or block by block.
 
-No second transformer: the mask on self-attention and Wan's timestep for each token make it the causal network of the published
-systems (methods/README.md section 11). A folder saved from one role loads into the other. Must not know any method.
+There is no second transformer: the mask on self-attention, and Wan's timestep for each token, make it the causal network of the
+published systems (trainers/methods/README.md section 11). A folder saved from one family loads into the other. Must not know any method.
 """
 
 from __future__ import annotations
@@ -16,21 +16,22 @@ from torch import Tensor, nn
 
 from ..diffusion.frame_blocks import Window
 from .attention import masks
-from .attention import rope as rope_
-from .attention.block_causal import Attending, BlockCausalProcessor
+from .attention.block_causal import AttentionInputs, BlockCausalProcessor
 from .attention.kv_cache import KVCache, PromptProcessor
 from .attention.kv_store import Layers
+from .attention.rope import rotary_angles
 from .wan import Wan
 
 
 class CausalWan(Wan):
-    """A frame attends to its own block of `num_frames_per_block` latent frames and to earlier ones; see
+    """A Wan in which a frame attends to its own block of `num_frames_per_block` latent frames and to earlier ones, by the rules of
     trainers/diffusion/frame_blocks.py."""
 
-    _attend: Callable[..., Attending] | None = None
-    """Of the pass under way, where it is not a pass over all frames of a video at once; never asked when something is recomputed."""
+    _attend: Callable[..., AttentionInputs] | None = None
+    """Makes the attention's inputs in the pass under way, if that is not a pass over all frames of a video. Never called when activations
+    are recomputed."""
     _cross: KVCache | None = None
-    """Alike: who keeps the prompt's keys and values."""
+    """The cache that keeps the prompt's keys and values in the pass under way, if any."""
 
     @property
     def num_frames_per_block(self) -> int:
@@ -38,6 +39,7 @@ class CausalWan(Wan):
 
     @property
     def window(self) -> Window:
+        """How many frames a block attends to."""
         return Window(self.config.local_attn_size, self.config.sink_frames)
 
     def build(self) -> nn.Module:
@@ -45,33 +47,34 @@ class CausalWan(Wan):
         for layer, block in enumerate(network.blocks):
             block.attn1.set_processor(BlockCausalProcessor(layer))
             block.attn2.set_processor(PromptProcessor(layer, block.attn2.processor))
-        network.rope.register_forward_hook(self._attending)
-        network.condition_embedder.register_forward_hook(self._embedded)
+        network.rope.register_forward_hook(self._attention_inputs)
+        network.condition_embedder.register_forward_hook(self._prompt_inputs)
         # with a timestep a token the embedder returns a view, which fully_shard warns of
         network.condition_embedder.time_embedder.register_forward_hook(lambda _module, _inputs, output: output.clone())
         made: nn.Module = network
         return made
 
     def predict_velocity(self, noisy: Tensor, timesteps: Tensor, prompt: Tensor, clean: Tensor | None = None) -> Tensor:
-        """noisy [B, T, C, H, W], timesteps [B] or [B, T], prompt [B, L, D] -> velocity [B, T, C, H, W] in float32.
+        """Return the velocity [B, T, C, H, W] in float32 for noisy [B, T, C, H, W], timesteps [B] or [B, T] and prompt [B, L, D].
 
         With `clean` [B, T, C, H, W] (teacher forcing) each block sees the clean frames of earlier blocks, at timestep 0, in place of
-        their noisy ones: one pass over [clean | noisy], both at the same positions. Twice the tokens. Where a window rolls, sink
-        frames are seen at their own positions here, and next to the window in a pass over a block.
+        their noisy ones: one pass over [clean | noisy], both at the same positions, with twice the tokens. Where a window rolls, sink
+        frames are seen at their own positions here, but next to the window in a pass over a block.
         """
         if clean is None:
             return super().predict_velocity(noisy, timesteps, prompt)
         levels = timesteps if timesteps.ndim == 2 else timesteps[:, None].expand(-1, noisy.shape[1])
         both, levels = torch.cat([clean.to(noisy.dtype), noisy], 1), torch.cat([torch.zeros_like(levels), levels], 1)
-        with self._attending_by(partial(self._masked, clean_first=True)):
+        with self._attention_from(partial(self._masked_inputs, clean_first=True)):
             return super().predict_velocity(both, levels, prompt)[:, noisy.shape[1] :]
 
     # --- block by block
 
     def open_cache(self, batch: int, prompt: Tensor, frames: int, size: tuple[int, int], window: Window | None = None) -> KVCache:
-        """For `batch` videos of `frames` latent frames of `size` (H, W), with prompt [B, L, D]; `window`: another than the network's own.
+        """Return an empty cache for `batch` videos of `frames` latent frames of `size` (H, W), with prompt [B, L, D]. `window`: another
+        than the network's own.
 
-        A pass under torch.no_grad keeps the prompt's keys and values for the next: with other weights, open another cache.
+        A pass under torch.no_grad keeps the prompt's keys and values for the next one: with other weights, open another cache.
         """
         _, height, width = self.transformer.config.patch_size
         tokens = (size[0] // height) * (size[1] // width)
@@ -81,41 +84,51 @@ class CausalWan(Wan):
         )  # fmt: skip
 
     def predict_block(self, noisy: Tensor, timesteps: Tensor, prompt: Tensor, cache: KVCache, *, start: int) -> Tensor:
-        """noisy [B, n, C, H, W], the block from frame `start` on, timesteps [B] or [B, n] -> velocity [B, n, C, H, W] in float32.
+        """Return the velocity [B, n, C, H, W] in float32 of the block noisy [B, n, C, H, W] from frame `start` on, at timesteps [B] or [B,
+        n].
 
-        The block attends to itself and to what the cache holds of earlier ones. Gradients flow through this pass, none into the cache.
+        The block attends to itself and to the earlier blocks that the cache holds. Gradients flow through this pass, but not into the
+        cache.
         """
-        return self._streamed(noisy, timesteps, prompt, cache, start, None)
+        return self._pass_over_block(noisy, timesteps, prompt, cache, start, None)
 
     @torch.no_grad()
     def write_block(self, clean: Tensor, timesteps: Tensor, prompt: Tensor, cache: KVCache, *, start: int) -> None:
-        """The context pass: later blocks see `clean` [B, n, C, H, W] as the network does at `timesteps` ([B] or [B, n]; 0: no noise)."""
+        """Write a finished block to the cache: later ones see `clean` [B, n, C, H, W] as the network does at `timesteps` ([B] or [B, n]; 0:
+        no noise)."""
         kept = Layers()
-        self._streamed(clean, timesteps, prompt, cache, start, kept)
+        self._pass_over_block(clean, timesteps, prompt, cache, start, kept)
         cache.add(range(start, start + clean.shape[1]), kept)
 
-    def _streamed(self, latents: Tensor, timesteps: Tensor, prompt: Tensor, cache: KVCache, start: int, kept: Layers | None) -> Tensor:
+    def _pass_over_block(
+        self, latents: Tensor, timesteps: Tensor, prompt: Tensor, cache: KVCache, start: int, kept: Layers | None
+    ) -> Tensor:
+        """Make one pass over a block; `kept` collects the block's own keys and values."""
         cache.check(self.transformer, latents, prompt, start)
-        with self._attending_by(partial(self._going_on, cache=cache, start=start, kept=kept), None if torch.is_grad_enabled() else cache):
+        inputs = partial(self._cached_inputs, cache=cache, start=start, kept=kept)
+        with self._attention_from(inputs, None if torch.is_grad_enabled() else cache):
             return super().predict_velocity(latents, timesteps, prompt)
 
-    # --- what the blocks are told
+    # --- the inputs of the blocks' attention
 
     @contextmanager
-    def _attending_by(self, attend: Callable[..., Attending], cross: KVCache | None = None) -> Iterator[None]:
+    def _attention_from(self, attend: Callable[..., AttentionInputs], cross: KVCache | None = None) -> Iterator[None]:
+        """Take the inputs of self-attention, and the cache of the prompt's keys and values, from these in the pass inside."""
         self._attend, self._cross = attend, cross
         try:
             yield
         finally:
             self._attend = self._cross = None
 
-    def _attending(self, rope: Any, inputs: tuple[Tensor], _angles: Any) -> Attending:
-        """Called in place of the rotary embedding's own result, at the start of each forward pass and never when it is recomputed."""
+    def _attention_inputs(self, rope: Any, inputs: tuple[Tensor], _angles: Any) -> AttentionInputs:
+        """Replace the rotary embedding's result by the attention's inputs. A hook: called at the start of each forward pass, and never when
+        activations are recomputed."""
         (hidden,) = inputs
         _, height, width = rope.patch_size
-        return (self._attend or self._masked)(rope, hidden, hidden.shape[-2] // height, hidden.shape[-1] // width)
+        return (self._attend or self._masked_inputs)(rope, hidden, hidden.shape[-2] // height, hidden.shape[-1] // width)
 
-    def _masked(self, rope: Any, hidden: Tensor, height: int, width: int, clean_first: bool = False) -> Attending:
+    def _masked_inputs(self, rope: Any, hidden: Tensor, height: int, width: int, clean_first: bool = False) -> AttentionInputs:
+        """Return the attention's inputs for a pass over all frames; clean_first: over [clean | noisy]."""
         times = 2 if clean_first else 1
         frames = hidden.shape[2] // times
         positions = torch.arange(frames, device=hidden.device).repeat(times)
@@ -123,17 +136,19 @@ class CausalWan(Wan):
         mask = masks.mask(
             kind, frames, self.num_frames_per_block, height * width, hidden.device, teacher_forcing=clean_first, window=self.window
         )
-        return Attending(*rope_.angles(rope, positions, height, width, frames - 1), mask)
+        return AttentionInputs(*rotary_angles(rope, positions, height, width, frames - 1), mask)
 
-    def _going_on(
+    def _cached_inputs(
         self, rope: Any, hidden: Tensor, height: int, width: int, *, cache: KVCache, start: int, kept: Layers | None
-    ) -> Attending:
+    ) -> AttentionInputs:
+        """Return the attention's inputs for a pass over the block from frame `start` on."""
         end = start + hidden.shape[2]
         positions = torch.arange(start, end, device=hidden.device)
-        return Attending(*rope_.angles(rope, positions, height, width, end - 1), None, cache.past(start, end, rope), kept)
+        return AttentionInputs(*rotary_angles(rope, positions, height, width, end - 1), None, cache.past(start, end, rope), kept)
 
-    def _embedded(self, _module: nn.Module, _inputs: Any, output: tuple[Any, ...]) -> Any:
-        """In a pass without gradient over a block, cross-attention is given what the cache keeps; else the prompt, as always."""
+    def _prompt_inputs(self, _module: nn.Module, _inputs: Any, output: tuple[Any, ...]) -> Any:
+        """Give cross-attention the keys and values that the cache keeps, in a pass without gradient over a block; else the prompt, as
+        always."""
         if self._cross is None:
             return output
         time, projection, prompt, *rest = output

@@ -1,6 +1,6 @@
 """Owns the causal Wan2.2 A14B: two causal Wans, each with its own range of timesteps. Must not know any method.
 
-Block by block each expert has a cache of its own, and sees every finished block.
+Block by block, each expert has its own cache and sees every finished block.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from .wan_a14b import WanA14B
 
 @dataclass(frozen=True)
 class ExpertCaches:
-    """One of each expert, of the same prompt and videos."""
+    """A cache for each of two experts, of the same prompt and videos."""
 
     high: KVCache
     low: KVCache
 
-    def of(self, high: bool) -> KVCache:
+    def expert(self, high: bool) -> KVCache:
+        """Return the cache of the first expert (high) or of the second."""
         return self.high if high else self.low
 
     @property
@@ -34,7 +35,7 @@ class ExpertCaches:
 
 
 class CausalWanA14B(WanA14B):
-    """Blocks are the same in both experts."""
+    """A WanA14B whose experts are block-causal, with the same blocks."""
 
     expert_class: ClassVar[type[OneNetwork]] = CausalWan
 
@@ -43,15 +44,16 @@ class CausalWanA14B(WanA14B):
         return int(self.config.num_frames_per_block)
 
     def open_cache(self, batch: int, prompt: Tensor, frames: int, size: tuple[int, int], window: Window | None = None) -> ExpertCaches:
-        """As CausalWan's, for both experts. A pass over a block is one expert's: `expert(high).predict_block(..., caches.of(high))`."""
-        made = [expert.open_cache(batch, prompt, frames, size, window) for expert in self._experts()]
+        """Return empty caches for both experts, as CausalWan.open_cache. A pass over a block is one expert's:
+        `expert(high).predict_block(..., caches.expert(high))`."""
+        made = [expert.open_cache(batch, prompt, frames, size, window) for expert in self._both()]
         return ExpertCaches(*made)
 
     @torch.no_grad()
     def write_block(self, clean: Tensor, timesteps: Tensor, prompt: Tensor, cache: ExpertCaches, *, start: int) -> None:
-        """The context pass, through both experts."""
-        for expert, own in zip(self._experts(), (cache.high, cache.low), strict=True):
+        """Write a finished block to the caches of both experts."""
+        for expert, own in zip(self._both(), (cache.high, cache.low), strict=True):
             expert.write_block(clean, timesteps, prompt, own, start=start)
 
-    def _experts(self) -> tuple[Any, Any]:
+    def _both(self) -> tuple[Any, Any]:
         return self.high, self.low

@@ -1,7 +1,8 @@
-"""Owns low-rank adapters (LoRA, arXiv 2106.09685; methods/README.md section 4): into a network, their first values, out of it again.
+"""Owns low-rank adapters (LoRA, arXiv 2106.09685; trainers/methods/README.md section 4): putting them into a network, their first values,
+taking them out.
 
-Must not import peft before an adapter is wanted, nor know files. peft's layers are what stock diffusers makes of the
-exported adapter, so both compute the same. Adapters go in before sharding: put in later, ranks would not share their gradients.
+Must not import peft before an adapter is used, nor know files. peft's layers are what stock diffusers makes of an exported adapter, so
+both compute the same. Adapters go in before sharding: put in later, ranks would not share their gradients.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ _BLOCK = re.compile(r"^\w+\.\d+\.")
 
 
 def inject(network: nn.Module, config: LoraConfig) -> None:
-    """Adapters in all layers that the configuration names; from then on only they are trained. Before sharding, on any device.
+    """Put adapters into all layers that the configuration names; from then on only they are trained. Before sharding, on any device.
 
-    UserError for a target that matches no linear layer, with what there is.
+    UserError for a target that matches no linear layer, with the names that exist.
     """
     _check_names(network, config)
     if not hasattr(network, "add_adapter"):
@@ -47,8 +48,8 @@ def inject(network: nn.Module, config: LoraConfig) -> None:
 
 @torch.no_grad()
 def initialise(network: nn.Module, seed: int) -> None:
-    """A uniform as Kaiming's with a = sqrt(5), B zero: the network starts as its base. From the seed and the name alone, so that
-    all ranks, however many, hold parts of the same adapters."""
+    """Give the adapters their first values: A uniform as Kaiming's with a = sqrt(5), B zero, so the network starts as its base. They depend
+    on the seed and the name alone, so all ranks, however many, hold parts of the same adapters."""
     for name, parameter in adapters_of(network).items():
         start = torch.zeros(parameter.shape)
         if ".lora_A." in name:
@@ -58,39 +59,40 @@ def initialise(network: nn.Module, seed: int) -> None:
 
 
 def adapters_of(network: nn.Module) -> dict[str, Tensor]:
-    """The adapters' parameters by their names in the network."""
+    """Return the adapters' parameters by their names in the network."""
     return {name: parameter for name, parameter in network.named_parameters() if ".lora_" in name}
 
 
 def base_name(name: str) -> str:
-    """A parameter's name in the network without adapters."""
+    """Return a parameter's name in the network without adapters."""
     return name.replace(".base_layer.", ".")
 
 
 def exported_name(name: str) -> str:
-    """An adapter's parameter as diffusers calls it in a pipeline: transformer.blocks.0.attn1.to_q.lora_A.weight."""
+    """Return an adapter's name in a diffusers pipeline, such as transformer.blocks.0.attn1.to_q.lora_A.weight."""
     return f"transformer.{name.replace('.default.', '.')}"
 
 
 def delta(down: Tensor, up: Tensor, scaling: float) -> Tensor:
-    """What an adapter adds to a weight: (alpha / rank) B A in float32. down A [rank, in], up B [out, rank] -> [out, in]."""
+    """Return what an adapter adds to a weight: (alpha / rank) B A in float32. down A [rank, in], up B [out, rank] -> [out, in]."""
     return scaling * (up.float() @ down.float())
 
 
 def adapter_state(module: nn.Module, weights: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-    """Whole adapters on the CPU by their exported names. Collective.
+    """Return whole adapters on the CPU by their exported names. Collective.
 
-    weights: others to take their place, by parameter name, such as a moving average.
+    weights: values to return instead, by parameter name, such as a moving average.
     """
-    found = adapters_of(module)
-    chosen = found if weights is None else {name: weights[name] for name in found}
+    adapters = adapters_of(module)
+    chosen = adapters if weights is None else {name: weights[name] for name in adapters}
     return {exported_name(name): whole(tensor.detach()).cpu() for name, tensor in chosen.items()}
 
 
 def adapter_config(module: Any) -> dict[str, Any]:
-    """The adapters as plain arguments of peft's LoraConfig: goes into the metadata of an exported file, or its alpha is lost.
+    """Return the adapters as plain arguments of peft's LoraConfig, for the metadata of an exported file: without them its alpha would be
+    lost.
 
-    No more than that: peft's whole description holds arguments that other versions of it refuse.
+    No more than that: peft's whole description has arguments that other versions of it refuse.
     """
     made = module.peft_config["default"]
     targets = made.target_modules
@@ -101,7 +103,8 @@ def adapter_config(module: Any) -> dict[str, Any]:
 
 @torch.no_grad()
 def merge(module: nn.Module) -> None:
-    """W <- W + (alpha / rank) B A in each layer, in float32, and the adapters gone. Collective; the network is not trained after."""
+    """Add the adapters to the weights, W <- W + (alpha / rank) B A in float32, and remove them. Collective; the network is not trained
+    after."""
     from peft.tuners.lora import LoraLayer
 
     layers: list[tuple[str, Any]] = [(name, layer) for name, layer in module.named_modules() if isinstance(layer, LoraLayer)]
@@ -118,7 +121,7 @@ def merge(module: nn.Module) -> None:
 
 
 def _laid_out_as(parameter: Tensor, complete: Tensor) -> Tensor:
-    """`complete`, equal on all ranks, split over them as the parameter is. Without communication."""
+    """Return `complete`, which is equal on all ranks, sharded as the parameter is. Without communication."""
     if not isinstance(parameter, DTensor):
         return complete
     return distribute_tensor(complete.to(parameter.device), parameter.device_mesh, parameter.placements, src_data_rank=None)
@@ -128,24 +131,25 @@ def _laid_out_as(parameter: Tensor, complete: Tensor) -> Tensor:
 
 
 def _check_names(network: nn.Module, config: LoraConfig) -> None:
+    """Raise UserError where a name matches no linear layer, or something else, or where nothing is left to adapt."""
     linear = {name for name, layer in network.named_modules() if isinstance(layer, nn.Linear)}
     others = {name for name, _layer in network.named_modules()} - linear
     for key, names in (("target_modules", config.target_modules), ("exclude_modules", config.exclude_modules)):
-        for wanted in names:
-            if not _matching(linear, wanted) or _matching(others, wanted):
-                raise _unmatched(key, wanted, linear)
-    chosen = {name for wanted in config.target_modules for name in _matching(linear, wanted)}
-    if not chosen - {name for unwanted in config.exclude_modules for name in _matching(linear, unwanted)}:
+        for target in names:
+            if not _matching(linear, target) or _matching(others, target):
+                raise _unmatched(key, target, linear)
+    chosen = {name for target in config.target_modules for name in _matching(linear, target)}
+    if not chosen - {name for excluded in config.exclude_modules for name in _matching(linear, excluded)}:
         raise UserError("lora: exclude_modules leaves none of target_modules", "exclude fewer")
 
 
-def _matching(names: set[str], wanted: str) -> set[str]:
-    """As peft matches."""
-    return {name for name in names if name == wanted or name.endswith(f".{wanted}")}
+def _matching(names: set[str], target: str) -> set[str]:
+    """Return the names that peft would take `target` to mean."""
+    return {name for name in names if name == target or name.endswith(f".{target}")}
 
 
-def _unmatched(key: str, wanted: str, linear: set[str]) -> UserError:
+def _unmatched(key: str, target: str, linear: set[str]) -> UserError:
     ends = sorted({_BLOCK.sub("", name) for name in linear})
-    near = difflib.get_close_matches(wanted, [*ends, *(end.partition(".")[2] for end in ends)], n=1)
+    near = difflib.get_close_matches(target, [*ends, *(end.partition(".")[2] for end in ends)], n=1)
     meant = f"did you mean {near[0]}? " if near else ""
-    return UserError(f"lora.{key}: {wanted!r} matches no linear layer of the network", f"{meant}its linear layers: {', '.join(ends)}")
+    return UserError(f"lora.{key}: {target!r} matches no linear layer of the network", f"{meant}its linear layers: {', '.join(ends)}")

@@ -1,4 +1,4 @@
-"""Owns Wan as a role: diffusers' WanTransformer3DModel, its layout and types, and where its weights come from."""
+"""Owns Wan as a role: diffusers' WanTransformer3DModel, its layout and types, and where its weights come from. Must not know any method."""
 
 from __future__ import annotations
 
@@ -22,13 +22,15 @@ from .loading.light_diffusers import WanTransformer3DModel
 
 
 class Wan(OneNetwork):
+    """A role of one Wan network."""
+
     float32_parts: ClassVar = ("time_embedder", "scale_shift_table", "norm1", "norm2", "norm3")
     _sparse: SparseSelfAttention | None = None
 
     @cached_property
     def attention(self) -> SparseAttention | None:
-        """Asked for, or what it starts from was trained with; None: dense."""
-        return sparse_network.wanted(self.config.attention, None if self.config.init_from is None else self._folder)
+        """The sparse attention that the configuration asks for, or that the starting weights were trained with; None: dense."""
+        return sparse_network.attention_of(self.config.attention, None if self.config.init_from is None else self._folder)
 
     def build(self) -> nn.Module:
         if self.config.init_from is None:
@@ -59,7 +61,7 @@ class Wan(OneNetwork):
             rope.get_buffer(name).copy_(buffer)
 
     def load_weights(self) -> None:
-        """Each rank reads only its own rows of each tensor."""
+        """Read the folder's weights; each rank reads only its own rows of each tensor. Collective."""
         sparse_network.zero_gates(self.transformer)  # the folder holds gates only if it was exported with them
         adapters = lora.adapters_of(self.transformer)
         state = get_model_state_dict(self.transformer)
@@ -67,7 +69,8 @@ class Wan(OneNetwork):
         diffusers_weights.load(state, self._folder, added={name for name in state if sparse_network.is_gate(name)})
 
     def predict_velocity(self, noisy: Tensor, timesteps: Tensor, prompt: Tensor) -> Tensor:
-        """The zeros that pad a prompt are attended to, as when Wan was trained: there is no text mask."""
+        """Return the velocity [B, T, C, H, W] in float32. The zeros that pad a prompt are attended to, as when Wan was trained: there is no
+        text mask."""
         hidden = noisy.transpose(1, 2).to(self.compute_type)
         if timesteps.ndim == 2:
             timesteps = timesteps.repeat_interleave(self._tokens_of_a_frame(hidden), dim=1)
@@ -75,6 +78,7 @@ class Wan(OneNetwork):
         return velocity.transpose(1, 2).float()
 
     def _tokens_of_a_frame(self, hidden: Tensor) -> int:
+        """Return the number of tokens of a latent frame."""
         frames, height, width = self.transformer.config.patch_size
         assert frames == 1, "a patch over several frames has no noise level of its own"
         return int((hidden.shape[-2] // height) * (hidden.shape[-1] // width))
@@ -85,5 +89,5 @@ class Wan(OneNetwork):
 
 
 def _copy_output(_module: nn.Module, _inputs: Any, output: Any) -> Any:
-    """fully_shard warns of an output that is a view: an operation in place on it would lose gradients."""
+    """Copy a forward pass's output: fully_shard warns of one that is a view, since an operation in place on it would lose gradients."""
     return tuple(tensor.clone() for tensor in output) if isinstance(output, tuple) else output

@@ -1,7 +1,6 @@
 """Owns Wan2.2 A14B as a role: two Wans, each with its own range of timesteps. Must not know any method.
 
-Each expert is a whole role of one network, sharded by itself. Which one a pass needs is a question that all ranks must answer alike
-before it: see `ModelBase.expert`.
+Each expert is a whole role of one network, sharded by itself. All ranks must agree on an expert before a pass: see `ModelBase.expert`.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from .wan import Wan
 
 
 class WanA14B(ModelBase):
-    """`transformer` predicts at timesteps >= `boundary`, `transformer_2` below, as in diffusers' WanPipeline."""
+    """A role of two experts: `transformer` predicts at timesteps >= `boundary`, `transformer_2` below, as in diffusers' WanPipeline."""
 
     expert_class: ClassVar[type[OneNetwork]] = Wan
 
@@ -58,15 +57,16 @@ class WanA14B(ModelBase):
             expert.on_step(step)
 
     def predict_velocity(self, noisy: Tensor, timesteps: Tensor, prompt: Tensor) -> Tensor:
-        """Of whatever timesteps, each by its expert. Collective, and waits for the device: steps of training ask `expert`.
+        """Return the velocity at any timesteps, each predicted by its expert. Collective, and waits for the device: training steps call
+        `expert`.
 
-        An expert makes its pass over the whole batch on all ranks as soon as any sample on any of them needs it.
+        An expert passes over the whole batch on all ranks as soon as any sample on any of them needs it.
         """
         above = timesteps >= self.boundary
         used = self._parallel.any_rank(bool(above.any()), not bool(above.all()))
-        found = [
-            self.expert(high).predict_velocity(noisy, timesteps, prompt) for high, wanted in zip((True, False), used, strict=True) if wanted
+        velocities = [
+            self.expert(high).predict_velocity(noisy, timesteps, prompt) for high, needed in zip((True, False), used, strict=True) if needed
         ]
-        if len(found) == 1:
-            return found[0]
-        return torch.where(above.reshape(*above.shape, *[1] * (noisy.ndim - above.ndim)), *found)
+        if len(velocities) == 1:
+            return velocities[0]
+        return torch.where(above.reshape(*above.shape, *[1] * (noisy.ndim - above.ndim)), *velocities)

@@ -1,6 +1,6 @@
-"""Owns the moving average of trained weights. Must not know methods: it is told which parts of roles stepped.
+"""Owns the moving average of trained weights. Must not know methods: the caller says which parts of roles stepped.
 
-Shadows are DTensors like the weights, so a checkpoint of them reshards as the weights do.
+Averages are DTensors like the weights, so a checkpoint of them reshards as the weights do.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from ..distributed.mesh import drop_gathered
 
 
 class EMACallback:
-    """shadow <- decay * shadow + (1 - decay) * weights, on the steps where the part stepped; a plain copy up to start_step.
+    """shadow <- decay * shadow + (1 - decay) * weights at the steps where the part stepped; a plain copy up to start_step.
 
-    Parts: a role of one network by the role's name; one of two experts by role.network.
+    A part is a role of one network, by the role's name, or one of a role's two experts, as role.network.
     """
 
     def __init__(self, config: EMAConfig, modules: dict[str, nn.Module]) -> None:
@@ -30,6 +30,7 @@ class EMACallback:
 
     @torch.no_grad()
     def on_step(self, step: int, stepped_parts: Iterable[str]) -> None:
+        """Update the averages of the parts that stepped."""
         weight = 1.0 if step <= self._config.start_step else 1 - self._config.decay
         for part in (part for part in stepped_parts if part in self._shadows):
             shadows, live = self._pairs(part)
@@ -37,21 +38,21 @@ class EMACallback:
 
     @torch.no_grad()
     def restart(self) -> None:
-        """Shadows become copies of the live weights, as where a checkpoint has none."""
+        """Make the averages copies of the live weights, as where a checkpoint has none."""
         for part in self._live:
             torch._foreach_copy_(*self._pairs(part))
 
     @contextmanager
     def in_place_of_weights(self, role: str) -> Iterator[None]:
-        """Inside, the role's networks have their averages for weights; afterwards the weights themselves again, bit by bit. Collective."""
+        """Inside, give the role's networks their averages for weights; afterwards restore the weights bit by bit. Collective."""
         parts = [part for part in self._live if part.partition(".")[0] == role]
-        kept = {part: [tensor.detach().clone() for tensor in self._pairs(part)[1]] for part in parts}
+        saved = {part: [tensor.detach().clone() for tensor in self._pairs(part)[1]] for part in parts}
         for part in parts:
             self._set(part, self._pairs(part)[0])
         try:
             yield
         finally:
-            for part, values in kept.items():
+            for part, values in saved.items():
                 self._set(part, values)
 
     @torch.no_grad()
@@ -63,5 +64,5 @@ class EMACallback:
         return [local(s) for s in self._shadows[part].values()], [local(p) for p in self._live[part].values()]
 
     def state_dict(self) -> dict[str, Any]:
-        """By part and parameter name. The tensors themselves: a load in place fills them."""
+        """Return the averages by part and parameter name: the tensors themselves, which a load in place fills."""
         return {part: dict(shadows) for part, shadows in self._shadows.items()}

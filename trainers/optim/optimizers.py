@@ -1,6 +1,7 @@
 """Owns optimizers: AdamW and a Muon for sharded matrices, learning-rate schedules, gradient norms. Must not know methods.
 
-Nothing here waits for the device: a gradient that is not finite skips the update there (`found_inf`, as gradient scalers do).
+Nothing here waits for the device: where a gradient is not finite, the update is skipped on the device (`found_inf`, as gradient scalers
+do).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from .sharded_muon import ShardedMuon
 
 
 def build(config: AdamWConfig | MuonConfig, module: nn.Module) -> list[torch.optim.Optimizer]:
-    """The optimizers of a role's trainable parameters."""
+    """Return the optimizers of a network's trainable parameters."""
     named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
     if isinstance(config, AdamWConfig):
         return [_adamw(config, [p for _, p in named])]
@@ -35,7 +36,7 @@ def _adamw(config: AdamWConfig, parameters: list[nn.Parameter]) -> torch.optim.O
 
 
 class RateSchedule:
-    """Moves the rates of some optimizers together: each is its full rate times `factor(number of steps done)`."""
+    """Moves the learning rates of some optimizers together: each is its configured rate times `factor(number of steps done)`."""
 
     def __init__(self, optimizers: Sequence[torch.optim.Optimizer], config: ScheduleConfig, max_steps: int) -> None:
         self._optimizers = list(optimizers)
@@ -45,7 +46,8 @@ class RateSchedule:
         self._apply()
 
     def factor(self, step: int) -> float:
-        """Rises linearly to 1 over the warm-up, then falls to final_ratio at decay_steps and stays there."""
+        """Return the factor after `step` steps: it rises linearly to 1 over the warm-up, then falls to final_ratio at decay_steps and stays
+        there."""
         warmup, final = self._config.warmup_steps, self._config.final_ratio
         if step < warmup:
             return (step + 1) / warmup
@@ -63,7 +65,7 @@ class RateSchedule:
         return {"steps": self.steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The position only: rates come from the configuration, which may have changed."""
+        """Restore the position only: the rates are the configuration's, which may have changed."""
         self.steps = int(state["steps"])
         self._apply()
 
@@ -74,7 +76,8 @@ class RateSchedule:
 
 
 def seed_state(optimizer: torch.optim.Optimizer) -> None:
-    """Zero moments for each parameter without state, so that a checkpoint finds all that it is to fill. Ours only."""
+    """Give each parameter without state zero moments, so that a checkpoint finds all tensors that it fills. Only for the optimizers of
+    `build`."""
     for group in optimizer.param_groups:
         for p in group["params"]:
             if not p.requires_grad or p in optimizer.state:
@@ -87,7 +90,7 @@ def seed_state(optimizer: torch.optim.Optimizer) -> None:
 
 
 def step(optimizer: torch.optim.Optimizer, found_inf: Tensor) -> None:
-    """Update unless found_inf (0 or 1, on the device). An optimizer that cannot read it there costs a wait."""
+    """Update unless found_inf (0 or 1, on the device). An optimizer that cannot read it there costs a wait for the device."""
     if getattr(optimizer, "_step_supports_amp_scaling", False):
         optimizer.found_inf = found_inf
         optimizer.step()
@@ -97,7 +100,7 @@ def step(optimizer: torch.optim.Optimizer, found_inf: Tensor) -> None:
 
 
 def clip_gradients(module: nn.Module, max_norm: float | None) -> Tensor:
-    """The norm of the module's whole gradient (float64, equal on all ranks), which is then scaled down to max_norm."""
+    """Scale the module's whole gradient down to max_norm; return its norm before that (float64, equal on all ranks)."""
     gradients = [p.grad for p in module.parameters() if p.grad is not None]
     norm = _norm(gradients, next(module.parameters()).device)
     if max_norm is not None and gradients:
@@ -106,7 +109,8 @@ def clip_gradients(module: nn.Module, max_norm: float | None) -> Tensor:
 
 
 def _norm(gradients: Sequence[Tensor], device: torch.device) -> Tensor:
-    """Sums squares of the local parts, then over the ranks that hold the others: far fewer calls than a norm of DTensors."""
+    """Return the norm of sharded gradients: squares are summed over the local parts, then over the ranks that hold the others. That takes
+    far fewer calls than a norm of DTensors."""
     by_group: dict[dist.ProcessGroup | None, list[Tensor]] = defaultdict(list)
     for gradient in gradients:
         by_group[shard_group(gradient)].append(local(gradient))

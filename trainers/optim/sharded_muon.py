@@ -1,7 +1,8 @@
-"""Owns Muon for matrices that are sharded over ranks. Must not know what the matrices belong to.
+"""Owns Muon (https://kellerjordan.github.io/posts/muon/) for matrices that are sharded over ranks. Must not know what the matrices belong
+to.
 
-torch.optim.Muon works on such parameters too, but as a collective for each product of each matrix: 1.06 s a step for 588k
-parameters on two CPU ranks. Here ranks exchange shards for whole matrices, each orthogonalises its share in batches and sends it back.
+torch.optim.Muon works on such parameters too, but with a collective for each product of each matrix: 1.06 s a step for 588k parameters
+on two CPU ranks. Here ranks exchange shards for whole matrices, each orthogonalises its share in batches and sends it back.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ _ITERATIONS = 5
 
 
 def orthogonalised(matrices: Tensor) -> Tensor:
-    """[N, rows, columns] -> about U V^T of each: five Newton-Schulz steps with Muon's coefficients (singular values end near 1).
+    """Return about U V^T of each matrix [N, rows, columns]: five Newton-Schulz steps with Muon's coefficients (singular values end near 1).
 
-    bfloat16 on CUDA as torch.optim.Muon; float32 on CPUs, where that is three times faster.
+    Computed in bfloat16 on CUDA, as torch.optim.Muon does; in float32 on CPUs, where that is three times faster.
     """
     a, b, c = _COEFFICIENTS
     x = matrices.bfloat16() if matrices.is_cuda else matrices
@@ -109,7 +110,7 @@ def _whole_matrices(shards: Tensor, shape: tuple[int, int], ranks: dist.ProcessG
 
 
 def _exchange(parts: Tensor, ranks: dist.ProcessGroup) -> Tensor:
-    """parts[i] goes to rank i; the result's [j] came from rank j."""
+    """Send parts[i] to rank i; return what was received, [j] from rank j. Collective."""
     received = torch.empty_like(parts)
     dist.all_to_all_single(received, parts, group=ranks)
     return received

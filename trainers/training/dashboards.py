@@ -1,7 +1,8 @@
-"""Owns telling wandb and trackio what metrics.jsonl is told: one run of theirs for all attempts of ours. Must not end a training run.
+"""Owns telling wandb and trackio what metrics.jsonl records: one run of theirs for all attempts of one run here. Must not end a training
+run.
 
-Their run has an id that is kept in the run's folder. Steps that are made again after a resume are logged again, with the step as a
-value, so that the dashboards take them. Whatever goes wrong once they have started is told once, and then they are left alone.
+The id of their run is kept in the run's folder. Steps that are made again after a resume are logged again, with the step as a value, so
+that the dashboards accept them. Once they have started, any failure of theirs is logged once, and that dashboard is not called again.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import importlib
 import json
 import logging
-import os
 import secrets
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,15 +17,17 @@ from typing import Any
 
 from ..config.tracking import TrackingConfig
 from ..errors import UserError
+from ..files import publish_json
 
 log = logging.getLogger(__name__)
 
 _FILE = "tracking.json"
 _NOT_SHOWN = ("step", "attempt")
+"""Keys of a record that are no measurement."""
 
 
 class Dashboard:
-    """One of the two packages, with a run that its `start` returns."""
+    """One of the two packages, together with the run that `start` opens in it."""
 
     def __init__(self, name: str, start: Callable[[Any], Any]) -> None:
         self._name = name
@@ -39,11 +41,12 @@ class Dashboard:
         self._run = self._attempt(lambda: start(self._module))
 
     def write(self, values: dict[str, Any]) -> None:
+        """Log the numbers of a step's record."""
         shown = {f"train/{name}": value for name, value in values.items() if name not in _NOT_SHOWN and value is not None}
         self._log(shown, values["step"])
 
     def show(self, step: int, sheet: Path | None, videos: Sequence[tuple[str, Path]]) -> None:
-        """A validation's contact sheet, and its videos as (prompt, file)."""
+        """Log a validation's contact sheet, and its videos as (prompt, file)."""
         shown: dict[str, Any] = {} if sheet is None else {"samples/sheet": self._module.Image(str(sheet))}
         options = {"format": "mp4"} if self._name == "wandb" else {}
         for number, (prompt, path) in enumerate(videos):
@@ -61,6 +64,7 @@ class Dashboard:
             self._attempt(lambda: self._run.log(values, step=step))
 
     def _attempt(self, action: Callable[[], Any]) -> Any:
+        """Return what `action` returns; after its first failure log a warning, and do nothing from then on."""
         if self._run is None:
             return None
         try:
@@ -71,41 +75,36 @@ class Dashboard:
             return None
 
 
-def dashboards(run_dir: Path, config: TrackingConfig, told: dict[str, Any]) -> list[Dashboard]:
-    """Those that are configured; `told` is the run's configuration. UserError where a package is missing."""
-    found = []
+def dashboards(run_dir: Path, config: TrackingConfig, recipe: dict[str, Any]) -> list[Dashboard]:
+    """Return the configured dashboards. `recipe` is the run's configuration, which they show. UserError where a package is missing."""
+    started = []
     if config.wandb is not None:
-        found.append(Dashboard("wandb", lambda wandb: _start_wandb(wandb, run_dir, config.wandb, told)))
+        started.append(Dashboard("wandb", lambda wandb: _start_wandb(wandb, run_dir, config.wandb, recipe)))
     if config.trackio is not None:
-        found.append(Dashboard("trackio", lambda trackio: _start_trackio(trackio, run_dir, config.trackio, told)))
-    return found
+        started.append(Dashboard("trackio", lambda trackio: _start_trackio(trackio, run_dir, config.trackio, recipe)))
+    return started
 
 
-def _start_wandb(wandb: Any, run_dir: Path, config: Any, told: dict[str, Any]) -> Any:
+def _start_wandb(wandb: Any, run_dir: Path, config: Any, recipe: dict[str, Any]) -> Any:
     run = wandb.init(
         project=config.project, entity=config.entity, mode=config.mode, tags=config.tags or None, id=run_id(run_dir), name=run_dir.name,
-        resume="allow", dir=str(run_dir), config=told,
+        resume="allow", dir=str(run_dir), config=recipe,
     )  # fmt: skip
     run.define_metric("*", step_metric="step")
     return run
 
 
-def _start_trackio(trackio: Any, run_dir: Path, config: Any, told: dict[str, Any]) -> Any:
+def _start_trackio(trackio: Any, run_dir: Path, config: Any, recipe: dict[str, Any]) -> Any:
     name = f"{run_dir.name}-{run_id(run_dir)}"
-    return trackio.init(project=config.project, space_id=config.space_id, name=name, resume="allow", config=told, embed=False)
+    return trackio.init(project=config.project, space_id=config.space_id, name=name, resume="allow", config=recipe, embed=False)
 
 
 def run_id(run_dir: Path) -> str:
-    """The same for all attempts: made by the first."""
+    """Return the id of the dashboards' run, which the first attempt draws and all others read from the run's folder."""
     path = run_dir / _FILE
     try:
         return str(json.loads(path.read_text())["id"])
     except (OSError, ValueError, KeyError, TypeError):
-        made = secrets.token_hex(4)
-    temporary = path.with_name(f".{_FILE}.{made}")
-    with temporary.open("w") as stream:
-        json.dump({"id": made}, stream)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
-    return made
+        drawn = secrets.token_hex(4)
+    publish_json(path, {"id": drawn})
+    return drawn

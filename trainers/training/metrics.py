@@ -1,4 +1,4 @@
-"""Owns what a run tells about its steps: metrics.jsonl, TensorBoard and dashboards. Must not make a step wait for the device.
+"""Owns what a run records about its steps: metrics.jsonl, TensorBoard and dashboards. Must not make a step wait for the device.
 
 Numbers are copied to the host while the next step is computed, and written when that one is recorded: one step late.
 """
@@ -38,31 +38,32 @@ class DelayedMetrics:
         self._waiting: tuple[int, list[str], Tensor, Any, dict[str, Any]] | None = None
 
     def push(self, step: int, names: Iterable[str], numbers: Tensor, known: dict[str, Any]) -> Record | None:
-        """Take a step's `numbers` [len(names)] (float64, on the device) and what is `known` already; the former step's record."""
-        former = self.pop()
-        copied = None
+        """Take a step's `numbers` [len(names)] (float64, on the device) and what is `known` on the host already; return the previous step's
+        record."""
+        previous = self.pop()
+        copy_done = None
         if numbers.is_cuda:
             host = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
             numbers = host.copy_(numbers, non_blocking=True)
-            copied = torch.cuda.Event()
-            copied.record()
-        self._waiting = step, list(names), numbers, copied, known
-        return former
+            copy_done = torch.cuda.Event()
+            copy_done.record()
+        self._waiting = step, list(names), numbers, copy_done, known
+        return previous
 
     def pop(self) -> Record | None:
-        """The record that is still held; waits for its copy."""
+        """Return the record that is still held, if any; waits for its copy."""
         if self._waiting is None:
             return None
-        (step, names, numbers, copied, known), self._waiting = self._waiting, None
-        if copied is not None:
-            copied.synchronize()
+        (step, names, numbers, copy_done, known), self._waiting = self._waiting, None
+        if copy_done is not None:
+            copy_done.synchronize()
         return Record(step, {"step": step, **dict(zip(names, numbers.tolist(), strict=True)), **known})
 
 
 class MetricsFile:
-    """metrics.jsonl: one JSON object a step, numbers in full, null where not finite.
+    """The file metrics.jsonl: one JSON object a step, numbers in full precision, null where not finite.
 
-    Opening it drops all steps after `last_step`, and a cut last line.
+    Opening it drops all steps after `last_step`, and a last line that was cut off.
     """
 
     def __init__(self, path: Path, last_step: int) -> None:
@@ -74,7 +75,7 @@ class MetricsFile:
         self._stream.flush()
 
     def amend(self, step: int, values: dict[str, Any]) -> None:
-        """Add to the line of a step that stands there already; where there is none (step 0), nothing."""
+        """Add values to the line of a step that is written already. Does nothing where there is no such line, as for step 0."""
         lines = _lines_up_to(self._path, step)
         if step not in lines:
             return
@@ -84,7 +85,7 @@ class MetricsFile:
             self._stream = self._replaced(lines.values())
 
     def sync(self) -> None:
-        """Onto the disk; may be called from any thread."""
+        """Make all lines survive a power cut. May be called from any thread."""
         with self._lock:
             _to_disk(self._stream)
 
@@ -93,7 +94,7 @@ class MetricsFile:
         self._stream.close()
 
     def _replaced(self, lines: Iterable[str]) -> TextIO:
-        """The file with these lines, open for more."""
+        """Write a file of these lines in place of the present one, and return it, open for more."""
         temporary = self._path.with_name(f".{self._path.name}.{secrets.token_hex(4)}")
         with temporary.open("w") as stream:
             stream.writelines(lines)
@@ -103,7 +104,7 @@ class MetricsFile:
 
 
 class TensorBoard:
-    """The same numbers for TensorBoard."""
+    """Writes the numbers of the records to a TensorBoard folder."""
 
     def __init__(self, folder: Path, last_step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter  # takes a second, and not every run wants it
@@ -116,7 +117,7 @@ class TensorBoard:
                 self._writer.add_scalar(f"train/{name}", value, values["step"])
 
     def show(self, step: int, sheet: Path | None, videos: Sequence[tuple[str, Path]]) -> None:
-        """The contact sheet; TensorBoard plays no videos."""
+        """Write the contact sheet; TensorBoard plays no videos."""
         if sheet is not None:
             from PIL import Image
 
@@ -127,20 +128,21 @@ class TensorBoard:
 
 
 class Tracker:
-    """All that rank 0 writes; on other ranks nothing. `told`: the configuration, for dashboards."""
+    """Everything that rank 0 records; on other ranks it does nothing. `recipe` is the configuration that dashboards show."""
 
-    def __init__(self, run_dir: Path, last_step: int, config: TrackingConfig, told: dict[str, Any], *, enabled: bool) -> None:
-        self._shown: list[Any] = [*dashboards(run_dir, config, told)] if enabled else []  # first: a package may be missing
+    def __init__(self, run_dir: Path, last_step: int, config: TrackingConfig, recipe: dict[str, Any], *, enabled: bool) -> None:
+        self._shown: list[Any] = [*dashboards(run_dir, config, recipe)] if enabled else []  # first: a package may be missing
         if enabled and config.tensorboard:
             self._shown.append(TensorBoard(run_dir / "tensorboard", last_step))
         self._metrics = MetricsFile(run_dir / "metrics.jsonl", last_step) if enabled else None
 
     def write(self, record: Record) -> None:
+        """Pass a step's record to all files and dashboards."""
         for sink in [*self._files(), *self._shown]:
             sink.write(record.values)
 
     def amend(self, step: int, values: dict[str, Any], sheet: Path | None, videos: Sequence[tuple[str, Path]]) -> None:
-        """What was measured at a step after it was recorded, and what it looks like: (prompt, file) of each video."""
+        """Add what was measured at a step after it was recorded, and show what it looks like: (prompt, file) of each video."""
         for metrics in self._files():
             metrics.amend(step, values)
         for sink in self._shown:
@@ -164,20 +166,20 @@ def _line(values: dict[str, Any]) -> str:
 
 
 def _lines_up_to(path: Path, last_step: int) -> dict[int, str]:
-    """One line a step, by step and in order; where a step stands twice, the later one."""
-    found: dict[int, str] = {}
+    """Return one line a step, by step and in order; where a step stands twice, the later one."""
+    lines: dict[int, str] = {}
     for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
         try:
             step = json.loads(line)["step"]
         except (ValueError, KeyError, TypeError):
             continue
         if isinstance(step, int) and step <= last_step:
-            found[step] = line + "\n"
-    return {step: found[step] for step in sorted(found)}
+            lines[step] = line + "\n"
+    return {step: lines[step] for step in sorted(lines)}
 
 
 def _writable(value: Any) -> bool:
-    """JSON knows no NaN."""
+    """Return whether JSON can hold the value: it knows no NaN and no infinity."""
     return not isinstance(value, float) or math.isfinite(value)
 
 

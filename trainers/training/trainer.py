@@ -1,22 +1,18 @@
-"""Owns the loop: resume -> step -> log -> save -> stop. Knows TrainingMethod, not methods.
+"""Owns the training loop: resume, step, log, validate, save, stop. Must not know any method beyond the interface TrainingMethod.
 
-At the end of each step all ranks agree, over the CPU, on what comes next; nothing else here waits for another rank or the device,
-but for what the step itself computes.
+At the end of each step all ranks agree, over the CPU, on what comes next; but for what the step itself computes, nothing else here
+waits for another rank or the device.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import math
-import platform
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import diffusers
 import torch
 from torch import Tensor
 
@@ -36,6 +32,7 @@ from ..optim import optimizers
 from ..optim.ema import EMACallback
 from ..preprocessing import prepare_shapes
 from .metrics import DelayedMetrics, Record, Tracker
+from .provenance import config_digest, numerics
 
 if TYPE_CHECKING:
     from .validation import Validation
@@ -43,22 +40,22 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _WARMING_STEPS = 3
-"""First steps of an attempt, which may take much longer than the rest."""
+"""The first steps of an attempt, which may take much longer than the rest."""
 
 
 def _make_trajectories(config: TrainConfig, parallel: ParallelContext, control: Control) -> bool:
-    """False where a stop notice ended it."""
+    """Complete method.cache; return False where a stop notice ended it."""
     from .teacher_trajectories import ensure
 
     return ensure(config, parallel, control)
 
 
 class SaveFailed(Exception):
-    """The last checkpoint of this attempt could not be written: another attempt may manage."""
+    """The last checkpoint of this attempt could not be written; another attempt may succeed."""
 
 
 def run(config: TrainConfig, run_dir: Path, control: Control) -> int:
-    """One rank's whole life, from the process group to the exit code."""
+    """Train on this rank, from joining the process group to leaving it; return the exit code."""
     if config.deterministic:
         seeding.use_deterministic_kernels()
     parallel = mesh.start(config.parallel)
@@ -86,17 +83,17 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, run_dir: Path, control: Control, parallel: ParallelContext) -> None:
         self.config, self.control, self.parallel = config, control, parallel
-        self.cut: Batching = batching(config, parallel.world_size)
+        self.batching: Batching = batching(config, parallel.world_size)
         control.progress("loading", 1)
         self.checkpointer = Checkpointer(
-            run_dir / "checkpoints", config.checkpoint, control=control, facts=_facts(parallel), config_digest=_digest(config)
+            run_dir / "checkpoints", config.checkpoint, control=control, facts=numerics(parallel), config_digest=config_digest(config)
         )
         self.validation = self._build_validation(run_dir)
         self.method = self._build_method()
         control.progress("loading", 3)
         self.ema = self._build_ema()
         self.step = self._resume()
-        self._tell_models()
+        self._announce_step()
         self.batches = self._batches()
         self.tracker = Tracker(run_dir, self.step, config.tracking, config.resolved(), enabled=parallel.rank == 0)
         self.checkpointer.before_publish = self.tracker.sync
@@ -106,10 +103,10 @@ class Trainer:
     # --- before the first step
 
     def _build_method(self) -> TrainingMethod:
-        held = self.checkpointer.roles()
+        in_checkpoint = self.checkpointer.roles()
         roles: dict[str, ModelBase] = {}
         for role in sorted(self.config.models.keys() - set(self.config.method.preparing_roles)):
-            roles[role] = build_role(self.config, role, self.parallel, load_weights=role not in held)
+            roles[role] = build_role(self.config, role, self.parallel, load_weights=role not in in_checkpoint)
             self.control.progress("loading", 2, role=role)
         method = method_class(self.config.method.kind)(self.config, roles)
         method.on_train_start()
@@ -118,7 +115,7 @@ class Trainer:
     def _build_validation(self, run_dir: Path) -> Validation | None:
         if self.config.callbacks.validation is None:
             return None
-        from .validation import Validation  # and what it samples with: a second
+        from .validation import Validation  # its imports take a second, and not every run validates
 
         return Validation(self.config, run_dir, self.parallel, self.control)
 
@@ -129,7 +126,7 @@ class Trainer:
         return EMACallback(self.config.callbacks.ema, {part: network for parts in averaged for part, network in parts.items()})
 
     def _resume(self) -> int:
-        """Load the newest checkpoint. Configured rates and callbacks win over what it was made with."""
+        """Load the newest checkpoint; return its step. The configuration's rates and callbacks win over those it was made with."""
         self.method.seed_optimizer_state_for_resume()
         state = self._state()
         step = self.checkpointer.load(state)
@@ -153,9 +150,9 @@ class Trainer:
             self.config.method.training_data(self.config),
             self.config.seed,
             rank=self.parallel.data_rank,
-            data_parallel=self.cut.data_parallel,
-            accumulation=self.cut.accumulation,
-            micro=self.cut.micro,
+            data_parallel=self.batching.data_parallel,
+            accumulation=self.batching.accumulation,
+            micro=self.batching.micro,
             start_step=self.step,
             max_steps=self.config.max_steps,
             needs=self.config.method.needs,
@@ -165,22 +162,22 @@ class Trainer:
     # --- the loop
 
     def train(self) -> int:
-        """Until max_steps or a stop notice; EXIT_FINISHED or EXIT_SAVED."""
-        self._tell()
-        stop = self._validate(again=False)  # at a resume: if the attempt before did not come to it
+        """Train until max_steps or a stop notice; return EXIT_FINISHED or EXIT_SAVED."""
+        self._heartbeat()
+        stop = self._validate(again=False)  # after a resume: if the attempt before did not get to it
         while self.step < self.config.max_steps and not stop:
             started = time.monotonic()
             rounds = next(self.batches)
             self.step += 1
             self._train_step(rounds, started)
-            stop = self._boundary() or self._validate()
+            stop = self._after_step() or self._validate()
         self._save_last()
         finished = self.step >= self.config.max_steps and (self.validation is None or not self.validation.cut_off)
         return EXIT_FINISHED if finished else EXIT_SAVED
 
     def _train_step(self, rounds: list[dict[str, Tensor]], started: float) -> None:
         seeding.seed_step(self.method.shared_generator, self.config.seed, self.step)
-        self._tell_models()
+        self._announce_step()
         names, sums = self._gradients(rounds)
         found_inf, norms = self._clip()
         rate = self.method.all_optimizers()[0].param_groups[0]["lr"]
@@ -196,19 +193,20 @@ class Trainer:
         numbers = torch.cat([self.parallel.mean(sums / len(rounds)), torch.stack(list(norms.values()))])
         known = {"lr": rate, "step_s": round(time.monotonic() - started, 6), "attempt": self.control.attempt}
         self._record(self.delayed.push(self.step, [*names, *norms], numbers, known))
-        self._tell(step_s=known["step_s"])
+        self._heartbeat(step_s=known["step_s"])
 
-    def _tell_models(self) -> None:
+    def _announce_step(self) -> None:
+        """Tell the models which step the next forward passes belong to."""
         for model in self.method.role_models.values():
             model.on_step(self.step)
 
     def _gradients(self, rounds: list[dict[str, Tensor]]) -> tuple[list[str], Tensor]:
-        """Accumulate the step's gradients; names and sums over the rounds of what the method reports (float64, on the device)."""
+        """Accumulate the step's gradients; return names, and sums over the rounds, of what the method reports (float64, on the device)."""
         names: list[str] = []
         sums: Tensor | None = None
         for number, batch in enumerate(rounds):
             self.method.set_gradient_sync(number == len(rounds) - 1)
-            index = number * self.cut.data_parallel + self.parallel.data_rank
+            index = number * self.batching.data_parallel + self.parallel.data_rank
             seeding.seed_micro_batch(self.method.cuda_generator, self.config.seed, self.step, index)
             loss_map, outputs, metrics = self.method.single_train_step(self._on_device(batch), self.step)
             self.method.backward(loss_map, outputs, grad_accum_rounds=len(rounds))
@@ -220,13 +218,13 @@ class Trainer:
         return names, sums
 
     def _on_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A copy from memory that is not pinned would wait for the device."""
+        """Copy a batch to the device, from pinned memory: a copy from other memory would wait for the device."""
         if self.parallel.device.type == "cpu":
             return batch
         return {name: values.pin_memory().to(self.parallel.device, non_blocking=True) for name, values in batch.items()}
 
     def _clip(self) -> tuple[Tensor, dict[str, Tensor]]:
-        """Whether any gradient is not finite (0 or 1, on the device), and the norms to log: "grad_norm" over all targets first."""
+        """Clip gradients; return whether any is not finite (0 or 1, on the device), and the norms to log, "grad_norm" over all first."""
         clip = self.config.callbacks.grad_clip
         max_norm = None if clip is None else clip.max_norm
         targets = self.method.get_grad_clip_targets(self.step)
@@ -254,46 +252,49 @@ class Trainer:
                 "a lower lr, a longer warm-up, or precision: fp32; on_nonfinite and nonfinite_limit say how many are borne",
             )
 
-    def _tell(self, **details: Any) -> None:
+    def _heartbeat(self, **details: Any) -> None:
         phase: Phase = "warming" if self.step - self._first_step <= _WARMING_STEPS else "stepping"
         if math.isfinite(self._loss):
             details["loss"] = self._loss
         self.control.progress(phase, self.step, max_steps=self.config.max_steps, **details)
 
     def _validate(self, again: bool = True) -> bool:
-        """If it is due; whether a stop notice ended it. What is recorded of the step gains what was found."""
+        """Validate if it is due, and add the result to the step's record; return whether a stop notice ended it.
+
+        again: whether to repeat a validation that an earlier attempt has made at this step.
+        """
         if self.validation is None or not self.validation.due(self.step):
             return False
         if self.step == self.config.max_steps and self.checkpointer.last_published != self.step:
             self._save(wait=False)  # nothing is lost if the samples take too long
         self._flush()
-        found = None if again else self.validation.stored(self.step)
-        found = found or self.validation.run(self.step, self.method.role_models["student"], self.ema)
-        if found is None:
+        outcome = None if again else self.validation.stored(self.step)
+        outcome = outcome or self.validation.run(self.step, self.method.role_models["student"], self.ema)
+        if outcome is None:
             return True
-        self.tracker.amend(self.step, found.numbers, found.sheet, found.videos)
-        self._tell()
+        self.tracker.amend(self.step, outcome.numbers, outcome.sheet, outcome.videos)
+        self._heartbeat()
         return False
 
     # --- saving and stopping
 
-    def _boundary(self) -> bool:
-        """All ranks agree on what follows the step; whether to stop."""
+    def _after_step(self) -> bool:
+        """Agree with all ranks on what follows the step, and save if that is due; return whether to stop. Collective."""
         self.checkpointer.poll()
         self._end_if_unsaved()
         stop, due = self.parallel.any_rank(self.control.stop_requested, self._save_is_due())
         if due and not stop and self.step < self.config.max_steps:
             self._save(wait=False)
             self._end_if_unsaved()
-            self._tell()
+            self._heartbeat()
         return stop
 
     def _save_is_due(self) -> bool:
-        """By steps on every rank alike, by time on rank 0."""
-        every = self.config.checkpoint
-        by_steps = every.every_steps is not None and self.step % every.every_steps == 0
+        """Return whether to save after this step: by the number of steps on every rank alike, by the clock on rank 0."""
+        config = self.config.checkpoint
+        by_steps = config.every_steps is not None and self.step % config.every_steps == 0
         waited_s = time.monotonic() - self._saved_at
-        return by_steps or (self.parallel.rank == 0 and every.every_minutes is not None and waited_s >= every.every_minutes * 60)
+        return by_steps or (self.parallel.rank == 0 and config.every_minutes is not None and waited_s >= config.every_minutes * 60)
 
     def _save(self, wait: bool) -> None:
         self.control.progress("saving", self.step)
@@ -302,7 +303,7 @@ class Trainer:
         self._saved_at = time.monotonic()
 
     def _save_last(self) -> None:
-        """The save in flight may be of this step: then there is nothing to add."""
+        """Save the last step, unless the save in flight is already of it. SaveFailed where it cannot be written."""
         self.control.progress("finishing", self.step)
         self._flush()
         self.checkpointer.wait()
@@ -321,7 +322,7 @@ class Trainer:
             )
 
     def _flush(self) -> None:
-        """All steps up to this one are written before its checkpoint is published."""
+        """Write the records of all steps up to this one: they must be on the disk before its checkpoint is published."""
         self._record(self.delayed.pop())
 
     def close(self) -> None:
@@ -334,18 +335,3 @@ class Trainer:
         if self.parallel.rank == 0:
             log.warning(text)
             self.control.report("warning", text=text)
-
-
-def _facts(parallel: ParallelContext) -> dict[str, Any]:
-    """What must be equal for a resume to be bitwise."""
-    device = torch.cuda.get_device_name(parallel.device) if parallel.device.type == "cuda" else platform.machine()
-    return {
-        "threads": torch.get_num_threads(),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "device": device,
-        "versions": {"torch": torch.__version__, "diffusers": diffusers.__version__},
-    }
-
-
-def _digest(config: TrainConfig) -> str:
-    return hashlib.sha256(json.dumps(config.resolved(), sort_keys=True).encode()).hexdigest()

@@ -1,7 +1,7 @@
 """Owns validation during training: videos of fixed prompts and noise, a loss at fixed noise levels. Must not change the training.
 
 Weights are swapped and put back bit by bit, no generator of the training is touched, and every rank makes the same number of forward
-passes. What is made is published as RUN/samples/step-XXXXXXXX/: NNN.mp4, sheet.png and validation.json.
+passes. The result is published as RUN/samples/step-XXXXXXXX/: NNN.mp4, sheet.png and validation.json.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ Numbers = dict[str, float]
 
 @dataclass(frozen=True)
 class Outcome:
-    """`numbers` for the step's record; the files of rank 0's folder, where there are any: (prompt, mp4)."""
+    """What a validation found: `numbers` for the step's record, and the files of rank 0's folder, if any, with the videos as (prompt,
+    mp4)."""
 
     numbers: Numbers
     sheet: Path | None
@@ -48,7 +49,8 @@ class Outcome:
 
 
 class Validation:
-    """Made by all ranks at once, before any network is: prompts may need a text encoder's memory."""
+    """The validation that callbacks.validation configures. All ranks make it together before any network, as encoding prompts may need a
+    text encoder's memory."""
 
     def __init__(self, train: TrainConfig, run_dir: Path, parallel: ParallelContext, control: Control) -> None:
         assert train.callbacks.validation is not None
@@ -65,16 +67,17 @@ class Validation:
         """Whether a stop notice ended the last one."""
 
     def due(self, step: int) -> bool:
+        """Return whether the run is to be validated after this step."""
         return step > 0 and (step % self.config.every_steps == 0 or step == self._train.max_steps)
 
     def stored(self, step: int) -> Outcome | None:
-        """What an earlier attempt found at this step; the same answer on all ranks."""
+        """Return what an earlier attempt found at this step, if it did; the same answer on all ranks. Collective."""
         return self._peers.from_rank_0(lambda: _read(self._folder(step)))
 
     def run(self, step: int, model: ModelBase, ema: EMACallback | None) -> Outcome | None:
-        """Collective. None where a stop notice ended it."""
+        """Validate the model after `step`. Collective. Returns None where a stop notice ended it."""
         try:
-            with _still(model), ema.in_place_of_weights(_ROLE) if self._averaged and ema is not None else nullcontext():
+            with _evaluation_mode(model), ema.in_place_of_weights(_ROLE) if self._averaged and ema is not None else nullcontext():
                 numbers = self._loss(model) if self._held_out is not None else {}
                 latents = self._latents(model) if self._prompts else {}
         except StopRequested:
@@ -85,19 +88,19 @@ class Validation:
     # --- the loss
 
     def _open_held_out(self) -> ParquetDataset | None:
-        asked = self.config.loss
-        if asked is None or self._train.method.needs != "latents":
+        section = self.config.loss
+        if section is None or self._train.method.needs != "latents":
             return None
         beside = [Path(folder) / _HOLDOUT for folder in self._train.data.folders] + [
             Path(folder).parent / _HOLDOUT for folder in self._train.data.folders
         ]
-        found = [str(folder) for folder in beside if folder.is_dir() and any(folder.rglob("*.parquet"))]
-        apart = asked.path or (found[0] if found else None)
+        held_out = [str(folder) for folder in beside if folder.is_dir() and any(folder.rglob("*.parquet"))]
+        apart = section.path or (held_out[0] if held_out else None)
         data = self._train.data if apart is None else self._train.data.model_copy(update={"path": apart, "source": None})
         return ParquetDataset(data.model_copy(update={"text_dropout": 0.0}), self._train.seed)
 
     def _loss(self, model: ModelBase) -> Numbers:
-        """validation_loss, and validation_loss_STEP at each noise level: means over the held-out samples."""
+        """Return validation_loss, and validation_loss_STEP at each noise level: means over the held-out samples."""
         assert self.config.loss is not None and self._held_out is not None
         steps = self.config.loss.steps
         pairs = [(i, level) for i in range(min(self.config.loss.num_samples, len(self._held_out))) for level in range(len(steps))]
@@ -105,20 +108,22 @@ class Validation:
         for index, level, counts in self._share(pairs):
             value = self._pair_loss(model, index, steps[level])
             sums[:, level] += counts * torch.stack([value.double(), torch.ones_like(value, dtype=torch.float64)])
-            self._tick()
+            self._heartbeat()
         losses, weights = self._parallel.mean(sums).tolist()
         by_step = [loss / weight for loss, weight in zip(losses, weights, strict=True)]
         single = {f"validation_loss_{step}": loss for step, loss in zip(steps, by_step, strict=True)}
         return {"validation_loss": sum(by_step) / len(by_step), **single}
 
     def _share(self, work: list[Any]) -> Iterator[tuple[Any, ...]]:
-        """This rank's part of `work`, and whether it counts: all ranks get equally many, the last ones again what others have."""
+        """Yield this rank's items of `work`, each followed by 1 if it counts, else 0. All ranks get equally many: the last ones repeat what
+        others have."""
         ranks, mine = self._parallel.data_parallel, self._parallel.data_rank
         for start in range(0, len(work), ranks):
             yield *work[min(start + mine, len(work) - 1)], int(start + mine < len(work))
 
     @torch.no_grad()
     def _pair_loss(self, model: ModelBase, index: int, step: int) -> Tensor:
+        """Return the loss of one held-out sample at the noise level of `step` (1000 to 0), with noise that is always the same."""
         assert self._held_out is not None
         row = self._held_out[(0, index)]
         clean = normalised(row["latents"], *statistics(self._train.data)).transpose(0, 1)[None]
@@ -133,7 +138,7 @@ class Validation:
     # --- the videos
 
     def _embedded(self) -> tuple[list[Embedded], Embedded | None]:
-        """Encoded on rank 0 where nobody did before; all ranks get the same."""
+        """Return the prompts' and the negative prompt's embeddings, encoded on rank 0 where they are not stored. Collective."""
 
         def make() -> tuple[list[Embedded], Embedded | None]:
             texts = prompt_encoding.validation_texts(self._train, self.config)
@@ -150,17 +155,17 @@ class Validation:
         return self._peers.from_rank_0(make)
 
     def _latents(self, model: ModelBase) -> dict[int, Tensor]:
-        """By the prompt's number: this rank's videos, as normalised latents [C, T, H, W]."""
+        """Return this rank's videos as normalised latents [C, T, H, W], by the prompt's number."""
         negative = None if self._negative is None else self._negative.embedding
         made = {}
         for number, counts in self._share([(n,) for n in range(len(self._prompts))]):
             prompt = self._prompts[number].embedding
-            latents = generation.latents(model, prompt, negative, self.config.seed + number, self._sampling, self._tick)
+            latents = generation.latents(model, prompt, negative, self.config.seed + number, self._sampling, self._heartbeat)
             if counts:
                 made[number] = latents
         return made
 
-    def _tick(self) -> None:
+    def _heartbeat(self) -> None:
         """Send a heartbeat, and raise StopRequested on all ranks where any has a stop notice."""
         self._ticks += 1
         self._control.progress("validating", self._ticks)
@@ -169,7 +174,7 @@ class Validation:
     # --- files
 
     def _publish(self, step: int, numbers: Numbers, latents: dict[int, Tensor]) -> Outcome:
-        """A disk that takes no samples is told and does not end the run."""
+        """Write the folder of this step. Where the disk takes no samples, warn and go on without. Collective."""
         temporary, problem = self._peers.from_rank_0(lambda: self._open(step))
         rows, problem = self._write(temporary, latents) if temporary is not None else ({}, problem)
         everyone = self._peers.gather((rows, problem))
@@ -183,6 +188,7 @@ class Validation:
         return _read(self._folder(step)) or Outcome(numbers, None, [])
 
     def _open(self, step: int) -> tuple[Path | None, str]:
+        """Make the folder's temporary form on rank 0: (path, "") or (None, what is wrong)."""
         self._peers.end_if_superseded()
         folder = self._samples / f".{self._folder(step).name}"
         try:
@@ -193,7 +199,7 @@ class Validation:
             return None, str(error)
 
     def _write(self, folder: Path, latents: dict[int, Tensor]) -> tuple[dict[int, video_files.Pixels], str]:
-        """This rank's mp4s, and their rows of the contact sheet."""
+        """Write this rank's mp4s; return their rows of the contact sheet, and what went wrong, if anything."""
         strips: dict[int, video_files.Pixels] = {}
         codec = prompt_encoding.make_codec(self._reference, self._train, self._parallel.device, text=False, video=True) if latents else None
         try:
@@ -208,7 +214,7 @@ class Validation:
         return strips, ""
 
     def _finish(self, step: int, temporary: Path | None, numbers: Numbers, strips: dict[int, video_files.Pixels]) -> Path | None:
-        """Rank 0: the folder under its name, in place of one that an attempt before has left."""
+        """Complete the folder on rank 0 and give it its name, in place of one that an earlier attempt left. None where the disk refuses."""
         assert temporary is not None
         target = self._folder(step)
         try:
@@ -216,7 +222,7 @@ class Validation:
                 video_files.write_png(temporary / "sheet.png", video_files.stacked([strips[number] for number in sorted(strips)]))
             videos = {f"{number:03d}.mp4": self._prompts[number].text for number in sorted(strips)}
             (temporary / _FILE).write_text(
-                json.dumps({"step": step, "numbers": numbers, "videos": videos, **self._told()}, indent=1) + "\n"
+                json.dumps({"step": step, "numbers": numbers, "videos": videos, **self._provenance()}, indent=1) + "\n"
             )
             fsync_path(temporary / _FILE)
             fsync_path(temporary)
@@ -229,8 +235,8 @@ class Validation:
             return None
         return target
 
-    def _told(self) -> dict[str, Any]:
-        """What it takes to make the videos again."""
+    def _provenance(self) -> dict[str, Any]:
+        """Return what it takes to make the videos again."""
         negative = None if self._negative is None else self._negative.text
         return {"settings": self.config.model_dump(mode="json"), "negative_prompt": negative}
 
@@ -239,16 +245,16 @@ class Validation:
 
 
 def _use_averages(train: TrainConfig) -> bool:
-    """Whether the averages are sampled from; UserError where there is nothing to validate."""
-    asked = train.callbacks.validation
+    """Return whether averaged weights are sampled from. UserError where there is no role to validate."""
+    section = train.callbacks.validation
     if _ROLE not in train.models:
         raise UserError(f"callbacks.validation samples from the role {_ROLE!r}, which this method lacks", "remove callbacks.validation")
-    return train.callbacks.ema is not None and (asked is None or asked.weights != "live")
+    return train.callbacks.ema is not None and (section is None or section.weights != "live")
 
 
 @contextmanager
-def _still(model: ModelBase) -> Iterator[None]:
-    """The network as it is for sampling."""
+def _evaluation_mode(model: ModelBase) -> Iterator[None]:
+    """Put the model's networks into evaluation mode inside; restore their modes afterwards."""
     networks = list(model.networks.values())
     training = [network.training for network in networks]
     for network in networks:
@@ -262,10 +268,11 @@ def _still(model: ModelBase) -> Iterator[None]:
 
 
 def _read(folder: Path) -> Outcome | None:
+    """Return what a published folder holds; None where it is missing or damaged."""
     try:
-        found = json.loads((folder / _FILE).read_text())
-        videos = [(str(text), folder / str(name)) for name, text in found["videos"].items()]
+        record = json.loads((folder / _FILE).read_text())
+        videos = [(str(text), folder / str(name)) for name, text in record["videos"].items()]
         sheet = folder / "sheet.png"
-        return Outcome(dict(found["numbers"]), sheet if sheet.exists() else None, videos)
+        return Outcome(dict(record["numbers"]), sheet if sheet.exists() else None, videos)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

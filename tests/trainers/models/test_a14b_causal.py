@@ -167,10 +167,10 @@ def test_each_expert_has_a_cache_of_its_own_and_sees_every_finished_block(parall
         expert: Any = model.expert(high)
         levels = torch.tensor([[0.0, 0.0, level]]).expand(2, -1)
         whole = expert.predict_velocity(noisy, levels, prompt)[:, 2:]
-        alone = expert.predict_block(noisy[:, 2:], levels[:, 2:], prompt, caches.of(high), start=2)
+        alone = expert.predict_block(noisy[:, 2:], levels[:, 2:], prompt, caches.expert(high), start=2)
         torch.testing.assert_close(alone, whole, rtol=0, atol=1e-5)
         with pytest.raises(ValueError, match="another network"):
-            expert.predict_block(noisy[:, 2:], levels[:, 2:], prompt, caches.of(not high), start=2)
+            expert.predict_block(noisy[:, 2:], levels[:, 2:], prompt, caches.expert(not high), start=2)
 
 
 # --- what it starts from

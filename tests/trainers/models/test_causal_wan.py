@@ -189,9 +189,9 @@ def test_bfloat16_predicts_nearly_the_same(parallel: ParallelContext, folder: Pa
 
 def test_angles_of_the_first_frames_are_diffusers_own(network: Any) -> None:
     wanted = network.rope(torch.zeros(1, 4, FRAMES, 4, 8))
-    found = rope.angles(network.rope, torch.arange(FRAMES), 2, 4)
+    found = rope.rotary_angles(network.rope, torch.arange(FRAMES), 2, 4)
     assert all(ours.equal(theirs) for ours, theirs in zip(found, wanted, strict=True))
-    later = rope.angles(network.rope, torch.tensor([3, 0]), 2, 4)
+    later = rope.rotary_angles(network.rope, torch.tensor([3, 0]), 2, 4)
     tokens = 8
     assert later[0][:, :tokens].equal(wanted[0][:, 3 * tokens : 4 * tokens]) and later[1][:, tokens:].equal(wanted[1][:, :tokens])
 

@@ -19,8 +19,8 @@ from trainers.diffusion import frame_blocks
 from trainers.diffusion.frame_blocks import Window
 from trainers.distributed import dtensor
 from trainers.distributed.mesh import ParallelContext
-from trainers.models.attention import rope as rope_
 from trainers.models.attention.projections import rotated
+from trainers.models.attention.rope import frame_shift, rotary_angles
 from trainers.models.causal_wan import CausalWan
 
 DEEP = {**ARCHITECTURE, "num_layers": 3}
@@ -155,16 +155,16 @@ def test_positions_go_on_beyond_what_the_network_has_a_table_of(
     torch.testing.assert_close(streamed(model, *inputs(36)), wanted, rtol=2e-6, atol=2e-6)
     rope: Any = model.transformer.rope
     longer = type(rope)(rope.attention_head_dim, rope.patch_size, 200)
-    found = rope_.angles(rope, torch.tensor([3, 190]), 2, 4, 190)
-    wanted_angles = rope_.angles(longer, torch.tensor([3, 190]), 2, 4)
+    found = rotary_angles(rope, torch.tensor([3, 190]), 2, 4, 190)
+    wanted_angles = rotary_angles(longer, torch.tensor([3, 190]), 2, 4)
     assert all(ours.equal(theirs) for ours, theirs in zip(found, wanted_angles, strict=True))
 
 
 def test_keys_turned_by_a_number_of_frames_are_those_of_later_frames(model: CausalWan) -> None:
     rope: Any = model.transformer.rope
     keys = torch.randn(1, 8, 2, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    early, late = (rope_.angles(rope, torch.tensor([position]), 2, 4) for position in (2, 25))
-    turned = rotated(rotated(keys, *early), *rope_.turn(rope, 23))
+    early, late = (rotary_angles(rope, torch.tensor([position]), 2, 4) for position in (2, 25))
+    turned = rotated(rotated(keys, *early), *frame_shift(rope, 23))
     torch.testing.assert_close(turned, rotated(keys, *late), rtol=1e-6, atol=1e-6)
 
 

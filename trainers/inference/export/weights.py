@@ -75,7 +75,7 @@ class ExportRequest:
     @cached_property
     def attention(self) -> SparseAttention | None:
         """As the role's network had it at the checkpoint's step; None: dense."""
-        found = sparse_network.wanted(getattr(self.model, "attention", None), self.folder)
+        found = sparse_network.attention_of(getattr(self.model, "attention", None), self.folder)
         return None if found is None else found.at(self.checkpoint.step)
 
     @property

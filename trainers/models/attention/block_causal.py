@@ -1,8 +1,8 @@
-"""Owns block-causal self-attention for diffusers' Wan: its processor, its masks and the positions of its frames. Must not know roles.
+"""Owns block-causal self-attention for diffusers' Wan: its processor, and the inputs that it needs. Must not know roles.
 
-diffusers passes a block's self-attention nothing but the hidden states and the rotary angles, so what else it needs travels with
-the angles, as an `Attending`: an argument, not a state that somebody sets, because activation checkpointing calls the block a second
-time in the backward pass, when another forward pass may have been made since. A cache of keys and values has its place there too.
+diffusers passes a block's self-attention nothing but the hidden states and the rotary angles, so its other inputs travel with the
+angles, as AttentionInputs. They are an argument, and not a state that somebody sets, because activation checkpointing calls the block a
+second time in the backward pass, when another forward pass may have been made since. A cache of keys and values travels the same way.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from torch.nn.functional import scaled_dot_product_attention
 
-from .projections import projected, put_out
+from .projections import output_projection, project
 
 if TYPE_CHECKING:
     from .kv_store import Layers, Past
 
 
 @dataclass(frozen=True)
-class Attending:
-    """What each block's self-attention is told, for S = frames x height x width tokens (after patching) in that order."""
+class AttentionInputs:
+    """The inputs of each block's self-attention, for S = frames x height x width tokens (after patching) in that order."""
 
     cos: Tensor
     """[1, S, 1, head dim], each angle twice in a row, as diffusers has it."""
     sin: Tensor
     mask: Tensor | BlockMask | None
-    """[S, S] bool, row attends to column; or the same for flex_attention. None: to all."""
+    """[S, S] bool, row attends to column; or the same for flex_attention. None: every token attends to all."""
     past: Past | None = None
-    """Earlier blocks, which all tokens attend to as well."""
+    """The keys and values of earlier blocks, which all tokens attend to as well."""
     kept: Layers | None = None
-    """Gets the tokens' own keys and values. Only without gradient: nothing must be kept a second time."""
+    """Where the tokens' own keys and values are put. Only without gradient: with one they would be kept twice."""
 
 
 class BlockCausalProcessor:
-    """Self-attention of a WanTransformerBlock, the `layer`th, which gets an Attending in place of rotary angles."""
+    """Self-attention of the `layer`th WanTransformerBlock, which gets AttentionInputs in place of rotary angles."""
 
     def __init__(self, layer: int) -> None:
         self._layer = layer
@@ -47,28 +47,29 @@ class BlockCausalProcessor:
     def __call__(
         self, attn: Any, hidden: Tensor, encoder_hidden: Tensor | None = None, attention_mask: Tensor | None = None, rotary_emb: Any = None
     ) -> Tensor:
-        """[B, S, D] -> [B, S, D]."""
-        assert encoder_hidden is None and attention_mask is None and isinstance(rotary_emb, Attending)
-        query, key, value = projected(attn, hidden, rotary_emb.cos, rotary_emb.sin)
+        """Return the attention's output [B, S, D] for hidden [B, S, D]."""
+        assert encoder_hidden is None and attention_mask is None and isinstance(rotary_emb, AttentionInputs)
+        query, key, value = project(attn, hidden, rotary_emb.cos, rotary_emb.sin)
         if rotary_emb.kept is not None:
             rotary_emb.kept.put(self._layer, (key, value))
         if rotary_emb.past is not None:
-            key, value = rotary_emb.past.followed_by(self._layer, key, value)
-        return put_out(attn, attend(query, key, value, rotary_emb.mask), hidden)
+            key, value = rotary_emb.past.concatenated(self._layer, key, value)
+        return output_projection(attn, attend(query, key, value, rotary_emb.mask), hidden)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | BlockMask | None) -> Tensor:
-    """[B, S, heads, head dim] each; of keys and values there may be another number S."""
+    """Return softmax(Q K^T / sqrt(d)) V for [B, S, heads, head dim] each; keys and values may have another length S than queries."""
     query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
     if mask is None or isinstance(mask, Tensor):
-        seen = scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        attended = scaled_dot_product_attention(query, key, value, attn_mask=mask)
     else:
-        seen = _flex(query.device.type)(query, key, value, block_mask=mask)
-    return seen.transpose(1, 2)
+        attended = _flex(query.device.type)(query, key, value, block_mask=mask)
+    return attended.transpose(1, 2)
 
 
 @cache
 def _flex(device_type: str) -> Callable[..., Tensor]:
-    """Not compiled it makes the whole matrix of scores, which is good only for comparing on a CPU (and has no backward there)."""
-    found: Any = flex_attention if device_type == "cpu" else torch.compile(flex_attention, dynamic=False)
-    return found
+    """Return flex_attention, compiled on GPUs. Not compiled it makes the whole matrix of scores, which is good only for comparing on a CPU
+    (and has no backward pass there)."""
+    attention: Any = flex_attention if device_type == "cpu" else torch.compile(flex_attention, dynamic=False)
+    return attention

@@ -1,13 +1,13 @@
-"""Owns the cache of keys and values with which a causal network goes on from block to block. Must not know methods, roles or samplers.
+"""Owns the cache of keys and values with which a causal network continues from block to block. Must not know methods, roles or samplers.
 
-A cache is an object of the caller's: one for each network (so one for each of two experts), prompt and batch of videos; no module
-holds it. What was written is never changed, only let go once no later block sees it. So what a pass sees is fixed when it is called, and
-activation checkpointing may compute the pass again after later blocks were written; and nothing written has a gradient.
+A cache is an object of the caller's: one for each network (so one for each of two experts), prompt and batch of videos; no module holds
+it. What was written is never changed, only dropped once no later block sees it. So what a pass sees is fixed when it is called,
+activation checkpointing may compute the pass again after later blocks were written, and nothing written has a gradient.
 
-Positions: keys are stored rotated to their frame's own (absolute) position, as rotary attention depends on differences only. Where a
-window has dropped frames, the sink frames are turned further by as many: the network meets them as though they stood right before the
-window, so no distance grows with the video's length (the positions within the cache of arXiv 2309.17453). Where nothing was dropped,
-block by block is one pass under the block-causal mask.
+Keys are stored rotated to their frame's own (absolute) position, as rotary attention depends on differences only. Where a window has
+dropped frames, the sink frames are rotated further by as many: the network meets them as though they stood right before the window, so
+no distance grows with the video's length (the positions within the cache of arXiv 2309.17453). Where nothing was dropped, the passes
+block by block equal one pass under the block-causal mask.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from torch import Tensor, nn
 
 from ...diffusion.frame_blocks import Window, lengths
 from . import block_causal
-from . import rope as rope_
 from .kv_store import Layers, Part, Past
-from .projections import put_out
+from .projections import output_projection
+from .rope import frame_shift
 
 
 class KVCache:
-    """Of one network, one prompt and one batch of videos, for one set of weights. `open_cache` makes it, `write_block` fills it."""
+    """Keys and values of one network, one prompt and one batch of videos, for one set of weights. CausalWan.open_cache makes it,
+    write_block fills it."""
 
     def __init__(
         self,
@@ -52,11 +53,11 @@ class KVCache:
 
     @property
     def num_bytes(self) -> int:
-        """Of keys and values that it holds."""
+        """The memory of the keys and values that it holds."""
         return self._of_prompt.num_bytes + sum(layers.num_bytes for _, layers in self._written)
 
     def check(self, network: nn.Module, latents: Tensor, prompt: Tensor, start: int) -> None:
-        """ValueError where a pass over `latents` [B, n, C, H, W] from frame `start` on is not the next of this cache."""
+        """Raise ValueError where a pass over `latents` [B, n, C, H, W] from frame `start` on is not the next one of this cache."""
         if network is not self._network:
             raise ValueError("this cache belongs to another network (or expert)")
         if not _same_memory(prompt, self._prompt):
@@ -69,21 +70,22 @@ class KVCache:
             raise ValueError(f"{latents.shape[1]} frames from frame {start} on are no block of {self.num_frames} by {self._per_block}")
 
     def past(self, start: int, end: int, rope: Any) -> Past:
-        """What the block of frames [start, end) sees of earlier ones."""
+        """Return what the block of frames [start, end) sees of earlier ones."""
         sink, newest = self.window.earlier(start, end)
-        angles = rope_.turn(rope, self.window.dropped(end)) if sink else None
-        return Past([*self._parts(sink, angles), *self._parts(newest, None)])
+        rotation = frame_shift(rope, self.window.dropped(end)) if sink else None
+        return Past([*self._parts(sink, rotation), *self._parts(newest, None)])
 
-    def _parts(self, wanted: range, turned: tuple[Tensor, Tensor] | None) -> list[Part]:
-        found = []
+    def _parts(self, visible: range, rotation: tuple[Tensor, Tensor] | None) -> list[Part]:
+        """Return the stored tokens of the frames in `visible`, with their keys rotated further where `rotation` is given."""
+        parts = []
         for frames, layers in self._written:
-            if common := _common(frames, wanted):
+            if common := _common(frames, visible):
                 first, after = ((frame - frames.start) * self._tokens for frame in (common.start, common.stop))
-                found.append(Part(layers, slice(first, after), turned))
-        return found
+                parts.append(Part(layers, slice(first, after), rotation))
+        return parts
 
     def add(self, frames: range, layers: Layers) -> None:
-        """The block that was just written; what no later one sees is let go."""
+        """Store the block that was just written, and drop what no later one sees."""
         self._end = end = frames.stop
         following = self._length_from(end)
         seen = self.window.earlier(end, end + following) if following else ()
@@ -91,11 +93,11 @@ class KVCache:
         self._written = tuple(block for block in written if any(_common(block[0], part) for part in seen))
 
     def _length_from(self, start: int) -> int:
-        """Of the block that starts there; 0 behind the last one."""
+        """Return the number of frames of the block that starts there; 0 behind the last one."""
         return 0 if start >= self.num_frames else self._lengths[start // self._per_block]
 
     def embedded(self, prompt: Tensor) -> EmbeddedPrompt:
-        """What cross-attention is given in passes without gradient: the first of them makes the prompt's keys and values."""
+        """Return the input of cross-attention in passes without gradient: the first of them makes the prompt's keys and values."""
         return EmbeddedPrompt(prompt, self._of_prompt)
 
 
@@ -112,14 +114,15 @@ def _same_memory(one: Tensor, other: Tensor) -> bool:
 
 @dataclass(frozen=True)
 class EmbeddedPrompt:
-    """[B, L, D] as the blocks get it, with its keys and values, as far as they were made."""
+    """A prompt [B, L, D] as the blocks get it, with its keys and values, as far as they were made."""
 
     embedded: Tensor
     layers: Layers
 
 
 class PromptProcessor:
-    """Cross-attention of a WanTransformerBlock, the `layer`th: diffusers' own, but for an EmbeddedPrompt in the prompt's place."""
+    """Cross-attention of the `layer`th WanTransformerBlock: diffusers' own, except where it gets an EmbeddedPrompt in the prompt's
+    place."""
 
     def __init__(self, layer: int, plain: Any) -> None:
         self._layer, self._plain = layer, plain
@@ -127,14 +130,14 @@ class PromptProcessor:
     def __call__(
         self, attn: Any, hidden: Tensor, encoder_hidden: Any = None, attention_mask: Tensor | None = None, rotary_emb: Any = None
     ) -> Tensor:
-        """[B, S, D] -> [B, S, D]."""
+        """Return the attention's output [B, S, D] for hidden [B, S, D]."""
         if not isinstance(encoder_hidden, EmbeddedPrompt):
-            found: Tensor = self._plain(attn, hidden, encoder_hidden, attention_mask, rotary_emb)
-            return found
+            output: Tensor = self._plain(attn, hidden, encoder_hidden, attention_mask, rotary_emb)
+            return output
         kept = encoder_hidden.layers.get(self._layer)
         if kept is None:
             key, value = attn.norm_k(attn.to_k(encoder_hidden.embedded)), attn.to_v(encoder_hidden.embedded)
             kept = key.unflatten(2, (attn.heads, -1)), value.unflatten(2, (attn.heads, -1))
             encoder_hidden.layers.put(self._layer, kept)
         query = attn.norm_q(attn.to_q(hidden)).unflatten(2, (attn.heads, -1))
-        return put_out(attn, block_causal.attend(query, *kept, None), hidden)
+        return output_projection(attn, block_causal.attend(query, *kept, None), hidden)

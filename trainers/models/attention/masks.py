@@ -1,9 +1,9 @@
-"""Owns the masks of block-causal attention, and which kernel is used for them."""
+"""Owns the masks of block-causal attention, and which kernel is used for them. Must not know the network."""
 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,23 +12,20 @@ from torch.nn.functional import pad
 
 from ...diffusion import frame_blocks
 
-if TYPE_CHECKING:
-    pass
-
-
 TILE = 128
-"""Tokens of a side of the squares that flex_attention computes, masks or leaves out whole."""
+"""Tokens along a side of the squares that flex_attention computes, masks or leaves out whole."""
 _SMALLEST_FLEX_HEAD = 16
 
 
 Backend = Literal["dense", "flex"]
 
 
-def backend(wanted: str, device: torch.device, head_dim: int) -> Backend:
-    """For "auto": flex_attention leaves out what is masked, but trains only on CUDA and has no kernel for tiny heads."""
-    if wanted == "auto":
+def backend(requested: str, device: torch.device, head_dim: int) -> Backend:
+    """Return the kernel to use. For "auto": flex_attention leaves out what is masked, but trains only on CUDA and has no kernel for tiny
+    heads."""
+    if requested == "auto":
         return "flex" if device.type == "cuda" and head_dim >= _SMALLEST_FLEX_HEAD else "dense"
-    return "dense" if wanted == "dense" else "flex"
+    return "dense" if requested == "dense" else "flex"
 
 
 @lru_cache(maxsize=4)
@@ -42,7 +39,7 @@ def mask(
     teacher_forcing: bool = False,
     window: frame_blocks.Window = frame_blocks.ALL,
 ) -> Tensor | BlockMask:
-    """The mask for `tokens` a frame; with teacher_forcing for twice the frames: [clean | noisy]."""
+    """Return the mask at `tokens` a frame; with teacher_forcing for twice the frames, [clean | noisy]."""
     with torch.inference_mode(False):  # it is kept: one made while sampling must still do for training
         between = (frame_blocks.teacher_forcing if teacher_forcing else frame_blocks.causal)(num_frames, per_block, window)
         if kind == "flex":
@@ -51,7 +48,7 @@ def mask(
 
 
 def tile_mask(between: Tensor, tokens: int, device: torch.device | str) -> BlockMask:
-    """The BlockMask of a mask between frames, [F, F] bool, at `tokens` a frame.
+    """Return the BlockMask of a mask between frames, [F, F] bool, at `tokens` a frame.
 
     Counted tile by tile: torch's create_block_mask goes over all pairs of tokens, which at 58k tokens takes tens of gigabytes.
     """
@@ -74,6 +71,7 @@ def tile_mask(between: Tensor, tokens: int, device: torch.device | str) -> Block
 
 
 def _listed(tiles: Tensor) -> tuple[Tensor, Tensor]:
-    """[rows, columns] bool -> how many are set in each row, and their columns first: [1, 1, rows] and [1, 1, rows, columns] int32."""
+    """Return how many are set in each row of [rows, columns] bool, and their columns first: [1, 1, rows] and [1, 1, rows, columns]
+    int32."""
     order = tiles.int().argsort(dim=1, descending=True, stable=True)
     return tiles.sum(1, dtype=torch.int32)[None, None], order.to(torch.int32)[None, None]

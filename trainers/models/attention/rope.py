@@ -1,22 +1,19 @@
-"""Owns rotary position embeddings of tokens at any frame of a long video."""
+"""Owns rotary position embeddings of tokens at any frame of a long video. Must not know attention or caches."""
 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    pass
 
+def rotary_angles(rope: Any, positions: Tensor, height: int, width: int, last: int = 0) -> tuple[Tensor, Tensor]:
+    """Return (cos, sin), each [1, frames x height x width, 1, head dim], for frames at `positions` [frames] of a video.
 
-def angles(rope: Any, positions: Tensor, height: int, width: int, last: int = 0) -> tuple[Tensor, Tensor]:
-    """(cos, sin), each [1, frames x height x width, 1, head dim], for frames at `positions` [frames] of a video.
-
-    `rope` is diffusers' WanRotaryPosEmbed, which by itself knows only frames 0, 1, 2... up to its rope_max_seq_len; `last`: the
-    largest of the positions, where it may be beyond that.
+    `rope` is diffusers' WanRotaryPosEmbed, which by itself knows only frames 0, 1, 2... up to its rope_max_seq_len; `last`: the largest
+    of the positions, where it may be beyond that.
     """
 
     def grid(table: Tensor, in_time: Tensor) -> Tensor:
@@ -33,8 +30,8 @@ def angles(rope: Any, positions: Tensor, height: int, width: int, last: int = 0)
     return grid(rope.freqs_cos, in_time[0]), grid(rope.freqs_sin, in_time[1])
 
 
-def turn(rope: Any, by: int) -> tuple[Tensor, Tensor]:
-    """(cos, sin), each [1, 1, 1, head dim], that move keys by so many frames, wherever in their frame they are."""
+def frame_shift(rope: Any, by: int) -> tuple[Tensor, Tensor]:
+    """Return (cos, sin), each [1, 1, 1, head dim], that move keys by so many frames, wherever in their frame they are."""
     cos, sin = _in_time(rope, by)
     within = rope.h_dim + rope.w_dim
     moved = [torch.cat([table[by], table.new_full((within,), still)]) for table, still in ((cos, 1.0), (sin, 0.0))]
@@ -42,7 +39,7 @@ def turn(rope: Any, by: int) -> tuple[Tensor, Tensor]:
 
 
 def _in_time(rope: Any, last: int) -> tuple[Tensor, Tensor]:
-    """(cos, sin), each [at least last + 1, time's part of the head dim]."""
+    """Return (cos, sin), each [at least last + 1, time's part of the head dim]."""
     if last < len(rope.freqs_cos):
         return rope.freqs_cos[:, : rope.t_dim], rope.freqs_sin[:, : rope.t_dim]
     length = 1 << last.bit_length()
@@ -53,7 +50,7 @@ def _in_time(rope: Any, last: int) -> tuple[Tensor, Tensor]:
 def _long_tables(
     head_dim: int, patch_size: tuple[int, int, int], length: int, device: torch.device, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """What diffusers computes for a network of a longer rope_max_seq_len."""
+    """Return what diffusers computes for a network of a longer rope_max_seq_len."""
     from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed
 
     with torch.inference_mode(False), torch.device("cpu"):  # kept, like the masks

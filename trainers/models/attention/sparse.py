@@ -1,7 +1,7 @@
-"""Owns video sparse attention (arXiv 2505.13389; methods/README.md section 6): coarse branch, choice of tiles, fine branch, gate.
+"""Owns video sparse attention (arXiv 2505.13389; trainers/methods/README.md section 6): coarse branch, choice of tiles, fine branch, gate.
 
-Must not know roles, steps or files. What a block's self-attention needs beside its weights travels with the rotary angles, as in
-block_causal: an argument, so that activation checkpointing recomputes with what the forward pass had.
+Must not know roles, steps or files. The inputs of a block's self-attention travel with the rotary angles, as in block_causal.py: they
+are an argument, so that activation checkpointing recomputes with what the forward pass had.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from . import sparse_gather, sparse_gpu
-from .projections import projected, put_out
+from .projections import output_projection, project
 from .sparse_gpu import Backend
 from .sparse_tiles import Tiles
 
@@ -22,8 +22,8 @@ _FINE = {"gather": sparse_gather.attend, "flex": sparse_gpu.attend_flex, "kernel
 
 
 @dataclass(frozen=True)
-class Attending:
-    """What each block's self-attention is told, for S = frames x height x width tokens (after patching) in that order."""
+class SparseAttentionInputs:
+    """The inputs of each block's self-attention, for S = frames x height x width tokens (after patching) in that order."""
 
     cos: Tensor
     """[1, S, 1, head dim], each angle twice in a row, as diffusers has it."""
@@ -35,21 +35,22 @@ class Attending:
 
 
 class VideoSparseProcessor:
-    """Self-attention of a WanTransformerBlock that has a `to_gate_compress`, and gets an Attending in place of rotary angles."""
+    """Self-attention of a WanTransformerBlock that has a `to_gate_compress`, and gets SparseAttentionInputs in place of rotary angles."""
 
     def __call__(
         self, attn: Any, hidden: Tensor, encoder_hidden: Tensor | None = None, attention_mask: Tensor | None = None, rotary_emb: Any = None
     ) -> Tensor:
-        """[B, S, D] -> [B, S, D]. The gate has no angles: it weighs what was seen, it does not look."""
-        assert encoder_hidden is None and attention_mask is None and isinstance(rotary_emb, Attending)
-        query, key, value = projected(attn, hidden, rotary_emb.cos, rotary_emb.sin)
+        """Return the attention's output [B, S, D] for hidden [B, S, D]. The gate is not rotated: it weighs the output, it does not
+        attend."""
+        assert encoder_hidden is None and attention_mask is None and isinstance(rotary_emb, SparseAttentionInputs)
+        query, key, value = project(attn, hidden, rotary_emb.cos, rotary_emb.sin)
         gate = attn.to_gate_compress(hidden).unflatten(2, (attn.heads, -1))
-        return put_out(attn, attend(query, key, value, gate, rotary_emb.tiles, rotary_emb.kept, rotary_emb.backend), hidden)
+        return output_projection(attn, attend(query, key, value, gate, rotary_emb.tiles, rotary_emb.kept, rotary_emb.backend), hidden)
 
 
 @torch.compiler.disable  # the choice is data, and the backends compile what they can themselves
 def attend(query: Tensor, key: Tensor, value: Tensor, gate: Tensor, tiles: Tiles, kept: int, backend: Backend) -> Tensor:
-    """coarse x gate + fine, [B, S, heads, head dim] each; S in the grid's order."""
+    """Return coarse x gate + fine, for [B, S, heads, head dim] each; S in the grid's order."""
     queries, keys, values = (tiles.cut(part) for part in (query, key, value))
     coarse, scores = over_means(queries, keys, values, tiles)
     if kept == tiles.num:
@@ -61,9 +62,9 @@ def attend(query: Tensor, key: Tensor, value: Tensor, gate: Tensor, tiles: Tiles
 
 
 def over_means(query: Tensor, key: Tensor, value: Tensor, tiles: Tiles) -> tuple[Tensor, Tensor]:
-    """Attention over the means of tiles [B, heads, N, n, D]: (what each query tile sees [B, heads, N, D], scores [B, heads, N, N]).
+    """Attend over the means of tiles [B, heads, N, n, D]; return (the output of each query tile [B, heads, N, D], scores [B, heads, N, N]).
 
-    In float32 at least; what fills up a tile is zero and does not count. A tile weighs the same however many tokens it has.
+    In float32 at least; the padding of a tile is zero and does not count. A tile weighs the same however many tokens it has.
     """
     exact = torch.promote_types(value.dtype, torch.float32)
     lengths = tiles.lengths(value.device)[:, None]
@@ -73,5 +74,5 @@ def over_means(query: Tensor, key: Tensor, value: Tensor, tiles: Tiles) -> tuple
 
 
 def choose(scores: Tensor, kept: int) -> Tensor:
-    """The `kept` key tiles of the highest scores, in order of their place: [B, heads, N, kept]. No gradient comes back."""
+    """Return the `kept` key tiles of the highest scores, by position: [B, heads, N, kept]. No gradient flows back."""
     return scores.detach().topk(kept, -1, sorted=False).indices.sort(-1).values

@@ -1,7 +1,7 @@
-"""Owns attention inside chosen tiles in plain torch: the reference for the GPU's paths, and what trains on a CPU. Must not choose tiles.
+"""Owns attention to chosen tiles in plain torch: the reference for the GPU's kernels, and what trains on a CPU. Must not choose tiles.
 
-The chosen key tiles of a few query tiles at a time are gathered side by side, so that what is computed on stays in the cache and
-nothing of the size of the whole gathered keys ever exists: scores are made again in the backward pass.
+The chosen key tiles of a few query tiles at a time are gathered side by side, so that the data stay in the cache, and nothing of the
+size of all gathered keys ever exists: scores are computed again in the backward pass.
 """
 
 from __future__ import annotations
@@ -17,20 +17,21 @@ _CPU_BYTES, _GPU_BYTES = 1 << 20, 1 << 28
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, chosen: Tensor, valid: Tensor | None) -> Tensor:
-    """[B, heads, N, n, head dim] -> the same: each query tile attends to the tokens of its `chosen` [B, heads, N, K] key tiles.
+    """Return the output of [B, heads, N, n, head dim], in that shape: each query tile attends to the tokens of its `chosen` [B, heads, N,
+    K] key tiles.
 
-    valid [N, n] bool: which keys are tokens; None: all. No gradient through the choice, and none of second order.
+    valid [N, n] bool: which keys are tokens and not padding; None: all. No gradient through the choice, and none of second order.
     """
     b, heads, num = chosen.shape[:3]
     first = torch.arange(b * heads, device=chosen.device).view(b, heads, 1, 1) * num
     rows = (chosen + first).flatten(0, 2)
     bias = None if valid is None else _exact(query[:0]).new_zeros(valid.shape).masked_fill(~valid, -torch.inf).repeat(b * heads, 1)
-    found: Tensor = _Attention.apply(*(part.flatten(0, 2) for part in (query, key, value)), rows, bias)
-    return found.view_as(query)
+    attended: Tensor = _Attention.apply(*(part.flatten(0, 2) for part in (query, key, value)), rows, bias)
+    return attended.view_as(query)
 
 
 class _Attention(torch.autograd.Function):
-    """query, key, value [R, n, D]; rows [R, K]: the key tiles of each; bias [R, n] or None: -inf for what fills up tiles."""
+    """query, key, value [R, n, D]; rows [R, K]: the key tiles of each; bias [R, n] or None: -inf for the padding of tiles."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, rows: Tensor, bias: Tensor | None) -> Tensor:
@@ -58,7 +59,7 @@ class _Attention(torch.autograd.Function):
 
 
 def _parts(key: Tensor, rows: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """A few query tiles at a time: which, and their rows."""
+    """Yield a few query tiles at a time: which ones, and their rows."""
     bytes_a_row = rows.shape[1] * key.shape[1] * key.shape[2] * max(4, key.element_size())
     step = max(1, (_CPU_BYTES if key.device.type == "cpu" else _GPU_BYTES) // bytes_a_row)
     for start in range(0, len(rows), step):
@@ -67,7 +68,7 @@ def _parts(key: Tensor, rows: Tensor) -> Iterator[tuple[slice, Tensor]]:
 
 
 def _weights(query: Tensor, keys: Tensor, of: Tensor, bias: Tensor | None) -> Tensor:
-    """[c, n, K n]: softmax over all gathered keys. The product is one that selective checkpointing does not keep: it is large."""
+    """Return [c, n, K n]: softmax over all gathered keys. The product is one that selective checkpointing does not keep, as it is large."""
     query = _exact(query)
     added = query.new_zeros(()) if bias is None else bias[of].flatten(1)[:, None]
     scores = torch.baddbmm(added, query, keys.mT, alpha=query.shape[-1] ** -0.5)
@@ -75,18 +76,18 @@ def _weights(query: Tensor, keys: Tensor, of: Tensor, bias: Tensor | None) -> Te
 
 
 def _gathered(tiles: Tensor, of: Tensor) -> Tensor:
-    """tiles [R, n, D], of [c, K] -> [c, K n, D]."""
-    found = tiles.reshape(len(tiles), -1).index_select(0, of.flatten())
-    return _exact(found.view(len(of), -1, tiles.shape[-1]))
+    """Return the rows `of` [c, K] of tiles [R, n, D], side by side: [c, K n, D]."""
+    gathered = tiles.reshape(len(tiles), -1).index_select(0, of.flatten())
+    return _exact(gathered.view(len(of), -1, tiles.shape[-1]))
 
 
 def _exact(part: Tensor) -> Tensor:
-    """Half precision is computed on as float32."""
+    """Return half precision as float32."""
     return part.to(torch.promote_types(part.dtype, torch.float32))
 
 
 def _zeros(tiles: Tensor) -> Tensor:
-    """[R, n D] to add up in."""
+    """Return zeros [R, n D] to add up in."""
     return _exact(tiles[:0]).new_zeros(len(tiles), tiles.shape[1] * tiles.shape[2])
 
 

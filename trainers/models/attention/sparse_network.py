@@ -1,4 +1,5 @@
-"""Owns video sparse attention in a network: its gates, its sparsity of now, and what an export tells of it. Must not know roles or runs."""
+"""Owns video sparse attention in a network: its gates, its present sparsity, and what an export says about it. Must not know roles or
+runs."""
 
 from __future__ import annotations
 
@@ -16,13 +17,13 @@ from ...distributed.dtensor import local
 from ...errors import UserError
 from ..loading import diffusers_weights
 from . import sparse_gpu
-from .sparse import Attending, VideoSparseProcessor
+from .sparse import SparseAttentionInputs, VideoSparseProcessor
 from .sparse_tiles import Tiles
 
 GATE = "to_gate_compress"
-"""FastVideo's name of the layer; blocks.N.attn1.to_gate_compress here."""
+"""FastVideo's name of the layer; here it is blocks.N.attn1.to_gate_compress."""
 NOTE = "_attention"
-"""In config.json. diffusers passes over keys that begin so."""
+"""The key in config.json. diffusers ignores keys that begin with an underscore."""
 
 
 class SparseSelfAttention:
@@ -32,19 +33,22 @@ class SparseSelfAttention:
         self._config, self.sparsity = config, config.sparsity
 
     def at(self, step: int) -> None:
+        """Set the sparsity of this step."""
         self.sparsity = self._config.sparsity_at(step)
 
-    def attending(self, rope: Any, inputs: tuple[Tensor], angles: tuple[Tensor, Tensor]) -> Attending:
-        """Called with the rotary embedding's own result, at the start of each forward pass and never when it is recomputed."""
+    def inputs_of_pass(self, rope: Any, inputs: tuple[Tensor], angles: tuple[Tensor, Tensor]) -> SparseAttentionInputs:
+        """Return the attention's inputs. A hook on the rotary embedding: called at the start of each forward pass, and never when
+        activations are recomputed."""
         (hidden,) = inputs
         frames, height, width = (size // patch for size, patch in zip(hidden.shape[2:], rope.patch_size, strict=True))
         tiles = Tiles((frames, height, width), self._config.tile)
         backend = sparse_gpu.backend(self._config.backend, hidden.device, hidden.dtype, tiles.size, rope.attention_head_dim)
-        return Attending(*angles, tiles, num_kept(self.sparsity, tiles.num), backend)
+        return SparseAttentionInputs(*angles, tiles, num_kept(self.sparsity, tiles.num), backend)
 
 
 def install(network: Any, config: SparseAttention) -> SparseSelfAttention:
-    """Into diffusers' WanTransformer3DModel, which computes what it did until the gates are trained or something is left out.
+    """Put gates and sparse attention into diffusers' WanTransformer3DModel, which computes what it did until the gates are trained or tiles
+    are left out.
 
     Before adapters and sharding, where there are any.
     """
@@ -52,7 +56,7 @@ def install(network: Any, config: SparseAttention) -> SparseSelfAttention:
         block.attn1.add_module(GATE, _gate(block.attn1))
         block.attn1.set_processor(VideoSparseProcessor())
     shared = SparseSelfAttention(config)
-    network.rope.register_forward_hook(shared.attending)
+    network.rope.register_forward_hook(shared.inputs_of_pass)
     return shared
 
 
@@ -67,7 +71,7 @@ def _gate(attn: Any) -> nn.Linear:
 
 
 def is_gate(name: str) -> bool:
-    """Whether a parameter of that name is a gate's own, not its adapter's."""
+    """Return whether a parameter of that name is a gate's own, not its adapter's."""
     return GATE in name.split(".") and ".lora_" not in name
 
 
@@ -82,14 +86,14 @@ def zero_gates(network: nn.Module) -> None:
 
 
 def write_note(folder: Path, config: SparseAttention) -> None:
-    """Into the config.json of a network that was saved there."""
+    """Add the configuration to the config.json of a network that was saved in `folder`."""
     path = folder / "config.json"
-    found = json.loads(path.read_text())
-    path.write_text(json.dumps({**found, NOTE: config.model_dump(mode="json")}, indent=2, sort_keys=True) + "\n")
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, NOTE: config.model_dump(mode="json")}, indent=2, sort_keys=True) + "\n")
 
 
 def stored(folder: Path) -> SparseAttention | None:
-    """What the network in a diffusers folder was trained with, where one of ours was exported there."""
+    """Return what the network in a diffusers folder was trained with, where one of ours was exported there; else None."""
     note = diffusers_weights.read_note(folder, NOTE)
     if note is None:
         return None
@@ -99,22 +103,22 @@ def stored(folder: Path) -> SparseAttention | None:
         raise UserError(f"{folder / 'config.json'}: {NOTE}: {error.errors()[0]['msg']}", "export again") from None
 
 
-def wanted(configured: Any, folder: Path | None) -> SparseAttention | None:
-    """What a role is to have: its own `attention`, else what the network that it starts from was trained with. None: dense."""
+def attention_of(configured: Any, folder: Path | None) -> SparseAttention | None:
+    """Return a role's sparse attention: its own `attention`, else what the network that it starts from was trained with. None: dense."""
     if isinstance(configured, SparseAttention):
         return configured
-    found = None if folder is None else stored(folder)
-    if found is not None and configured is not None:
-        asked = "dense attention" if isinstance(configured, DenseAttention) else "a block-causal network"
+    trained_with = None if folder is None else stored(folder)
+    if trained_with is not None and configured is not None:
+        kind = "dense attention" if isinstance(configured, DenseAttention) else "a block-causal network"
         raise UserError(
-            f"init_from: {folder} was trained with video sparse attention and its gates, which {asked} has not",
+            f"init_from: {folder} was trained with video sparse attention and its gates, which {kind} has not",
             "attention: {kind: vsa, sparsity: 0} computes all pairs with them; or start from other weights",
         )
-    return found
+    return trained_with
 
 
 def reinstall(network: Any, folder: Path, config: SparseAttention) -> None:
-    """Into a network that diffusers has loaded from `folder`, which leaves the gates out."""
+    """Put sparse attention into a network that diffusers has loaded from `folder` without its gates, and read these."""
     install(network, config)
     own = {name: parameter for name, parameter in network.named_parameters() if is_gate(name)}
     for file in diffusers_weights.files(folder):

@@ -1,7 +1,7 @@
 """Owns how a video's tokens are cut into tiles and put together again. Must not know attention.
 
-Tokens go tile by tile, tiles and the tokens in them over time, height and width in that order. A tile that the edge of the grid
-cuts off is filled up with zeros; `valid` tells them from tokens.
+Tokens go tile by tile, tiles and the tokens in them over time, height and width in that order. A tile that the edge of the grid cuts off
+is padded with zeros; `valid` tells them from tokens.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Tiles:
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """Tiles over each axis."""
+        """Tiles along each axis."""
         return tuple(-(-tokens // size) for tokens, size in zip(self.grid, self.tile, strict=True))
 
     @property
@@ -44,29 +44,29 @@ class Tiles:
         return any(tokens % size for tokens, size in zip(self.grid, self.tile, strict=True))
 
     def cut(self, tokens: Tensor) -> Tensor:
-        """[B, S, heads, head dim] -> [B, heads, tiles, tokens of a tile, head dim]."""
+        """Return [B, heads, tiles, tokens of a tile, head dim] of [B, S, heads, head dim]."""
         on_grid = tokens.unflatten(1, self.grid)
         if self.ragged:
             t, h, w = (n * size - length for n, size, length in zip(self.counts, self.tile, self.grid, strict=True))
             on_grid = pad(on_grid, (0, 0, 0, 0, 0, w, 0, h, 0, t))
         axes = [size for pair in zip(self.counts, self.tile, strict=True) for size in pair]
-        apart = on_grid.reshape(len(tokens), *axes, *tokens.shape[2:]).permute(0, 7, 1, 3, 5, 2, 4, 6, 8)
-        return apart.reshape(len(tokens), tokens.shape[2], self.num, self.size, tokens.shape[3])
+        separated = on_grid.reshape(len(tokens), *axes, *tokens.shape[2:]).permute(0, 7, 1, 3, 5, 2, 4, 6, 8)
+        return separated.reshape(len(tokens), tokens.shape[2], self.num, self.size, tokens.shape[3])
 
     def joined(self, tiles: Tensor) -> Tensor:
-        """`cut` undone; what fills up the tiles is dropped."""
+        """Undo `cut`; padding is dropped."""
         b, heads, _, _, head_dim = tiles.shape
-        apart = tiles.reshape(b, heads, *self.counts, *self.tile, head_dim).permute(0, 2, 5, 3, 6, 4, 7, 1, 8)
+        separated = tiles.reshape(b, heads, *self.counts, *self.tile, head_dim).permute(0, 2, 5, 3, 6, 4, 7, 1, 8)
         padded = [n * size for n, size in zip(self.counts, self.tile, strict=True)]
         t, h, w = self.grid
-        return apart.reshape(b, *padded, heads, head_dim)[:, :t, :h, :w].reshape(b, t * h * w, heads, head_dim)
+        return separated.reshape(b, *padded, heads, head_dim)[:, :t, :h, :w].reshape(b, t * h * w, heads, head_dim)
 
     def valid(self, device: torch.device) -> Tensor:
-        """[tiles, tokens of a tile] bool: which of them are tokens. Each tile has one."""
+        """Return [tiles, tokens of a tile] bool: which of them are tokens and not padding. Each tile has at least one token."""
         return _valid(self, device)
 
     def lengths(self, device: torch.device) -> Tensor:
-        """[tiles] int32: tokens of each."""
+        """Return the number of tokens of each tile, [tiles] int32."""
         return _lengths(self, device)
 
 

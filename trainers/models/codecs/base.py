@@ -1,4 +1,4 @@
-"""Owns what a codec has to offer: videos to latents and back, prompts to embeddings."""
+"""Owns the interface of a codec: videos to latents and back, prompts to embeddings. Must not know any codec."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from torch import Tensor
 
 
 class Codec(Protocol):
-    """What turns pixels and words into what a model is trained on, and latents back into pixels."""
+    """Turns pixels and words into what a model is trained on, and latents back into pixels."""
 
     negative_prompt: str
 
     def encode_video(self, frames: Tensor) -> Tensor:
-        """[3, T, H, W] in [-1, 1] -> un-normalised latents [C, T', H', W'] (a VAE's posterior mean)."""
+        """Return un-normalised latents [C, T', H', W'] (a VAE's posterior mean) of frames [3, T, H, W] in [-1, 1]."""
 
     def decode_video(self, latents: Tensor) -> Tensor:
-        """Un-normalised latents [C, T', H', W'] -> [3, T, H, W] in [-1, 1]."""
+        """Return the video [3, T, H, W] in [-1, 1] of un-normalised latents [C, T', H', W']."""
 
     def decode_parts(self, parts: Iterable[Tensor]) -> Iterator[Tensor]:
-        """The same, of a video's latents as they come, [C, n, H', W'] each -> the frames [3, m, H, W] that they add."""
+        """Decode a video's latents as they come: for each part [C, n, H', W'] yield the frames [3, m, H, W] that it adds."""
 
     def encode_text(self, text: str) -> Tensor:
-        """[L, D], without padding."""
+        """Return the embedding [L, D] of a prompt, without padding."""

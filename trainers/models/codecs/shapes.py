@@ -1,7 +1,7 @@
-"""Owns the moving-shapes task: its 64 modes, their captions and clips, the codec, and the exact teacher.
+"""Owns the moving-shapes task: its 64 modes, their captions and clips, the codec, and the exact teacher. Must not train or read parquet.
 
-A laptop-sized text-to-video task of which everything is known in closed form: all clips can be listed, so the posterior mean
-(the perfect denoiser), the floor of the loss and the quality of samples can be computed. Must not train or read parquet.
+A laptop-sized text-to-video task of which everything is known in closed form: all clips can be listed, so the posterior mean (the
+perfect denoiser), the lower bound of the loss and the quality of samples can be computed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _WORDS = ("a", *SHAPES, "moving", *DIRECTIONS)
 
 @dataclass(frozen=True)
 class Mode:
-    """One video: a shape that starts with its upper left corner at cell (row, column) of 4x4, 2 pixels apart."""
+    """One video of the task: a shape that starts with its upper left corner at cell (row, column) of 4x4, 2 pixels apart."""
 
     shape: str
     direction: str
@@ -50,7 +50,7 @@ class Mode:
         return f"{self.shape}-{self.direction}-{self.row}{self.column}"
 
     def pixels(self) -> Tensor:
-        """[T, H, W] in [-1, 1]: 2 pixels a frame, wrapping at the edges."""
+        """Return [T, H, W] in [-1, 1]: the shape moves 2 pixels a frame and wraps at the edges."""
         canvas = np.full((SIZE, SIZE), -1.0, dtype=np.float32)
         canvas[:4, :4][_DRAWINGS[self.shape]] = 1.0
         down, right = (0, 2) if self.direction == "right" else (2, 0)
@@ -60,29 +60,29 @@ class Mode:
 
 MODES = tuple(Mode(s, d, row, column) for s in SHAPES for d in DIRECTIONS for row in range(4) for column in range(4))
 HELD_OUT = tuple(sorted(int(i) for i in np.random.RandomState(99).permutation(len(MODES))[:4]))
-"""Indices into MODES that no clip shows."""
+"""Indices into MODES of which no clip is made."""
 TRAINING = tuple(i for i in range(len(MODES)) if i not in HELD_OUT)
 
 
 class ShapesCodec:
-    """The task's "VAE" and "text encoder" (see preprocess.Codec): lossless, and frozen random vectors for the words."""
+    """The task's stand-in for a VAE and a text encoder (see Codec): lossless latents, and frozen random vectors for the words."""
 
     negative_prompt = ""
 
     def encode_video(self, frames: Tensor) -> Tensor:
-        """[3, T, 8, 8] in [-1, 1] -> un-normalised latents [4, T, 4, 4]: grey, each 2x2 cell's pixels as channels."""
+        """Return un-normalised latents [4, T, 4, 4] of frames [3, T, 8, 8] in [-1, 1]: grey, with each 2x2 cell's pixels as channels."""
         return pixel_unshuffle(frames.mean(0).unsqueeze(1), 2).transpose(0, 1).contiguous()
 
     def decode_video(self, latents: Tensor) -> Tensor:
-        """Un-normalised latents [4, T, 4, 4] -> [3, T, 8, 8]."""
+        """Return [3, T, 8, 8] of un-normalised latents [4, T, 4, 4]."""
         return pixel_shuffle(latents.transpose(0, 1), 2).squeeze(1).expand(3, -1, -1, -1).contiguous()
 
     def decode_parts(self, parts: Iterable[Tensor]) -> Iterator[Tensor]:
-        """The same, of a video's latents as they come."""
+        """Decode a video's latents part by part."""
         return map(self.decode_video, parts)
 
     def encode_text(self, text: str) -> Tensor:
-        """[words, 32]; the empty prompt is one vector of its own."""
+        """Return [words, 32]; the empty prompt is one vector of its own. UserError for a word that the task lacks."""
         words = text.split() or [""]
         unknown = [w for w in words if w and w not in _WORDS]
         if unknown:
@@ -97,22 +97,22 @@ def _word_vector(word: str) -> Tensor:
 
 
 def templates() -> Tensor:
-    """Z [64, 4, 5, 4, 4]: the un-normalised latents of all modes, in the order of MODES."""
+    """Return the un-normalised latents Z [64, 4, 5, 4, 4] of all modes, in the order of MODES."""
     codec = ShapesCodec()
     return torch.stack([codec.encode_video(mode.pixels().expand(3, -1, -1, -1)) for mode in MODES])
 
 
 def latent_statistics() -> tuple[list[float], list[float]]:
-    """(mean, std) of each channel over the training modes: what a recipe writes as latents_mean and latents_std."""
+    """Return (mean, std) of each channel over the training modes: a recipe's latents_mean and latents_std."""
     latents = templates()[list(TRAINING)].double().transpose(0, 1).flatten(1)
     return latents.mean(1).tolist(), latents.std(1, correction=0).tolist()
 
 
 def posterior_mean(x: Tensor, sigma: Tensor | float, candidates: Tensor) -> Tensor:
-    """E[x0 | x] for x = (1 - sigma) x0 + sigma noise, x0 uniform over `candidates` [K, …]: the perfect denoiser.
+    """Return E[x0 | x] for x = (1 - sigma) x0 + sigma noise, with x0 uniform over `candidates` [K, ...]: the perfect denoiser.
 
-    x [B, …] and candidates must be in the same (normalised) space; sigma in (0, 1], one for all or [B]. Give the candidates of
-    a caption's class for the conditional teacher, all of the training modes for the unconditional one.
+    x [B, ...] and candidates must be in the same (normalised) space; sigma in (0, 1] is one for all or [B]. For the conditional teacher
+    give the candidates of a caption's class, for the unconditional one all training modes.
     """
     flat, means = x.double().flatten(1), candidates.double().flatten(1)
     s = torch.as_tensor(sigma, dtype=torch.float64, device=x.device).expand(len(x)).reshape(-1, 1, 1).clamp(min=1e-6)
@@ -122,7 +122,7 @@ def posterior_mean(x: Tensor, sigma: Tensor | float, candidates: Tensor) -> Tens
 
 
 def write_clips(folder: Path, *, repeats: int, upscale: int, report: Callable[[int], None]) -> int:
-    """`repeats` clips of each training mode as folder/videos/*.mp4 and their captions; the number of clips."""
+    """Write `repeats` clips of each training mode as folder/videos/*.mp4, with their captions; return the number of clips."""
     (folder / "videos").mkdir(parents=True)
     captions: list[dict[str, str]] = []
     for mode in (MODES[i] for i in TRAINING):
@@ -141,7 +141,7 @@ def write_clips(folder: Path, *, repeats: int, upscale: int, report: Callable[[i
 
 
 def write_clip(path: Path, pixels: Tensor, upscale: int) -> None:
-    """[T, H, W] in [-1, 1] as an H.264 file that any player shows, so nearly lossless that averaging gives the pixels back."""
+    """Write [T, H, W] in [-1, 1] as an H.264 file that any player shows, so nearly lossless that averaging gives the pixels back."""
     grey = ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).numpy().repeat(upscale, 1).repeat(upscale, 2)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=FPS, options={"crf": "1", "preset": "veryfast"})

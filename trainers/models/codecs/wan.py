@@ -1,6 +1,6 @@
-"""Owns pixels <-> latents and words -> embeddings: the contract that all codecs meet, and Wan's VAE with its UMT5 encoder.
+"""Owns Wan's codec: its VAE between pixels and latents, and its UMT5 encoder between words and embeddings.
 
-Must not know datasets, prompts files or training. The moving-shapes codec is in data/shapes.py.
+Must not know datasets, prompt files or training.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ...errors import UserError
 from ...files import digest_file
 
 TEXT_LEN = 512
-"""Tokens that Wan's text encoder is given at most."""
+"""How many tokens Wan's text encoder is given at most."""
 
 DEFAULT_NEGATIVE_PROMPT = (
     "Bright tones, overexposed, static, blurred details, subtitles, style, works, paintings, images, static, overall gray, "
@@ -25,11 +25,11 @@ DEFAULT_NEGATIVE_PROMPT = (
     "deformed, disfigured, misshapen limbs, fused fingers, still picture, messy background, three legs, many people in the background, "
     "walking backwards"
 )
-"""Wan's own, in the English form that its 1.3B recipes use."""
+"""Wan's own negative prompt, in the English form that its 1.3B recipes use."""
 
 
 class WanCodec:
-    """The VAE and the text encoder of a diffusers folder, each where it is asked for. What it returns is float32 on the CPU."""
+    """The VAE (`video`) and the text encoder (`text`) of a diffusers folder. Everything it returns is float32 on the CPU."""
 
     negative_prompt = DEFAULT_NEGATIVE_PROMPT
 
@@ -43,24 +43,25 @@ class WanCodec:
 
     @property
     def strides(self) -> tuple[int, int, int]:
-        """Pixels per latent over (time, height, width)."""
+        """Pixels for each latent over (time, height, width)."""
         config = self._vae_or_fail().config
         space = int(config.scale_factor_spatial)
         return int(config.scale_factor_temporal), space, space
 
     def encode_video(self, frames: Tensor) -> Tensor:
-        """[3, T, H, W] in [-1, 1] -> the posterior mean, un-normalised, [C, (T - 1) / 4 + 1, H / 8, W / 8]. T is 1 + a multiple of 4."""
+        """Return the posterior mean, un-normalised, [C, (T - 1) / 4 + 1, H / 8, W / 8] of frames [3, T, H, W] in [-1, 1]. T is 1 + a
+        multiple of 4."""
         with torch.inference_mode():
             posterior = self._vae_or_fail().encode(frames[None].to(self._device, self._dtype)).latent_dist
             return _plain(posterior.mode()[0])
 
     def decode_video(self, latents: Tensor) -> Tensor:
-        """Un-normalised latents [C, T', H', W'] -> [3, 4 (T' - 1) + 1, 8 H', 8 W'] in [-1, 1]."""
+        """Return [3, 4 (T' - 1) + 1, 8 H', 8 W'] in [-1, 1] of un-normalised latents [C, T', H', W']."""
         with torch.inference_mode():
             return _plain(self._vae_or_fail().decode(latents[None].to(self._device, self._dtype)).sample[0].clamp(-1, 1))
 
     def decode_parts(self, parts: Iterable[Tensor]) -> Iterator[Tensor]:
-        """The same, of a video's latents as they come, [C, n, H', W'] each: the decoder looks back only, on what it remembers.
+        """Decode a video's latents as they come, [C, n, H', W'] each: the decoder looks back only, at the activations that it remembers.
 
         The first frame of latents gives one frame, each later one four.
         """
@@ -79,11 +80,11 @@ class WanCodec:
         from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 
         size = self._vae_or_fail().config.patch_size  # of Wan2.2's 5B model
-        found: Tensor = frames if size is None else unpatchify(frames, patch_size=size)
-        return found
+        pixels: Tensor = frames if size is None else unpatchify(frames, patch_size=size)
+        return pixels
 
     def encode_text(self, text: str) -> Tensor:
-        """[tokens, D]: the last hidden state, cleaned and cut to 512 tokens as WanPipeline does."""
+        """Return [tokens, D]: the last hidden state of the prompt, which is cleaned and cut to 512 tokens as in WanPipeline."""
         from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 
         assert self._tokenizer is not None and self._text_encoder is not None, "made without the text encoder"
@@ -96,7 +97,7 @@ class WanCodec:
             return _plain(hidden[: int(mask.sum())])
 
     def free_text(self) -> None:
-        """Gives the text encoder's memory back (UMT5-XXL in float32 is 22 GB); no text can be encoded any more."""
+        """Free the text encoder's memory (UMT5-XXL in float32 is 22 GB); no text can be encoded afterwards."""
         self._tokenizer = self._text_encoder = None
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
@@ -124,7 +125,7 @@ class WanCodec:
 
 
 def text_encoder_digest(folder: Path, tick: Callable[[int], None] = lambda _bytes: None) -> str:
-    """Over every file of a model folder's tokenizer and text encoder: embeddings of different encoders must not be mixed."""
+    """Return a digest of every file of a model folder's tokenizer and text encoder: embeddings of different encoders must not be mixed."""
     hasher = hashlib.blake2b(digest_size=32)
     for part in ("tokenizer", "text_encoder"):
         for path in sorted(p for p in (folder / part).rglob("*") if p.is_file() and not p.name.startswith(".")):

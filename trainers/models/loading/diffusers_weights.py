@@ -1,6 +1,6 @@
 """Owns reading a diffusers folder: its config.json, and its safetensors straight into sharded parameters. Must not know the network.
 
-A rank reads only its own rows of each tensor; nobody holds the whole network.
+A rank reads only its own rows of each tensor; no rank holds the whole network.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from ...distributed.collectives import taking_part
 from ...errors import UserError
 
 _SINGLE = ("diffusion_pytorch_model.safetensors", "model.safetensors")
-"""diffusers' name, and FastVideo's."""
+"""The file's name in diffusers' folders, and in FastVideo's."""
 _INDEX = "diffusion_pytorch_model.safetensors.index.json"
 _SHOWN = 10
 _AGAIN = "download the model again, or give another folder"
 
 
 def subfolder(folder: Path, name: str) -> Path:
-    """A part of a pipeline's folder; the folder itself where it is that part already."""
+    """Return a part of a pipeline's folder; the folder itself where it is that part already."""
     if (folder / name).is_dir():
         return folder / name
     if (folder / "model_index.json").exists():
@@ -36,15 +36,15 @@ def subfolder(folder: Path, name: str) -> Path:
 
 
 def read_config(folder: Path, class_name: str) -> dict[str, Any]:
-    """The arguments of the network in config.json."""
-    found = _read_json(folder / "config.json", f"init_from: {folder} is no diffusers folder of a {class_name}")
-    if found.get("_class_name") != class_name:
-        raise UserError(f"init_from: {folder} holds a {found.get('_class_name')}, not a {class_name}")
-    return {key: value for key, value in found.items() if not key.startswith("_")}
+    """Return the arguments of the network in config.json. UserError where it is of another class."""
+    content = _read_json(folder / "config.json", f"init_from: {folder} is no diffusers folder of a {class_name}")
+    if content.get("_class_name") != class_name:
+        raise UserError(f"init_from: {folder} holds a {content.get('_class_name')}, not a {class_name}")
+    return {key: value for key, value in content.items() if not key.startswith("_")}
 
 
 def read_note(folder: Path, key: str) -> Any:
-    """What an export of ours says in config.json under a key that diffusers passes over; None where there is nothing."""
+    """Return what one of our exports says in config.json under a key that diffusers ignores; None where there is nothing."""
     return _read_json(folder / "config.json", f"init_from: {folder} is no diffusers folder").get(key)
 
 
@@ -66,7 +66,7 @@ def load(state: dict[str, Tensor], folder: Path, added: Collection[str] = ()) ->
 
 
 class _Reader(dcp.HuggingFaceStorageReader):
-    """Of these files, whatever else is in their folder (a half precision variant, or what an export left)."""
+    """Reads these files, whatever else is in their folder (a half precision variant, or what an export left)."""
 
     def __init__(self, files: list[Path]) -> None:
         super().__init__(str(files[0].parent))
@@ -83,7 +83,7 @@ class _Listed(FileSystem):
 
 
 def files(folder: Path) -> list[Path]:
-    """The safetensors with the weights: the index names them, where there is one."""
+    """Return the safetensors files of the weights: those that the index names, where there is one."""
     if (folder / _INDEX).exists():
         names = _read_json(folder / _INDEX, f"init_from: {folder / _INDEX} is no index of weights").get("weight_map")
         if not isinstance(names, dict) or not names or not all(isinstance(n, str) and Path(n).name == n for n in names.values()):
@@ -100,20 +100,21 @@ def files(folder: Path) -> list[Path]:
 
 def _read_json(path: Path, otherwise: str) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"{otherwise} ({type(error).__name__}: {path.name})", _AGAIN) from None
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise UserError(f"{otherwise} ({path.name} holds no object)", _AGAIN)
-    return found
+    return content
 
 
-def _check_same_tensors(wanted: Mapping[str, Tensor], found: Mapping[str, Any], folder: Path) -> None:
-    lines = [f"missing: {name}" for name in sorted(wanted.keys() - found.keys())]
-    lines += [f"unexpected: {name}" for name in sorted(found.keys() - wanted.keys())]
-    for name in sorted(wanted.keys() & found.keys()):
-        if torch.Size(found[name].size) != wanted[name].shape:
-            lines.append(f"{name} is {list(found[name].size)}, not {list(wanted[name].shape)}")
+def _check_same_tensors(network: Mapping[str, Tensor], stored: Mapping[str, Any], folder: Path) -> None:
+    """Raise UserError where the files lack a tensor of the network, or hold another or one of another shape."""
+    lines = [f"missing: {name}" for name in sorted(network.keys() - stored.keys())]
+    lines += [f"unexpected: {name}" for name in sorted(stored.keys() - network.keys())]
+    for name in sorted(network.keys() & stored.keys()):
+        if torch.Size(stored[name].size) != network[name].shape:
+            lines.append(f"{name} is {list(stored[name].size)}, not {list(network[name].shape)}")
     if lines:
         more = f"; and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
         raise UserError(f"init_from: the weights in {folder} do not fit their config.json: {'; '.join(lines[:_SHOWN])}{more}")

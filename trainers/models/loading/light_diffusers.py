@@ -1,6 +1,8 @@
-"""Owns importing diffusers' Wan network without what its modules load beside it: peft and transformers, a quarter of a rank's start.
+"""Owns importing diffusers' Wan network without peft and transformers, which its modules load too: a quarter of the time a rank takes to
+start.
 
-Must leave all as it would have been: who wants diffusers' pipelines or adapters later, in this process, gets them whole.
+Must leave everything as a plain import would have left it: whatever imports diffusers' pipelines or adapters later in this process gets
+them whole.
 """
 
 from __future__ import annotations
@@ -13,11 +15,12 @@ import diffusers.loaders  # what it offers is decided here, while all is to be s
 from diffusers.utils import import_utils
 
 _MADE_WITHOUT = ("lora_base", "lora_pipeline", "single_file_utils")
-"""Of diffusers.loaders. They skip what they can do only with the two: whoever imports them next gets them anew."""
+"""Modules of diffusers.loaders that leave out what they can do only with the two packages: whatever imports them next gets them anew."""
 
 
 @contextmanager
-def _unseen(*packages: str) -> Iterator[None]:
+def _hidden(*packages: str) -> Iterator[None]:
+    """Make these packages look as though they were not installed, inside."""
     flags = {f"_{name}_available": getattr(import_utils, f"_{name}_available", False) for name in packages}
     absent = [name for name in packages if name not in sys.modules]
     vars(import_utils).update(dict.fromkeys(flags, False))
@@ -32,7 +35,7 @@ def _unseen(*packages: str) -> Iterator[None]:
 
 
 _before = {name for name in _MADE_WITHOUT if f"diffusers.loaders.{name}" in sys.modules}
-with _unseen("peft", "transformers"):
+with _hidden("peft", "transformers"):
     from diffusers import WanTransformer3DModel
 for _name in set(_MADE_WITHOUT) - _before:
     if sys.modules.pop(f"diffusers.loaders.{_name}", None) is not None:

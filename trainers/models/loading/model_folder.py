@@ -1,4 +1,4 @@
-"""Owns where a model's files are on this machine: a folder, the Hugging Face cache, or the tiny Wan. Must never go to the network."""
+"""Owns where a model's files are on this machine: a folder, the Hugging Face cache, or the tiny Wan. Must never access the network."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from ...errors import UserError
 from . import tiny_wan
 
 _TINY = {"tiny-wan": 1, "tiny-wan-a14b": 2}
-"""Experts of each."""
+"""The tiny Wans, and the number of experts of each."""
 
 
 def resolve(reference: str, revision: str | None = None) -> Path:
-    """The local folder of a model that is written as a folder, as "tiny-wan" or "tiny-wan-a14b", or as a hub id "org/name".
+    """Return the local folder of a model that is given as a folder, as "tiny-wan" or "tiny-wan-a14b", or as a hub id "org/name".
 
-    A hub id is looked up in the Hugging Face cache at `revision` (a commit, branch or tag; null: the default branch as last
-    downloaded). UserError says what is missing and where to put it.
+    A hub id is looked up in the Hugging Face cache at `revision` (a commit, branch or tag; None: the default branch as last downloaded).
+    UserError says what is missing and where to put it.
     """
     if reference in _TINY:
         return _built(reference)
@@ -39,7 +39,8 @@ def resolve(reference: str, revision: str | None = None) -> Path:
 
 
 def _built(name: str) -> Path:
-    """Below the Hugging Face home, made on first use. Its name changes with the builder, so an old one is never taken for it."""
+    """Return the tiny Wan's folder below the Hugging Face home, made on first use. Its name changes with the code that builds it, so that
+    an old one is never used."""
     from huggingface_hub import constants
 
     made_by = hashlib.sha256(Path(tiny_wan.__file__).read_bytes()).hexdigest()[:12]

@@ -1,28 +1,29 @@
 """Owns the tiny Wan: a whole WanPipeline folder of 330 KB with random weights, made here. Must not download, nor know who trains it.
 
-Every part is the real class at its smallest, so what loads, trains, samples and exports it is the code for the real models.
+Every part is the real class at its smallest, so the code that loads, trains, samples and exports it is the code for the real models.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from ...files import sync
+
 TEXT_DIM = 32
 BOUNDARY_RATIO = 0.875
-"""Of the two-expert form (Wan2.2 A14B's): `transformer` above 875 of 1000, `transformer_2` below."""
+"""Of the form with two experts (as Wan2.2 A14B): `transformer` above 875 of 1000, `transformer_2` below."""
 _PIECES = ["<pad>", "</s>", "<unk>", "▁", *(chr(code) for code in range(33, 127)), *(f"<0x{byte:02X}>" for byte in range(256))]
-"""The vocabulary. Ids of the special ones as UMT5's."""
+"""The vocabulary. The special tokens have the ids that they have in UMT5."""
 
 
 def build(folder: Path, *, seed: int = 0, experts: int = 1) -> Path:
-    """Make the folder and return it; one that exists already, also one that somebody else makes meanwhile, is left as it is.
+    """Make the folder and return it; one that exists already, or that another process makes meanwhile, is left as it is.
 
-    tokenizer, text_encoder (text_dim 32), vae (16 channels, strides 4, 8, 8), transformer (2 blocks), with experts=2 also
-    transformer_2, and scheduler. The same weights for the same seed.
+    It holds a tokenizer, text_encoder (text_dim 32), vae (16 channels, strides 4, 8, 8), transformer (2 blocks), with experts=2 also
+    transformer_2, and a scheduler. The same seed gives the same weights.
     """
     assert experts in (1, 2), experts
     if folder.exists():
@@ -40,21 +41,13 @@ def build(folder: Path, *, seed: int = 0, experts: int = 1) -> Path:
 def _publish(temporary: Path, folder: Path) -> None:
     for path in [*temporary.rglob("*"), temporary]:
         path.chmod(0o755 if path.is_dir() else 0o644)
-        _sync(path)
+        sync(path)
     try:
         temporary.rename(folder)
     except OSError:  # it is there: another process was faster
         if not folder.is_dir():
             raise
-    _sync(folder.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(folder.parent)
 
 
 def _pipeline(seed: int, experts: int) -> Any:
@@ -75,7 +68,7 @@ def _pipeline(seed: int, experts: int) -> Any:
 
 
 def _tokenizer() -> Any:
-    """A token for a printable ASCII character, one a byte for all others: no two prompts look the same."""
+    """Make a tokenizer with a token for each printable ASCII character, and one a byte for all others: no two prompts look the same."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -107,7 +100,8 @@ def _text_encoder() -> Any:
 
 
 def _vae() -> Any:
-    """Its latents of ordinary clips have about the mean and deviation by channel that Wan's own have, so the same normalisation fits."""
+    """Make a VAE whose latents of ordinary clips have about the mean and deviation by channel that Wan's have, so that the same
+    normalisation fits."""
     import torch
     from diffusers import AutoencoderKLWan
 
@@ -124,7 +118,7 @@ def _vae() -> Any:
 
 
 def _waves() -> Any:
-    """Clips of moving colour waves [8, 3, 9, 64, 64] in [-1, 1]."""
+    """Return clips of moving colour waves [8, 3, 9, 64, 64] in [-1, 1]."""
     import torch
 
     frequencies, phases = 12 * torch.rand(8, 3, 3, 1, 1, 1) - 6, 6 * torch.rand(8, 3, 1, 1, 1)
