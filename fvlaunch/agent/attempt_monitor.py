@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from trainers.control import EXIT_FINISHED, EXIT_SAVED
+
 from ..config import secrets as secret_values
 from ..runs.attempts import WORKING
 from ..runs.directory import Run
@@ -80,7 +82,7 @@ class Watch:
 
     def _enforce(self) -> None:
         now = time.monotonic()
-        if any(r.exit_code not in (None, 0, 75) for r in self.ranks.ranks):
+        if any(r.exit_code not in (None, EXIT_FINISHED, EXIT_SAVED) for r in self.ranks.ranks):
             self.kill_soon()  # also while stopping: without it the others cannot save
         if self._deadline is not None and now >= self._deadline:
             self.ranks.kill()

@@ -15,6 +15,7 @@ from typing import Any
 
 from ..runs.directory import Run
 from ..runs.run_config import World
+from .compile_caches import CompileCaches
 from .rank_spawner import Child, ForkServer, reap_group
 
 _NOT_FOR_RANKS = ("SLURM_", "SBATCH_", "SRUN_", "PMI_", "PMIX_", "SUBMITIT_")
@@ -46,6 +47,7 @@ class Ranks:
         self._run, self._attempt, self._generation, self._world = run, attempt, generation, world
         self._socket, self._server = store_socket, server
         self._selector = selectors.DefaultSelector()
+        self._caches = CompileCaches(run.name)
         self._stopping = False
 
     def start(self) -> None:
@@ -75,7 +77,6 @@ class Ranks:
 
     def _environment(self, rank: int, local_rank: int) -> dict[str, str]:
         kept = {k: v for k, v in os.environ.items() if not k.startswith(_NOT_FOR_RANKS)}
-        caches = Path(os.environ.get("TMPDIR") or "/tmp") / f"fvlaunch-{os.getuid()}" / self._run.name / f"rank-{rank:04d}"
         single = {"GLOO_SOCKET_IFNAME": "lo"} if self._world.size == self._world.per_node else {}
         return {
             "GOMP_SPINCOUNT": "20000",  # threads that wait for each other any longer make steps many times slower where a core is shared
@@ -90,8 +91,7 @@ class Ranks:
             "MASTER_PORT": str(self._world.master_port),
             "OMP_NUM_THREADS": str(self._world.threads),
             "PYTHONUNBUFFERED": "1",
-            "TRITON_CACHE_DIR": str(caches / "triton"),
-            "TORCHINDUCTOR_CACHE_DIR": str(caches / "inductor"),
+            **self._caches.of_rank(rank),
             "TRAINER_PARENT_PID": str(os.getpid()),
             "TRAINER_CURRENT": str(self._run.attempt_file),
             "TRAINER_GENERATION": str(self._generation),
@@ -200,6 +200,7 @@ class Ranks:
             if isinstance(key.data, Rank):
                 os.close(key.data.pipe)
         self._selector.close()
+        self._caches.close()
         for rank in self.ranks:
             if rank.process is not None:
                 reap_group(rank.process.pid)

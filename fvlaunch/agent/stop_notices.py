@@ -107,7 +107,7 @@ def _asked_end_time(job_id: str) -> float | None:
 
 
 def understand(signums: list[int], placement: Placement, intent: Intent, clock: Clock, grace_s: float) -> Notice | None:
-    """What a signal means: the intent first, then the scheduler's own word (SLURM.md's table), then our clock. None: go on."""
+    """What a signal means: the intent first, then the scheduler's own word, then our clock. None: go on."""
     now = time.monotonic()
     soon, until_saved = now + grace_s, now + max(clock.lead_s(), grace_s)
     if intent.want == "cancel":

@@ -58,6 +58,8 @@ def recipe_folders(recipe: Node, cwd: Path) -> Node:
         recipe = _changed(recipe, ("train", "models", role, "init_from"), cwd)
         for expert in ("transformer", "transformer_2"):
             recipe = _changed(recipe, ("train", "models", role, "experts", expert, "init_from"), cwd)
+    recipe = _changed(recipe, ("train", "callbacks", "validation", "loss", "path"), cwd, always=True)
+    recipe = _changed(recipe, ("train", "callbacks", "validation", "model"), cwd)
     for key in ("run", "to"):
         recipe = _changed(recipe, ("export", key), cwd, always=True)
     for row in _names(recipe, "evaluate", "rows"):

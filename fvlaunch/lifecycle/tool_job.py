@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
+from ..config import secrets as secret_values
 from ..config.compose import compose
 from ..config.schema import Cluster
 from ..errors import FvlaunchError, Interrupted, SchedulerRefused, SchedulerUnreachable
@@ -50,19 +51,27 @@ def arguments(options: Mapping[str, Value]) -> list[str]:
 def make(program: str, source: Path, options: Mapping[str, Value], cluster_name: str | None) -> int:
     rest = ["-m", f"trainers.{program}", str(source), *arguments(options)]
     if cluster_name is None:
-        return _start([_python_here(source), *rest], {})
+        profile = _profile_of(source)
+        return _start([_python_here(profile), *rest], secret_values.values(profile.secrets) if profile is not None else {})
     cluster = compose(_ANY_RECIPE, cluster_name).cluster
     argv = [cluster.python or sys.executable, *rest]
     if cluster.executor == "slurm":
         return _job(cluster_name, cluster, program, argv)
     setup = cluster.setup.strip()
-    return _start(["sh", "-c", f'set -e\n{setup}\nexec "$0" "$@"', *argv] if setup else argv, cluster.env)
+    return _start(
+        ["sh", "-c", f'set -e\n{setup}\nexec "$0" "$@"', *argv] if setup else argv, {**cluster.env, **secret_values.values(cluster.secrets)}
+    )
 
 
-def _python_here(source: Path) -> str:
-    """The interpreter that the run was trained with, where this machine has it."""
+def _profile_of(source: Path) -> Cluster | None:
+    """Return the cluster profile of a run; None for a folder that is no run's."""
     config = Run(source).config_file
-    named = compose(str(config)).cluster.python if config.is_file() else None
+    return compose(str(config)).cluster if config.is_file() else None
+
+
+def _python_here(profile: Cluster | None) -> str:
+    """Return the interpreter that the run was trained with, where this machine has it."""
+    named = profile.python if profile is not None else None
     return named if named is not None and shutil.which(named) else sys.executable
 
 
@@ -88,6 +97,7 @@ def _job(name: str, cluster: Cluster, program: str, argv: Sequence[str]) -> int:
         raise FvlaunchError(
             f"cluster {name} is a Slurm cluster, but sbatch is not on PATH", hint="try a login node, or leave out --cluster"
         )
+    secret_values.values(cluster.secrets)  # one that others could read is refused here, not on the node
     log = Path.cwd() / f".fvlaunch-{program}-{secrets.token_hex(4)}.log"
     job_folder.check_job_path(log)
     started = subprocess.Popen(
@@ -165,10 +175,17 @@ def batch_script(cluster: Cluster, program: str, argv: Sequence[str], log: Path)
     options |= {"output": str(log), "error": str(_errors(log)), "chdir": str(Path.cwd())}
     exports = {"PYTHONPATH": _python_path(), **cluster.env}
     lines = [f"export {name}={shlex.quote(value)}" for name, value in exports.items()]
+    lines += [_secret_line(name) for name in cluster.secrets]
     command = shlex.join(["srun", "--ntasks=1", *cluster.srun_args, *argv])
     said = shlex.quote(str(_said(log)))
     ending = ["code=$?", f"echo $code >{said}.tmp && mv {said}.tmp {said}", "exit $code"]
     return "\n".join(["#!/bin/bash", *_sbatch_lines(options), *lines, cluster.setup.strip(), command, *ending, ""])
+
+
+def _secret_line(name: str) -> str:
+    """Return a shell line that takes a secret's value from its file on the node, unless the environment has it; the script never does."""
+    file = shlex.quote(str(secret_values.file(name)))
+    return f'[ -n "${{{name}:-}}" ] || [ ! -r {file} ] || export {name}="$(cat {file})"'
 
 
 def _one_gpu(name: str, value: Any) -> Any:

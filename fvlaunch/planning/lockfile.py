@@ -126,12 +126,22 @@ def moved_inputs(lock: Mapping[str, Any], before: Mapping[str, Any], after: Mapp
     known = (lock.get("data") or {}).get(old) if isinstance(old, str) else None
     if isinstance(new, str) and known and "names_sha256" in known and _folder(Path(new)) == known:
         found.append("data.path")
-    for role, model in (after.get("models") or {}).items():
-        was = ((before.get("models") or {}).get(role) or {}).get("init_from")
-        kept, now = (lock.get("models") or {}).get(was), _model(model.get("init_from") or "", None)
-        if kept is not None and kept == now:
-            found.append(f"models.{role}.init_from")
+    weights_before = _weights(before)
+    for key, reference in _weights(after).items():
+        kept = (lock.get("models") or {}).get(weights_before.get(key))
+        if kept is not None and kept == _model(reference, None):
+            found.append(key)
     return found
+
+
+def _weights(train: Mapping[str, Any]) -> dict[str, str]:
+    """Return dotted key -> reference for all that a train block's roles, and the experts of a role, start from."""
+    weights: dict[str, str] = {}
+    for role, model in (train.get("models") or {}).items():
+        sections = {f"models.{role}": model}
+        sections |= {f"models.{role}.experts.{name}": expert for name, expert in (model.get("experts") or {}).items()}
+        weights |= {f"{key}.init_from": section["init_from"] for key, section in sections.items() if section.get("init_from")}
+    return weights
 
 
 def _inputs(plan: Plan) -> dict[str, Any]:
@@ -146,8 +156,9 @@ def _inputs(plan: Plan) -> dict[str, Any]:
 
 def _references(recipe: Recipe) -> Iterator[tuple[str, str | None]]:
     for section in recipe.train.models.values() if recipe.train is not None else ():
-        if reference := getattr(section, "init_from", None):
-            yield reference, getattr(section, "revision", None)
+        for one in (section, *getattr(section, "experts", {}).values()):
+            if reference := getattr(one, "init_from", None):
+                yield reference, getattr(one, "revision", None)
     block: Any = recipe.preprocess
     if block is not None and getattr(block, "model", None):
         yield block.model, getattr(block, "revision", None)

@@ -1,4 +1,4 @@
-"""Owns the run directory: its layout, the run's record, intent, attempts and locks. DESIGN.md's table says who may write what.
+"""Owns the run directory: its layout, the run's record, intent, attempts and locks.
 
 Must not ask the scheduler anything and must not know what a training step is.
 """

@@ -9,9 +9,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from fvlaunch.config.compose import compose
 from fvlaunch.lifecycle.tool_job import arguments, batch_script
+from fvlaunch.runs.directory import Record, create
+
+RECORD = Record(
+    name="a", recipe="r", cluster="c", executor="local", generation=1, token="t", max_steps=10, ranks=1, nodes=1, submitted_at=1.0,
+    updated_at=1.0,
+)  # fmt: skip
 
 
 def call(folder: Path, *argv: str) -> subprocess.CompletedProcess[str]:
@@ -61,6 +68,65 @@ def test_a_job_has_one_process_one_gpu_and_the_profiles_setup(tmp_path: Path, mo
     assert shlex.split(lines[lines.index("module load cuda") - 1]) == ["export", "NOTE=it's"]
     started = ["srun", "--ntasks=1", "--container-image=/images/a b.sqsh", "python", "--prompt=a 'cat'; rm"]
     assert shlex.split(lines[lines.index("code=$?") - 1]) == started
+
+
+@pytest.fixture
+def token_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A secret that lies in its file, and is not in the environment."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "it's config"))
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    path = tmp_path / "it's config/fvlaunch/secrets/HF_TOKEN"
+    path.parent.mkdir(parents=True)
+    path.write_text("hf_from_the_file\n")
+    path.chmod(0o600)
+    return path
+
+
+def executable(path: Path, text: str) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+    return path
+
+
+@pytest.mark.parametrize("where", [[], ["--cluster", "./here.yaml"]])
+def test_a_secret_in_its_file_reaches_the_program_here(tmp_path: Path, token_file: Path, where: list[str]) -> None:
+    tell = executable(tmp_path / "tell.sh", '#!/bin/sh\necho "token $HF_TOKEN"\n')
+    cluster = {"executor": "local", "paths": {"data": "data"}, "python": str(tell), "secrets": ["HF_TOKEN"]}
+    (tmp_path / "here.yaml").write_text(yaml.safe_dump(cluster))
+    run = create(tmp_path / "runs/a", RECORD)
+    composed = compose("shapes-finetune", str(tmp_path / "here.yaml"))
+    run.config_file.write_text(yaml.safe_dump({"recipe": composed.recipe_data, "cluster": composed.cluster_data}))
+    done = call(tmp_path, "export", "a", "--to", "x", *where)
+    assert (done.returncode, done.stdout) == (0, "token hf_from_the_file\n"), done.stderr
+    assert "hf_from_the_file" not in run.config_file.read_text()
+
+
+def test_a_secret_in_its_file_reaches_the_job_and_never_its_script(
+    tmp_path: Path, token_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there.yaml").write_text("executor: slurm\npaths: {data: data}\nslurm: {partition: main}\nsecrets: [HF_TOKEN]\n")
+    tell = executable(tmp_path / "tell.sh", '#!/bin/sh\necho "token $HF_TOKEN"\n')
+    executable(tmp_path / "bin/srun", '#!/bin/sh\nshift\nexec "$@"\n')  # srun starts the command with the environment that it has
+    script = batch_script(compose("shapes-finetune", "./there.yaml").cluster, "export", [str(tell)], tmp_path / "x.log")
+    assert "hf_from_the_file" not in script
+    path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+    for given, wanted in ((None, "hf_from_the_file"), ("hf_own", "hf_own")):
+        env = {**os.environ, "PATH": path, **({"HF_TOKEN": given} if given else {})}
+        done = subprocess.run(["bash"], input=script, env=env, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+        assert (done.returncode, done.stdout) == (0, f"token {wanted}\n"), done.stderr
+    token_file.unlink()
+    done = subprocess.run(["bash"], input=script, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "token \n"), done.stderr
+
+
+def test_a_secret_that_others_could_read_is_refused_before_anything_is_started(tmp_path: Path, token_file: Path) -> None:
+    token_file.chmod(0o644)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "here.yaml").write_text("executor: local\npaths: {data: data}\nsecrets: [HF_TOKEN]\n")
+    done = call(tmp_path, "sample", "model", "--prompt", "x", "--cluster", "./here.yaml")
+    assert done.returncode == 1 and "only you can read" in done.stderr and "chmod 600" in done.stderr
 
 
 def test_a_local_profile_gives_its_interpreter_setup_and_environment(tmp_path: Path) -> None:

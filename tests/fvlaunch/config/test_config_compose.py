@@ -228,12 +228,15 @@ def test_relative_folders_lie_under_the_working_directory(write: Write, here: Pa
     sets = [
         "train.data.path=d/x",
         "train.models.student={init_from: ./weights}",
+        "train.callbacks.validation={model: ./decoder, loss: {path: held/out}}",
         "cluster.python=.venv/bin/python",
         "cluster.runs_dir=~/runs",
     ]
     found = compose("r.yaml", cwd=here, sets=sets)
     assert found.recipe.train.data.path == str(here / "d/x")
     assert _at(found, "train.models.student.init_from") == str(here / "weights")
+    assert _at(found, "train.callbacks.validation.loss.path") == str(here / "held/out")
+    assert _at(found, "train.callbacks.validation.model") == str(here / "decoder")
     assert found.cluster.python == str(here / ".venv/bin/python")
     assert found.cluster.runs_dir == str(Path.home() / "runs")
     assert found.cluster.paths == {"scratch": str(here), "data": str(here / "data"), "models": str(here / "models")}
@@ -242,6 +245,12 @@ def test_relative_folders_lie_under_the_working_directory(write: Write, here: Pa
         == "Org/Model"
     )
     assert compose("r.yaml", cwd=here, sets=["cluster.python=python3"]).cluster.python == "python3"
+
+
+@pytest.mark.parametrize("setting", ["{}", "{loss: null}", "{loss: {path: null}}", "{model: Org/Model}", "{model: shapes}"])
+def test_validation_without_a_folder_of_its_own_stays_as_written(write: Write, here: Path, setting: str) -> None:
+    validation = compose("r.yaml", cwd=here, sets=[f"train.callbacks.validation={setting}"]).recipe.train.callbacks.validation
+    assert validation.model in (None, "Org/Model", "shapes") and (validation.loss is None or validation.loss.path is None)
 
 
 def test_variables_are_read_in_clusters_only_and_paths_once(write: Write, here: Path) -> None:

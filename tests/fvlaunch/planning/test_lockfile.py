@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from fvlaunch.cli import app
-from fvlaunch.planning import lockfile
+from fvlaunch.config.compose import compose
+from fvlaunch.planning import lockfile, planner
 from fvlaunch.runs import code_snapshot
 from tests.support.launcher import Workspace
 from tests.support.source_copy import checkout, environment, run_git
@@ -95,6 +96,43 @@ def test_the_lock_names_versions_site_models_and_data(workspace: Workspace, tmp_
     found = {row["key"]: row for row in json.loads(workspace.call("diff", "named", "repeated", "--json").stdout)}
     assert {key.rpartition(".")[2] for key in found} == {"bytes", "files", "names_sha256", "sha256"}
     assert "train.data.path" in workspace.call("diff", "named", "other").stdout
+
+
+def model_folder(path: Path, weights: bytes) -> Path:
+    """A folder of two experts with so much in it as the lock looks at."""
+    for name in ("transformer", "transformer_2"):
+        (path / name).mkdir(parents=True)
+        (path / name / "config.json").write_text("{}")
+        (path / name / "a.safetensors").write_bytes(weights)
+    return path
+
+
+EXPERTS = "train.models.student.experts.{}.init_from={}"
+
+
+def test_the_lock_names_what_the_experts_of_a_role_start_from(workspace: Workspace, tmp_path: Path) -> None:
+    both, high, low = (model_folder(tmp_path / name, name.encode()) for name in ("both", "high", "low"))
+    data = tmp_path / "clips"
+    data.mkdir()
+    (data / "a.parquet").write_bytes(b"PAR1" + b"x" * 20 + b"PAR1")
+    sets = [f"train.data.path={data}", f"train.models.student.init_from={both}"]
+    sets += [EXPERTS.format("transformer", high), EXPERTS.format("transformer_2", low)]
+    done = compose("finetune-a14b", "local", sets=sets)
+    plan = planner.plan_of(done, name="a", ranks=1, nodes=None, sbatch={}, runs_dir=tmp_path)
+    models = lockfile.make(plan, {})["models"]
+    assert {str(both), str(high), str(low)} <= models.keys() and len({models[str(one)]["sha256"] for one in (high, low)}) == 2
+
+
+def test_experts_weights_that_only_lie_elsewhere_do_not_make_another_run(tmp_path: Path) -> None:
+    old, moved, other = model_folder(tmp_path / "old", b"x"), model_folder(tmp_path / "moved", b"x"), model_folder(tmp_path / "other", b"y")
+    lock = {"models": {str(old): lockfile._model(str(old), None)}}
+
+    def train(folder: Path) -> dict[str, Any]:
+        return {"models": {"student": {"init_from": "Org/Model", "experts": {"transformer": {"init_from": str(folder)}}}}}
+
+    assert lockfile.moved_inputs(lock, train(old), train(moved)) == ["models.student.experts.transformer.init_from"]
+    assert lockfile.moved_inputs(lock, train(old), train(other)) == []
+    assert lockfile.moved_inputs(lock, {"models": {"student": {"experts": None}}}, train(moved)) == []
 
 
 def test_a_run_yaml_is_a_recipe_and_submitting_it_repeats_the_run(workspace: Workspace) -> None:

@@ -1,0 +1,42 @@
+"""What the launcher's sources say of the project is so: documents that are cited exist, numbers of a contract are written once."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.support.paths import ROOT
+
+SOURCES = sorted((ROOT / "fvlaunch").rglob("*.py"))
+SLURM_COMMANDS = {"sbatch", "squeue", "sacct", "scancel", "scontrol", "sinfo"}
+SUBMIT_ELSEWHERE = {"fvlaunch/lifecycle/slurm_job.py", "fvlaunch/lifecycle/tool_job.py"}
+"""The files that run one of Slurm's commands themselves although they are not in schedulers/slurm, as its first lines say."""
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name)
+def test_documents_that_are_cited_exist(path: Path) -> None:
+    cited = set(re.findall(r"\b[A-Z]{3,}\.md\b", path.read_text()))
+    assert [document for document in cited if not list(ROOT.glob(document)) and not list(ROOT.glob(f"*/{document}"))] == []
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name)
+def test_a_ranks_exit_codes_are_written_in_trainers_control_alone(path: Path) -> None:
+    numbers = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant) and node.value in (75, 76)]
+    assert [node.lineno for node in numbers if type(node.value) is int] == []
+
+
+def test_slurms_commands_are_run_where_the_slurm_room_says() -> None:
+    users = set()
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            first = node.elts[0] if isinstance(node, ast.List) and node.elts else None
+            if isinstance(first, ast.Constant) and first.value in SLURM_COMMANDS and "schedulers/slurm" not in name(path):
+                users.add(name(path))
+    assert users <= SUBMIT_ELSEWHERE
