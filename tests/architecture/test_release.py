@@ -20,7 +20,7 @@ HEADING = re.compile(r"(\d+)\.(\d+)\.(\d+) \((\d{4}-\d{2}-\d{2})\)")
 
 
 def sections() -> list[str]:
-    """The changelog's headings, newest first, an open section for what comes after the newest release left out."""
+    """The changelog's headings, newest first, without the open section above the newest release, if there is one."""
     headings = re.findall(r"^## (.+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     return headings[1:] if headings[0] == "Unreleased" else headings
 

@@ -203,6 +203,5 @@ def test_every_folder_says_what_it_owns_and_what_it_must_not_know(folder: Path) 
 
 
 @pytest.mark.parametrize("path", [path for paths in FILES.values() for path in paths], ids=lambda p: str(p.relative_to(ROOT)))
-def test_a_module_is_not_longer_than_one_can_read(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= 400
+def test_a_module_says_what_it_owns(path: Path) -> None:
     assert ast.get_docstring(ast.parse(path.read_text())), "its first lines say what it owns and what it must not do"
