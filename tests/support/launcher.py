@@ -13,6 +13,8 @@ from typing import Any
 
 import yaml
 
+from tests.support import gates
+
 RECIPE: dict[str, Any] = {
     "description": "The shapes task with the smallest network, for tests",
     "extends": "base/shapes",
@@ -27,7 +29,12 @@ RECIPE: dict[str, Any] = {
         "checkpoint": {"every_steps": 40, "every_minutes": None},
     },
 }
-LIMITS = {"poll_s": 0.2, "head_silence_s": 6, "grace_s": 20, "hang_floor_s": 30, "phase_s": 90, "crashes": 100}
+GATED: dict[str, Any] = {**RECIPE, "train": {**RECIPE["train"], "method": gates.METHOD}}
+"""The same, waiting at its gate before each step: `Workspace.gate` opens it."""
+LIMITS = {"poll_s": 0.2, "head_silence_s": 15, "grace_s": 20, "hang_floor_s": 600, "phase_s": 600, "crashes": 100}
+"""A run that waits at its gate does not hang."""
+STRICT = {**LIMITS, "hang_floor_s": 10, "phase_s": 90}
+"""For runs that hang."""
 
 
 class Workspace:
@@ -41,6 +48,8 @@ class Workspace:
         for name in ("FVLAUNCH_CLUSTER", "FVLAUNCH_RUNS", "COLUMNS"):
             self.env.pop(name, None)
         self.write("templates/recipes/tiny.yaml", RECIPE)
+        self.write("templates/recipes/gated.yaml", GATED)
+        self.write("gated.py", gates.source())
         self.write("clusters/here.yaml", {"executor": "local", "paths": {"data": "data"}, "limits": LIMITS})
 
     def write(self, name: str, value: Any) -> Path:
@@ -74,6 +83,10 @@ class Workspace:
         self.call("submit", recipe, "--cluster", cluster, "--name", name, *arguments)
         return self.runs / name
 
+    def gate(self, name: str) -> gates.Gate:
+        """That of a run with the recipe `gated`, or another one of this method."""
+        return gates.Gate(self, name)
+
     def status(self, name: str) -> dict[str, Any]:
         [found] = json.loads(self.call("status", name, "--json").stdout)
         return found
@@ -83,7 +96,7 @@ class Workspace:
         self.call("wait", name, check=False, timeout_s=timeout_s)
         return self.status(name)
 
-    def until(self, true: Callable[[], Any], what: str, timeout_s: float = 90) -> Any:
+    def until(self, true: Callable[[], Any], what: str, timeout_s: float = 240) -> Any:
         deadline = time.monotonic() + timeout_s
         while True:
             found = true()
@@ -93,14 +106,14 @@ class Workspace:
                 raise AssertionError(f"not within {timeout_s} s: {what}\n{self.told()}")
             time.sleep(0.05)
 
-    def reaches(self, name: str, step: int, *, attempt: int = 1, timeout_s: float = 90) -> None:
-        """Wait until an attempt has written a step's metrics."""
+    def reaches(self, name: str, step: int, *, attempt: int = 1) -> None:
+        """Wait until an attempt has written a step's metrics. A run that must then still be there waits at its gate."""
 
         def there() -> bool:
             lines = metrics(self.runs / name)
             return bool(lines) and lines[-1]["step"] >= step and lines[-1]["attempt"] >= attempt
 
-        self.until(there, f"{name} reaches step {step} in attempt {attempt}", timeout_s)
+        self.until(there, f"{name} reaches step {step} in attempt {attempt}")
 
     def attempts(self, name: str) -> list[dict[str, Any]]:
         """(cause, failure, next …) of each attempt, as `status --attempts --json` tells it."""

@@ -1,4 +1,4 @@
-"""Owns a pipeline that tests can break and mend: two tiny stages, the second trained from the weights of the first."""
+"""Owns a pipeline that tests can break, hold and mend: two tiny stages, the second trained from the weights of the first."""
 
 from __future__ import annotations
 
@@ -7,30 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tests.support import gates
 from tests.support.launcher import RECIPE, Workspace
 
-GATED = '''
-"""Finetuning that refuses to begin while a file says so, and takes its time."""
-import time
-from pathlib import Path
-
-from trainers.errors import UserError
-from trainers.methods.finetune import FineTuneMethod
-
-
-class Gated(FineTuneMethod):
-    def __init__(self, cfg, role_models):
-        own = cfg.method.model_extra
-        if Path(own["gate"]).exists():
-            raise UserError("the gate is shut", "open it")
-        self.pace_s = own["pace_s"]
-        known = {"weighting_scheme": "uniform", "precondition_outputs": False}
-        super().__init__(cfg.model_copy(update={"method": cfg.method.model_copy(update=known)}), role_models)
-
-    def single_train_step(self, batch, iteration):
-        time.sleep(self.pace_s)
-        return super().single_train_step(batch, iteration)
-'''
 PIPELINE: dict[str, Any] = {
     "description": "A gated stage, then one that starts from its weights",
     "stages": [
@@ -45,20 +24,23 @@ PIPELINE: dict[str, Any] = {
 
 
 class Chain:
-    """A workspace with the pipeline `chain` in it."""
+    """A workspace with the pipeline `chain` in it. Its first stage fails while the file `refuse` is there, else it waits at its gate."""
 
-    def __init__(self, workspace: Workspace, *, pace_s: float = 0.2, steps: int = 12) -> None:
+    def __init__(self, workspace: Workspace, *, steps: int = 12) -> None:
         self.workspace = workspace
-        self.gate = workspace.folder / "gate"
+        self.refuse = workspace.folder / "refuse"
         small = copy.deepcopy(RECIPE)
         small["resources"]["ranks"] = 1
         small["train"].update(max_steps=4, tracking={"tensorboard": False}, checkpoint={"every_steps": 4, "every_minutes": None})
         gated = copy.deepcopy(small)
-        gated["train"].update(max_steps=steps, method={"kind": "./gated.py:Gated", "pace_s": pace_s, "gate": str(self.gate)})
-        workspace.write("gated.py", GATED)
+        gated["train"].update(max_steps=steps, method={**gates.METHOD, "refuse": str(self.refuse)})
         workspace.write("templates/recipes/small.yaml", small)
         workspace.write("templates/recipes/gated.yaml", gated)
         workspace.write("templates/pipelines/chain.yaml", PIPELINE)
+
+    def first(self, name: str) -> gates.Gate:
+        """The gate of the first stage."""
+        return self.workspace.gate(f"{name}/first")
 
     def path(self, name: str, stage: str) -> Path:
         return self.workspace.runs / name / stage

@@ -27,7 +27,7 @@ def checkout(folder: Path, *, git: bool = True) -> Path:
 def run_git(folder: Path, *arguments: str) -> str:
     who = ["-c", "user.name=t", "-c", "user.email=t@t", "-c", "commit.gpgsign=false"]
     env = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
-    done = subprocess.run(["git", "-C", str(folder), *who, *arguments], env=env, capture_output=True, text=True, timeout=30, check=True)
+    done = subprocess.run(["git", "-C", str(folder), *who, *arguments], env=env, capture_output=True, text=True, timeout=240, check=True)
     return done.stdout
 
 

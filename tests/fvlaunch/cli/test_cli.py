@@ -386,7 +386,7 @@ def test_a_reader_that_stops_early_is_no_error(tmp_path: Path) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     try:
-        done = subprocess.run(argv, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=60, check=False, env=_with_source())
+        done = subprocess.run(argv, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=240, check=False, env=_with_source())
     finally:
         os.close(writing)
     assert (done.returncode, done.stderr) == (0, "")
@@ -394,7 +394,7 @@ def test_a_reader_that_stops_early_is_no_error(tmp_path: Path) -> None:
 
 def test_off_a_terminal_nothing_is_coloured_and_the_exit_code_is_the_process_own(tmp_path: Path) -> None:
     argv = [sys.executable, "-m", "fvlaunch", "submit", "shapes-finetun", "--cluster", "local"]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False, env={**_with_source(), "FORCE_COLOR": "1"})
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=240, check=False, env={**_with_source(), "FORCE_COLOR": "1"})
     assert (done.returncode, done.stdout) == (1, "") and "\x1b" not in done.stderr
 
 

@@ -23,7 +23,7 @@ RECORD = Record(
 
 def call(folder: Path, *argv: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "fvlaunch", *argv], cwd=folder, capture_output=True, text=True, check=False, timeout=120,
+        [sys.executable, "-m", "fvlaunch", *argv], cwd=folder, capture_output=True, text=True, check=False, timeout=240,
         env={**os.environ, "XDG_STATE_HOME": str(folder / "state")},
     )  # fmt: skip
 

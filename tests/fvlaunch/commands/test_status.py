@@ -6,7 +6,6 @@ import contextlib
 import io
 import json
 import os
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -110,7 +109,8 @@ def test_a_method_with_several_losses_and_the_end_of_the_allocation_are_told(run
 def test_watching_shows_what_changed_and_ends_with_the_run(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(status_command, "WATCH_LOCAL_S", 0.05)
     run.update(state="submitted", job_id=local_process.local_job_id(1), host=local_process.host_identity())
-    threading.Timer(0.5, lambda: run.update(state="finished")).start()
+    rounds = iter([lambda: None, lambda: None, lambda: run.update(state="finished")])  # looked at three times before it ends
+    monkeypatch.setattr(status_command.time, "sleep", lambda _: next(rounds)())
     code, text = called("status", "--watch", "--json")
     pages = [json.loads(line) for line in text.splitlines()]
     assert code == 0

@@ -123,10 +123,10 @@ def test_a_few_aliases_are_fine_and_their_values_shared() -> None:
 def test_an_alias_bomb_is_refused_at_once() -> None:
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 10)]
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(ConfigError, match="more than"):
         strict_yaml.parse("\n".join(lines), "f")
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
 
 
 def test_many_aliases_are_refused() -> None:
@@ -169,7 +169,7 @@ print(next(line.split()[1] for line in open('/proc/self/status') if line.startsw
     for number, text in enumerate(NONSENSE):
         (tmp_path / f"{number}.yaml").write_text(text)
     paths = map(str, sorted(tmp_path.iterdir()))
-    done = subprocess.run([sys.executable, "-c", program, *paths], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", program, *paths], capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 200_000  # kilobytes
 

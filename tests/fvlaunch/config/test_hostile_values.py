@@ -81,7 +81,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def run_script(text: str, folder: Path) -> list[str]:
     env = {"PATH": f"{folder}/bin:/usr/bin:/bin", "SLURM_JOB_ID": "7", "LC_ALL": "C.UTF-8"}
-    done = subprocess.run(["bash"], input=text.encode(), cwd=folder.parent / "cwd", env=env, capture_output=True, timeout=60, check=False)
+    done = subprocess.run(["bash"], input=text.encode(), cwd=folder.parent / "cwd", env=env, capture_output=True, timeout=240, check=False)
     assert (done.returncode, done.stderr) == (0, b""), done.stderr
     return (folder / "argv").read_bytes().decode().split("\0")[:-1]
 

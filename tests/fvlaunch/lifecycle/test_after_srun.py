@@ -44,7 +44,7 @@ def test_a_job_whose_agents_died_without_a_word_gets_another_life_unless_somebod
         (tmp_path / name).write_text(f"#!/bin/sh\n{shell}\n")
         (tmp_path / name).chmod(0o755)
     env = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": "2"}
-    done = subprocess.run(["bash"], input=text, env=env, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(["bash"], input=text, env=env, capture_output=True, text=True, timeout=240, check=False)
     asked = (tmp_path / "asked").read_text() if (tmp_path / "asked").exists() else ""
     assert done.returncode == 9 and ("requeue 7" in asked) is requeued
 
@@ -62,7 +62,7 @@ def ended(script: str, folder: Path, state: str = "RUNNING", preempted: str = "N
         (folder / name).write_text(f"#!/bin/sh\n{shell}\n")
         (folder / name).chmod(0o755)
     env = {"PATH": f"{folder}:/usr/bin:/bin", "SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": str(restarts), "SLURM_CONF": "/conf", "KEPT": "x"}
-    done = subprocess.run(["bash"], input=script, env=env, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(["bash"], input=script, env=env, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 9
     lines = (folder / "asked").read_text().splitlines() if (folder / "asked").exists() else []
     return [line for line in lines if not line.startswith("scontrol show")]

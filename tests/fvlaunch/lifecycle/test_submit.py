@@ -82,7 +82,7 @@ def run_script(text: str, cwd: Path) -> tuple[list[str], dict[str, str]]:
     srun.write_text(f'#!/bin/bash\nprintf "%s\\0" "$@" >{told}/argv\nenv -0 >{told}/env\numask >{told}/umask\n')
     srun.chmod(0o755)
     env = {"PATH": f"{cwd}/bin:/usr/bin:/bin", "SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "32", "PYTHONPATH": "/mine", "LC_ALL": "C"}
-    done = subprocess.run(["bash", "-u"], input=text, cwd=cwd, env=env, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(["bash", "-u"], input=text, cwd=cwd, env=env, capture_output=True, text=True, timeout=240, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     argv = (cwd / "argv").read_bytes().decode().split("\0")[:-1]
     return argv, dict(part.partition("=")[::2] for part in (cwd / "env").read_bytes().decode().split("\0") if part)
@@ -194,11 +194,11 @@ def test_a_refused_job_leaves_nothing_behind(tmp_path: Path, slurm: Slurm) -> No
     assert not list((tmp_path / "runs").iterdir()) and registry.known() == []
 
 
-@pytest.mark.parametrize("then", ["exit 1", "echo nonsense", "sleep 20"], ids=["error", "nonsense", "timeout"])
+@pytest.mark.parametrize("then", ["exit 1", "echo nonsense", "sleep 600"], ids=["error", "nonsense", "timeout"])
 def test_a_job_that_was_taken_although_sbatch_failed_is_adopted(
     tmp_path: Path, slurm: Slurm, monkeypatch: pytest.MonkeyPatch, then: str
 ) -> None:
-    monkeypatch.setattr(slurm_job, "SBATCH_WAIT_S", 1.0)
+    monkeypatch.setattr(slurm_job, "SBATCH_WAIT_S", 5.0 if "sleep" in then else 240.0)  # enough to take the job
     slurm.answers(f'take "$2"; {then}')
     run = submit(make(tmp_path / "runs"))
     assert (run.record().job_id, run.record().state) == ("4711", "submitted")
@@ -208,13 +208,13 @@ def test_a_job_that_was_taken_although_sbatch_failed_is_adopted(
 def test_a_submission_of_which_nobody_knows_is_kept_and_found_later(tmp_path: Path, slurm: Slurm, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slurm_job, "SBATCH_WAIT_S", 0.5)
     plan = make(tmp_path / "runs")
-    slurm.answers("sleep 20")
+    slurm.answers("sleep 600")
     with pytest.raises(SchedulerUnreachable) as caught:
         submit(plan)
     [run] = registry.known()
     assert caught.value.exit_code == 3 and (run.record().state, run.record().job_id) == ("submitting", None)
     [script] = run.job.glob("*/submission.sh")
-    subprocess.run([slurm.folder / "take", script], check=True, timeout=60)  # it was taken after all, late
+    subprocess.run([slurm.folder / "take", script], check=True, timeout=240)  # it was taken after all, late
     with pytest.raises(RunConflict, match="has a job after all: 4711"):
         submission.resubmit(run, plan)
     assert (run.record().job_id, run.record().generation) == ("4711", 1)
@@ -264,7 +264,7 @@ def test_the_pickle_names_our_function_and_holds_the_run_directory_only(tmp_path
         **os.environ,
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
     }
-    done = subprocess.run([sys.executable, "-c", program, pickled], env=env, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", program, pickled], env=env, capture_output=True, text=True, timeout=240, check=True)
     assert done.stdout.split() == ["fvlaunch.agent.main", "run_agent", str(run.path)]
 
 
@@ -272,5 +272,5 @@ def test_a_local_profiles_shell_lines_run_before_the_interpreter_and_keep_its_pr
     cluster = Cluster(executor="local", python="/bin/sh", setup='if true; then\n  export GREETING="it\'s here"\nfi')
     command = shlex.split(local_job._with_setup(cluster))
     started = subprocess.Popen([*command, "-c", 'echo "$$ $GREETING $1"', "name", "a b"], stdout=subprocess.PIPE, text=True)
-    out, _ = started.communicate(timeout=60)
+    out, _ = started.communicate(timeout=240)
     assert out == f"{started.pid} it's here a b\n"

@@ -17,66 +17,38 @@ import signal
 import subprocess
 import sys
 import termios
-import time
 from pathlib import Path
 from typing import Any
 
-from tests.support.launcher import LIMITS, RECIPE, Workspace, agent_pids, losses, metrics, rank_pids
+from tests.support import gates
+from tests.support.launcher import RECIPE, STRICT, Workspace, agent_pids, losses, metrics, rank_pids
 
-STEPS = 60
-OWN_METHODS = '''
-"""Finetuning with something odd about it, as a user's own file."""
-import time
-
-from trainers.methods.finetune import FineTuneMethod
-
-
-class Paced(FineTuneMethod):
-    """Waits at each step, so that a command line can be typed meanwhile. The numbers are those of `finetune`."""
-
-    def __init__(self, cfg, role_models):
-        own = cfg.method.model_extra
-        self.pace_s, self.raise_at = own.get("pace_s", 0), own.get("raise_at")
-        known = {"weighting_scheme": "uniform", "precondition_outputs": False}
-        super().__init__(cfg.model_copy(update={"method": cfg.method.model_copy(update=known)}), role_models)
-
-    def single_train_step(self, batch, iteration):
-        if iteration == self.raise_at:
-            raise ValueError(f"boom at iteration {iteration}")
-        time.sleep(self.pace_s)
-        return super().single_train_step(batch, iteration)
-'''
+STEPS, EVERY = 60, 10
 
 
 class LocalRuns(Workspace):
-    """Short runs: 60 steps, a checkpoint every 10, a rate that does not depend on max_steps."""
+    """Short runs: 60 steps, a checkpoint every 10, a rate that does not depend on max_steps. The cluster `strict` finds hangs soon."""
 
     def __init__(self, folder: Path) -> None:
         environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONDONTWRITEBYTECODE", "OMP_NUM_THREADS")}
         super().__init__(folder, environment)
         recipe = copy.deepcopy(RECIPE)
         train = recipe["train"]
-        train.update(max_steps=STEPS, tracking={"tensorboard": False}, checkpoint={"every_steps": 10, "every_minutes": None})
+        train.update(max_steps=STEPS, tracking={"tensorboard": False}, checkpoint={"every_steps": EVERY, "every_minutes": None})
         train["data"]["micro_batch_size"] = 4
         train["optimizers"]["student"]["schedule"] = {"kind": "cosine", "warmup_steps": 5, "decay_steps": STEPS}
         self.write("templates/recipes/tiny.yaml", recipe)
-        paced = copy.deepcopy(recipe)
-        paced["train"]["method"] = {"kind": "./own.py:Paced", "pace_s": 0.1}
-        self.write("templates/recipes/paced.yaml", paced)
-        self.write("own.py", OWN_METHODS)
-        limits = {**LIMITS, "hang_floor_s": 4, "phase_s": 120}
-        self.write("clusters/here.yaml", {"executor": "local", "paths": {"data": "data"}, "limits": limits})
+        self.write("templates/recipes/gated.yaml", {**recipe, "train": {**train, "method": gates.METHOD}})
+        self.write("clusters/strict.yaml", {"executor": "local", "paths": {"data": "data"}, "limits": STRICT})
 
     def undisturbed(self, name: str, *arguments: str) -> Path:
-        run = self.runs / name
-        if not run.exists():  # else it was started beside others
-            self.submit(name, *arguments)
+        run = self.submit(name, *arguments)
         status = self.finish(name)
         assert status["state"] == "finished" and status["attempts"] == 1, (status, self.told())
         assert [step for step, _ in losses(run)] == list(range(1, STEPS + 1))
         return run
 
-    def rank_pids(self, name: str, count: int, timeout_s: float = 90) -> dict[int, int]:
+    def rank_pids(self, name: str, count: int) -> dict[int, int]:
         """Of all ranks of the attempt in progress, once all are there."""
         found: dict[int, int] = {}
 
@@ -85,7 +57,7 @@ class LocalRuns(Workspace):
             found.update(rank_pids(self.runs / name))
             return len(found) == count
 
-        self.until(all_there, f"{count} ranks of {name} are there", timeout_s)
+        self.until(all_there, f"{count} ranks of {name} are there")
         return found
 
     def agent_pid(self, name: str) -> int:
@@ -101,24 +73,19 @@ class LocalRuns(Workspace):
         found: dict[str, Any] = json.loads((self.runs / name / "run.json").read_text())
         return found
 
-    def is_gone(self, name: str, within_s: float) -> bool:
-        """Whether no rank of a run is left."""
-        deadline = time.monotonic() + within_s
-        while rank_pids(self.runs / name):
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(0.05)
-        return True
+    def is_gone(self, name: str) -> None:
+        """Wait until no rank of a run is left."""
+        self.until(lambda: not rank_pids(self.runs / name), f"no rank of {name} is left")
 
-    def over(self, name: str, state: str, timeout_s: float = 120) -> dict[str, Any]:
+    def over(self, name: str, state: str) -> dict[str, Any]:
         """The status of a run that has to end in a state, its job gone."""
-        status = self.finish(name, timeout_s)
+        status = self.finish(name)
         assert status["state"] == state, (status, self.told())
         return status
 
     def ended_as(self, name: str, reference: Path) -> None:
         """The run finished; each step once, every loss and every tensor of the last checkpoint bitwise those of the reference."""
-        self.over(name, "finished", 280)
+        self.over(name, "finished")
         run = self.runs / name
         assert losses(run) == losses(reference), self.told()
         assert shard_digests(run, STEPS) == shard_digests(reference, STEPS)
@@ -152,10 +119,6 @@ def flip_a_byte(checkpoint: Path, dice: random.Random) -> Path:
     content[dice.randrange(len(content))] ^= 1 << dice.randrange(8)
     shard.write_bytes(content)
     return shard
-
-
-def save_in_flight(run: Path) -> bool:
-    return any((run / "checkpoints").glob(".step-*"))
 
 
 def kill(*pids: int, signum: int = signal.SIGKILL) -> None:

@@ -44,7 +44,7 @@ def teacher(local: LocalRuns) -> None:
 @pytest.mark.parametrize("method", ["self-forcing", "dmd2", "self-forcing-a14b"])
 def test_a_killed_distillation_ends_bitwise(local: LocalRuns, figure: Figure, method: str) -> None:
     local.write(f"templates/recipes/small-{method}.yaml", recipe(method))
-    target = random.Random(method).randrange(6, STEPS - 4)
+    target = random.Random(method).randrange(6, STEPS // 2)  # such steps are slow: it is not over before the rank is killed
     local.submit(f"{method}-whole", recipe=f"small-{method}", cluster="local")
     local.submit(f"{method}-killed", recipe=f"small-{method}", cluster="local")
     local.reaches(f"{method}-killed", target)

@@ -33,6 +33,7 @@ class Stuck(FineTuneMethod):
         super().__init__(cfg.model_copy(update={"method": cfg.method.model_copy(update=known)}), role_models)
 
     def single_train_step(self, batch, iteration):
+        time.sleep(0.11)  # so that each step is told
         if iteration == 25 and os.environ["TRAINER_ATTEMPT"] == "1" and os.environ["RANK"] == "1":
             wait_for_ever(self.how)
         return super().single_train_step(batch, iteration)
@@ -43,8 +44,8 @@ class Stuck(FineTuneMethod):
 def test_a_rank_that_hangs_in_its_own_code_is_named_with_the_line_it_hangs_in(local: LocalRuns, figure: Figure, how: str) -> None:
     local.write("stuck.py", STUCK)
     local.write("templates/recipes/stuck.yaml", {"extends": "tiny", "train": {"method": {"kind": "./stuck.py:Stuck", "how": how}}})
-    local.submit(f"stuck-{how}", recipe="stuck")
-    local.over(f"stuck-{how}", "finished", timeout_s=400)
+    local.submit(f"stuck-{how}", recipe="stuck", cluster="strict")
+    local.over(f"stuck-{how}", "finished")
     first, last = local.attempts(f"stuck-{how}")
     failure = first["failure"]
     assert (first["cause"], failure["rank"]) == ("hang", 1)

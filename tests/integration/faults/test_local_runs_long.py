@@ -8,14 +8,13 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.integration.faults.conftest import Figure
-from tests.integration.faults.local import STEPS, LocalRuns, condemned, kill, last_step, saved_steps
-from tests.integration.faults.storms import freeze_a_rank, storm
+from tests.integration.faults.local import EVERY, STEPS, LocalRuns, condemned, kill
+from tests.integration.faults.storms import storm
 from tests.support.launcher import losses, metrics, rank_pids
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1200)]
@@ -55,7 +54,7 @@ def alone(local: LocalRuns) -> Path:
 @pytest.mark.parametrize("seed", range(5))
 def test_ten_kills_of_a_rank_end_bitwise(local: LocalRuns, reference: Path, figure: Figure, seed: int) -> None:
     dice, name = random.Random(seed), f"storm-{seed}"
-    local.submit(name)
+    local.submit(name, recipe="gated")
     storm(local, name, dice, kills=10, ranks=2, during_save={3, 7})
     local.ended_as(name, reference)
     assert [a["cause"] for a in local.attempts(name)] == ["crash"] * 10 + ["finished"]
@@ -63,8 +62,10 @@ def test_ten_kills_of_a_rank_end_bitwise(local: LocalRuns, reference: Path, figu
 
 
 def test_a_frozen_rank_is_found_and_named_and_the_run_ends_bitwise(local: LocalRuns, reference: Path, figure: Figure) -> None:
-    local.submit("frozen", "--set", "train.method.pace_s=0.03", recipe="paced")
-    hung = freeze_a_rank(local, "frozen", random.Random(9))
+    hung = random.Random(9).randrange(2)
+    method = ("--set", "train.method.pace_s=0.05", "--set", f"train.method.freeze={{rank: {hung}, step: 26}}")  # once steps have been timed
+    local.submit("frozen", *method, recipe="gated", cluster="strict")
+    local.gate("frozen").open()
     local.ended_as("frozen", reference)
     frozen, last = local.attempts("frozen")
     assert (frozen["cause"], last["cause"]) == ("hang", "finished")
@@ -75,11 +76,14 @@ def test_a_frozen_rank_is_found_and_named_and_the_run_ends_bitwise(local: LocalR
 
 
 def test_all_ranks_killed_and_a_rank_told_to_end_go_on_by_themselves(local: LocalRuns, reference: Path, figure: Figure) -> None:
-    local.submit("odds")
-    local.reaches("odds", 12)
+    local.submit("odds", recipe="gated")
+    gate = local.gate("odds")
+    gate.reach(12, ranks=2)
     kill(local.rank_pids("odds", 2)[1], signum=signal.SIGTERM)  # by somebody who is not the agent: saved, and no reason to end
-    local.reaches("odds", 25, attempt=2)
+    gate.waits(attempt=2, ranks=2)
+    gate.reach(25, attempt=2, ranks=2)
     kill(*local.rank_pids("odds", 2).values())
+    gate.open()
     local.ended_as("odds", reference)
     first, second, last = local.attempts("odds")
     assert (first["cause"], second["cause"], last["cause"]) == ("requeued", "crash", "finished")
@@ -88,16 +92,17 @@ def test_all_ranks_killed_and_a_rank_told_to_end_go_on_by_themselves(local: Loca
 
 
 def test_the_death_of_a_jobs_controller_ends_its_agent(local: LocalRuns, alone: Path, figure: Figure) -> None:
-    local.submit("uncontrolled", "--ranks", "1", recipe="paced")
-    local.reaches("uncontrolled", 13)
+    local.submit("uncontrolled", "--ranks", "1", recipe="gated")
+    local.gate("uncontrolled").reach(13)
     agent = local.agent_pid("uncontrolled")
     kill(local.controller_pid("uncontrolled"))
-    assert local.is_gone("uncontrolled", within_s=10)
-    local.until(lambda: not Path(f"/proc/{agent}").exists(), "the agent ends", 10)
+    local.is_gone("uncontrolled")
+    local.until(lambda: not alive(agent), "the agent ends")
     assert local.status("uncontrolled")["state"] == "lost"
+    local.gate("uncontrolled").open()
     local.call("resume", "uncontrolled")
     local.ended_as("uncontrolled", alone)
-    figure("28", "local: controller killed, no rank left behind within 2 s, resumed bitwise", 1, 1)
+    figure("28", "local: controller killed, no rank left behind, resumed bitwise", 1, 1)
 
 
 def test_the_same_numbers_at_another_number_of_ranks(local: LocalRuns, reference: Path, figure: Figure) -> None:
@@ -119,18 +124,19 @@ def test_the_same_numbers_at_another_number_of_ranks(local: LocalRuns, reference
 
 
 def test_an_attempt_that_wakes_up_late_changes_nothing(local: LocalRuns, alone: Path, figure: Figure) -> None:
-    run = local.submit("stale", "--ranks", "1", recipe="paced")
-    local.reaches("stale", 14)
+    run, gate = local.submit("stale", "--ranks", "1", recipe="gated"), local.gate("stale")
+    gate.reach(14)
     old = [local.agent_pid("stale"), *local.rank_pids("stale", 1).values()]
     kill(*old, signum=signal.SIGSTOP)
     job = local.record("stale")["job_id"]
     refused = local.call("resume", "stale", check=False)
     assert refused.returncode == 1 and job in refused.stderr
     local.call("resume", "stale", "--assume-dead", job)
-    local.reaches("stale", 22, attempt=2)
+    gate.reach(22, attempt=2)
     kill(*old, signum=signal.SIGCONT)
-    local.until(lambda: not any(alive(pid) for pid in old), "the old attempt ends", 30)
+    local.until(lambda: not any(alive(pid) for pid in old), "the old attempt ends")
     assert local.status("stale")["state"] == "running"
+    gate.open()
     local.ended_as("stale", alone)
     assert {line["attempt"] for line in metrics(run)} == {1, 2}
     assert [line["attempt"] for line in metrics(run)] == sorted(line["attempt"] for line in metrics(run))
@@ -153,38 +159,36 @@ STAGES = ("submitted", "loading", "stepping", "saving")
 def test_the_last_intent_wins_at_each_stage(local: LocalRuns, alone: Path, figure: Figure, stage: str) -> None:
     """Stopped; stopped and then cancelled; cancelled: each time at the same stage and then resumed, at last to the end."""
     name, right = f"intent-{stage}", 0
-    run = local.submit(name, "--ranks", "1", recipe="paced")
+    run = local.submit(name, "--ranks", "1", recipe="gated")
     for attempt, wanted in enumerate((["stop"], ["stop", "cancel"], ["cancel"]), 1):
         reached(local, name, stage, attempt)
         accepted = [want for want in wanted if local.call(want, name, check=False).returncode == 0]
         assert accepted[0] == wanted[0]  # the second one may come when the run has stopped already, and is refused then
         state = {"stop": "stopped", "cancel": "cancelled"}[accepted[-1]]
         local.over(name, state)
-        assert local.is_gone(name, within_s=10)
-        time.sleep(1)
+        local.is_gone(name)
+        local.until(lambda: not alive(local.controller_pid(name)), "nobody is left who could start an attempt")
         assert (local.status(name)["state"], rank_pids(run)) == (state, {})
         right += 1
+        local.gate(name).let_saves()
         local.call("resume", name)
+    local.gate(name).open()
     local.ended_as(name, alone)
     figure("30", f"local: stop, cancel and resume while {stage}, the last one wins", right, 3)
 
 
 def reached(local: LocalRuns, name: str, stage: str, attempt: int) -> None:
-    run = local.runs / name
-    events = run / "attempts" / f"{attempt:04d}.jsonl"
-    if stage == "submitted":
-        return
+    """Wait until the attempt is at the stage, at a gate of which it stays."""
+    gate = local.gate(name)
     if stage == "loading":
-        local.until(lambda: rank_pids(run), f"{name}: attempt {attempt} has a rank")
-        return
-    local.until(lambda: events.exists(), f"{name}: attempt {attempt} starts")
-    before = last_step(run)
-    local.until(lambda: last_step(run) > before and metrics(run)[-1]["attempt"] >= attempt, f"{name}: attempt {attempt} steps")
-    if stage == "saving":
-        count = len(saved_steps(run))
-        local.until(
-            lambda: len(saved_steps(run)) != count or any((run / "checkpoints").glob(".step-*")), f"{name}: attempt {attempt} saves"
-        )
+        local.until(lambda: rank_pids(gate.run), f"{name}: attempt {attempt} has a rank")
+    elif stage == "stepping":
+        gate.reach(gate.waits(attempt=attempt) + 3, attempt=attempt)
+    elif stage == "saving":
+        gate.hold_saves()
+        step = gate.waits(attempt=attempt)
+        gate.let(step - step % EVERY + EVERY)
+        gate.save_waits(attempt=attempt)
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_at_once_where_it_shall(local: LocalRuns, figure: Figure) -> None:

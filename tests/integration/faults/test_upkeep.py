@@ -19,10 +19,12 @@ STEPS, EVERY = 40, 10
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
     made = Workspace(tmp_path_factory.mktemp("upkeep"))
     here = yaml.safe_load((made.folder / "clusters/here.yaml").read_text())
-    notify = {"on": ["finished"], "command": ["cp", "/dev/stdin", str(made.folder / "told.json")]}
-    made.write("clusters/here.yaml", {**here, "notify": notify})
+    script = made.write(
+        "tell.sh", f"cat >{made.folder}/telling && mv -n {made.folder}/telling {made.folder}/told.json"
+    )  # of the first one only
+    made.write("clusters/telling.yaml", {**here, "notify": {"on": ["finished"], "command": ["sh", str(script)]}})
     sets = [f"train.max_steps={STEPS}", f"train.checkpoint={{every_steps: {EVERY}, keep_last: 4}}"]
-    made.submit("first", "--ranks", "1", *(word for text in sets for word in ("--set", text)))
+    made.submit("first", "--ranks", "1", *(word for text in sets for word in ("--set", text)), cluster="telling")
     assert made.finish("first")["state"] == "finished"
     yield made
 
@@ -39,6 +41,7 @@ def copied(workspace: Workspace, name: str) -> Path:
 
 
 def test_a_persons_command_was_told_that_it_finished(workspace: Workspace) -> None:
+    workspace.until((workspace.folder / "told.json").exists, "the command is called")  # after the run's end is known
     told = json.loads((workspace.folder / "told.json").read_text())
     assert (told["event"], told["run"], told["last_checkpoint_step"]) == ("finished", "first", STEPS)
 

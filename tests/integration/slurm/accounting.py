@@ -61,7 +61,7 @@ def write_files(here: Path, port: int, env: Mapping[str, str]) -> None:
     program = str(shutil.which("mariadb-install-db", path=search_path()))
     argv = [program, "--no-defaults", f"--datadir={here}/mysql", f"--user={user}", "--skip-test-db", "--skip-name-resolve"]
     argv += ["--auth-root-authentication-method=normal"]
-    subprocess.run(argv, env=dict(env), cwd=here, capture_output=True, stdin=subprocess.DEVNULL, timeout=120, check=True)
+    subprocess.run(argv, env=dict(env), cwd=here, capture_output=True, stdin=subprocess.DEVNULL, timeout=240, check=True)
 
 
 def database_argv(here: Path) -> list[str]:

@@ -20,9 +20,12 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from tests.integration.slurm import accounting as accounts
-from tests.integration.slurm.cluster_files import Shape, free_ports, missing_programs, search_path, write_files
+from tests.integration.slurm.cluster_files import Shape, missing_programs, search_path, write_files
+from tests.support.ports import free_ports
 
 _ACTIVE = "PENDING,CONFIGURING,RUNNING,COMPLETING,SUSPENDED,REQUEUED,REQUEUE_HOLD,SPECIAL_EXIT,SIGNALING,STAGE_OUT,STOPPED"
+PATIENCE_S = 120
+"""For whatever a test waits for: a machine that does other things beside is slow, and only a failure takes that long."""
 _MARK, _NODE_MARK = "TEST_CLUSTER_DIRECTORY", "TEST_CLUSTER_NODE"  # in the environment of all that a cluster (a node's daemon) starts
 
 
@@ -89,7 +92,7 @@ class SlurmCluster:
             self.start_ctld()  # before the nodes: one that finds no controller tries again a second later
             for node in self.nodes:
                 self.start_slurmd(node, wait=False)
-            self._until(self._all_nodes_idle, 30, "the nodes did not become idle")
+            self._until(self._all_nodes_idle, PATIENCE_S, "the nodes did not become idle")
         except BaseException:
             self.stop()
             raise
@@ -130,7 +133,9 @@ class SlurmCluster:
         paths = [f"--key-file={here}/munge.key", f"--socket={here}/munge.sock", f"--seed-file={here}/munge.seed"]
         paths += [f"--log-file={here}/log/munged.log", f"--pid-file={here}/run/munged.pid"]
         self._spawn("munged", "munged", "-F", "--num-threads=2", *paths)
-        self._until(self._munge_answers, 10, "munged did not open its socket")  # a slurmd that fails to authenticate backs off for seconds
+        self._until(
+            self._munge_answers, PATIENCE_S, "munged did not open its socket"
+        )  # a slurmd that fails to authenticate backs off for seconds
 
     def _munge_answers(self) -> bool:
         with socket.socket(socket.AF_UNIX) as one:
@@ -139,13 +144,13 @@ class SlurmCluster:
     def _start_accounting(self) -> None:
         accounts.write_files(self.directory, self._accounts_port, self.env)
         self._spawn("mariadbd", *accounts.database_argv(self.directory))
-        self._until((self.directory / "mysql.sock").exists, 30, "the database did not start")
+        self._until((self.directory / "mysql.sock").exists, PATIENCE_S, "the database did not start")
         self.start_dbd()
         self.run("sacctmgr", "-i", "add", "cluster", "test")
 
     def start_dbd(self) -> None:
         self._spawn("slurmdbd", "slurmdbd", "-D")
-        self._until(lambda: self._listens("slurmdbd", self._accounts_port), 60, "slurmdbd does not answer")
+        self._until(lambda: self._listens("slurmdbd", self._accounts_port), PATIENCE_S, "slurmdbd does not answer")
 
     def stop_dbd(self) -> None:
         """The accounts are gone; slurmctld keeps what it has to tell them until they are back."""
@@ -182,7 +187,7 @@ class SlurmCluster:
 
     # --- asking and telling
 
-    def run(self, *argv: str, timeout_s: float = 20, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def run(self, *argv: str, timeout_s: float = PATIENCE_S, check: bool = True) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
             argv, env=self.env, cwd=self.directory, capture_output=True, text=True, timeout=timeout_s, stdin=subprocess.DEVNULL
         )
@@ -208,13 +213,13 @@ class SlurmCluster:
     def restarts(self, job_id: str) -> int:
         return int(self.facts(job_id)["Restarts"])
 
-    def wait_state(self, job_id: str, states: str | Iterable[str], timeout_s: float = 30) -> str:
+    def wait_state(self, job_id: str, states: str | Iterable[str], timeout_s: float = PATIENCE_S) -> str:
         """Wait until the job is in one of the states; which one."""
         wanted = {states} if isinstance(states, str) else set(states)
         self._until(lambda: self.state(job_id) in wanted, timeout_s, lambda: f"job {job_id} is {self._describe(job_id)}, not {states}")
         return self.state(job_id)
 
-    def wait_restart(self, job_id: str, restarts: int, timeout_s: float = 60) -> None:
+    def wait_restart(self, job_id: str, restarts: int, timeout_s: float = PATIENCE_S) -> None:
         """Wait until the job runs in a life after at least so many restarts."""
 
         def runs() -> bool:  # one question: a state and a count asked one after the other may be of two lives
@@ -227,7 +232,7 @@ class SlurmCluster:
         """Jobs that have not ended, one text each: id, name, state, reason."""
         return self.run("squeue", "-h", "-t", _ACTIVE, "-o", "%i %j %T %r").stdout.splitlines()
 
-    def cancel_all(self, timeout_s: float = 40) -> None:
+    def cancel_all(self, timeout_s: float = PATIENCE_S) -> None:
         if jobs := [line.split()[0] for line in self.jobs()]:
             self.run("scancel", *jobs, check=False)
             self._until(lambda: not self.jobs(), timeout_s, lambda: f"jobs do not end: {self.jobs()}")
@@ -244,12 +249,14 @@ class SlurmCluster:
         before = self.restarts(job_id)
         self.run("scontrol", "requeue", job_id)
         self._until(
-            lambda: self._start_if_over(job_id) or (self.restarts(job_id) > before and self.state(job_id) == "RUNNING"), 60, "not requeued"
+            lambda: self._start_if_over(job_id) or (self.restarts(job_id) > before and self.state(job_id) == "RUNNING"),
+            PATIENCE_S,
+            "not requeued",
         )
 
     def start_waiting(self, job_id: str) -> None:
         """Let a requeued job that waits for its begin time start, as soon as it safely can."""
-        self._until(lambda: self._start_if_over(job_id) or self.state(job_id) == "RUNNING", 60, "not started")
+        self._until(lambda: self._start_if_over(job_id) or self.state(job_id) == "RUNNING", PATIENCE_S, "not started")
 
     def _start_if_over(self, job_id: str) -> bool:
         """Let a requeued job start, once nothing of its last life runs and the clock has gone to another second.
@@ -288,7 +295,7 @@ class SlurmCluster:
 
     def node_up(self, node: str) -> None:
         self.run("scontrol", "update", f"nodename={node}", "state=resume", check=False)  # refused where it is up already
-        self._until(lambda: self._node_states().get(node) in ("idle", "mixed", "allocated"), 15, f"node {node} stays down")
+        self._until(lambda: self._node_states().get(node) in ("idle", "mixed", "allocated"), PATIENCE_S, f"node {node} stays down")
 
     def kill_slurmd(self, node: str, *, jobs: bool = True) -> None:
         """The node is lost: slurmd killed, and with it (unless told otherwise) all that its jobs run there.
@@ -310,7 +317,7 @@ class SlurmCluster:
 
     def start_ctld(self) -> None:
         self._spawn("slurmctld", "slurmctld", "-D", "-i")
-        self._until(lambda: self._listens("slurmctld", self._controller_port), 30, "slurmctld does not answer")
+        self._until(lambda: self._listens("slurmctld", self._controller_port), PATIENCE_S, "slurmctld does not answer")
 
     def _listens(self, name: str, port: int) -> bool:
         """Asked without a client: one that is refused tries again only a second later."""

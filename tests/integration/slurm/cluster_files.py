@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pwd
 import re
@@ -24,15 +23,6 @@ def search_path() -> str:
 def missing_programs() -> list[str]:
     """What has to be installed before a cluster can start here; empty where all is well."""
     return [name for name in PROGRAMS if shutil.which(name, path=search_path()) is None]
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now; held open together, so that all differ."""
-    with contextlib.ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [int(one.getsockname()[1]) for one in sockets]
 
 
 @dataclass(frozen=True)

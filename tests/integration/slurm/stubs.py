@@ -15,9 +15,10 @@ from fvlaunch.cli import app
 from tests.support.launcher import Workspace
 
 AGENT = """#!/bin/bash
-# Stands where python stands: the last argument is the job's folder. Its run's folder says how it behaves.
+# Stands where python stands: the last argument is the job's folder. Its run's folder says how it behaves, as soon as it says so.
 folder="${@: -1}"
-case "$(cat "$folder/../../behave" 2>/dev/null)" in
+until [ -e "$folder/../../behave" ]; do sleep 0.05; done
+case "$(cat "$folder/../../behave")" in
     fail) touch "$folder/said.$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}"; exit 3 ;;
     stay) trap : TERM; while true; do sleep 0.1; done ;;
 esac
@@ -53,7 +54,8 @@ def sleeping_profile(workspace: Workspace, name: str = "asleep", **slurm: Any) -
 def sleeping(workspace: Workspace, name: str, *arguments: str, behave: str = "", cluster: str = "asleep") -> str:
     """Submit a run that sleeps; its job's id."""
     run = workspace.submit(name, "--ranks", "1", "--no-snapshot", *arguments, cluster=cluster)
-    (run / "behave").write_text(behave)
+    (run / ".behave").write_text(behave)
+    (run / ".behave").rename(run / "behave")  # whole: the job may be looking
     return job_id(run)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from tests.integration.slurm.cluster import SlurmCluster
 from tests.integration.slurm.runs import causes, finished_as, job_of
-from tests.support.launcher import LIMITS, RECIPE, Workspace, losses
+from tests.support.launcher import RECIPE, STRICT, Workspace, losses
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
@@ -29,6 +29,7 @@ class BadNode(FineTuneMethod):
             FIRST.write_text(os.environ["SLURMD_NODENAME"])
 
     def single_train_step(self, batch, iteration):
+        time.sleep(0.1)  # so that steps are timed one by one
         if iteration == 25 and os.environ["SLURMD_NODENAME"] == FIRST.read_text():
             time.sleep(1000)
         return super().single_train_step(batch, iteration)
@@ -40,7 +41,7 @@ def test_a_run_leaves_the_node_on_which_it_hung_twice(workspace: Workspace, slur
     workspace.write("bad_node.py", BAD_NODE)
     workspace.write("templates/recipes/good.yaml", {**RECIPE, "resources": {"ranks": 1, "threads_per_rank": 1}, "train": train})
     workspace.write("templates/recipes/bad.yaml", {"extends": "good", "train": {"method": {"kind": "./bad_node.py:BadNode"}}})
-    workspace.slurm_cluster("strict", limits={**LIMITS, "hang_floor_s": 5})
+    workspace.slurm_cluster("strict", limits=STRICT)
     workspace.submit("reference", recipe="good", cluster="here")
     assert workspace.finish("reference")["state"] == "finished", workspace.told()
     workspace.submit("hung", recipe="bad", cluster="strict")

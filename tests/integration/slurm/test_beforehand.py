@@ -8,7 +8,7 @@ from pathlib import Path
 from tests.integration.slurm.cluster import SlurmCluster
 from tests.support.launcher import Workspace
 
-ONE = ("--cluster", "real", "--ranks", "1", "--set", "train.max_steps=4", "--prepare")
+ONE = ("gated", "--cluster", "real", "--ranks", "1", "--set", "train.max_steps=4", "--prepare")
 
 
 def test_slurm_is_asked_for_each_cluster_and_partition_whether_and_when(workspace: Workspace, slurm: SlurmCluster) -> None:
@@ -29,7 +29,7 @@ def test_where_nobody_takes_the_job_the_exit_code_says_so(workspace: Workspace, 
 
 
 def test_a_script_that_is_submitted_by_hand_is_the_runs_own_job(workspace: Workspace, slurm: SlurmCluster) -> None:
-    out = workspace.call("submit", "tiny", *ONE, "--name", "byhand").stdout
+    out = workspace.call("submit", *ONE, "--name", "byhand").stdout
     assert workspace.status("byhand")["state"] == "submitting" and slurm.jobs() == []
     script = Path(out.split()[-1])
     first = slurm.sbatch("--hold", str(script))
@@ -39,19 +39,20 @@ def test_a_script_that_is_submitted_by_hand_is_the_runs_own_job(workspace: Works
     slurm.wait_state(second, "RUNNING")
     workspace.until(lambda: workspace.status("byhand")["job_id"] == second, "the job is recorded")
     slurm.run("scontrol", "release", first)
-    assert workspace.finish("byhand")["state"] == "finished"
     assert slurm.wait_state(first, {"FAILED", "COMPLETED"}) == "FAILED"
+    workspace.gate("byhand").open()
+    assert workspace.finish("byhand")["state"] == "finished"
     assert workspace.status("byhand")["attempts"] == 1
 
 
 def test_resume_submits_what_was_prepared_and_adopts_what_was_submitted_by_hand(workspace: Workspace, slurm: SlurmCluster) -> None:
-    out = workspace.call("submit", "tiny", *ONE, "--name", "adopted").stdout
+    out = workspace.call("submit", *ONE, "--name", "adopted").stdout
     job_id = slurm.sbatch("--hold", out.split()[-1])
     done = workspace.call("resume", "adopted", check=False)
     assert done.returncode == 1 and f"{job_id}; adopted" in done.stderr and len(slurm.jobs()) == 1
     assert json.loads((workspace.runs / "adopted/run.json").read_text())["job_id"] == job_id
     workspace.call("cancel", "adopted")
-    workspace.call("submit", "tiny", *ONE, "--name", "resumed")
+    workspace.call("submit", *ONE, "--name", "resumed")
     workspace.call("resume", "resumed", "--", "--hold")
     assert len(slurm.jobs()) == 1 and workspace.status("resumed")["state"] == "queued"
     workspace.call("cancel", "resumed")

@@ -8,14 +8,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.integration.faults.local import OWN_METHODS
 from tests.integration.slurm.cluster import SlurmCluster, missing_programs
 from tests.integration.slurm.runs import causes
-from tests.support.launcher import RECIPE, Workspace, metrics
+from tests.support.launcher import Workspace, metrics
 
 CUT = "PartitionName=cut Nodes=127.0.0.11 PriorityTier=1 PreemptMode=CANCEL GraceTime=20 MaxTime=INFINITE State=UP"
-PACED = {"kind": "./own.py:Paced", "pace_s": 0.1}
-SHORT = ("--ranks", "1", "--set", "train.max_steps=80")
+SHORT = ("--ranks", "1", "--set", "train.max_steps=20")
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +29,6 @@ def site() -> Iterator[SlurmCluster]:
 @pytest.fixture(scope="module")
 def runs(site: SlurmCluster, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     made = Workspace(tmp_path_factory.mktemp("sites"), {**os.environ, **site.env})
-    made.write("own.py", OWN_METHODS)
-    made.write("templates/recipes/paced.yaml", {**RECIPE, "train": {**RECIPE["train"], "method": PACED}})
     options = {"cpus-per-task": 1, "mem": "1000", "time": "00:10:00"}
     made.slurm_cluster("cut", continue_by="resubmit", slurm={**options, "partition": "cut"})
     bare = made.write("bare.sh", f'#!/bin/bash\nexport PATH=/nonexistent\nexec {sys.executable} "$@"\n')
@@ -42,18 +38,19 @@ def runs(site: SlurmCluster, tmp_path_factory: pytest.TempPathFactory) -> Worksp
 
 
 def whole(runs: Workspace, name: str) -> None:
-    """It finished, and each step stands once."""
+    """It finishes, and each step stands once."""
+    runs.gate(name).open()
     assert runs.finish(name)["state"] == "finished", runs.told()
-    assert [line["step"] for line in metrics(runs.runs / name)] == list(range(1, 81))
+    assert [line["step"] for line in metrics(runs.runs / name)] == list(range(1, 21))
 
 
 @pytest.mark.long
 def test_where_preemption_cancels_a_new_job_goes_on_with_the_same_run(site: SlurmCluster, runs: Workspace) -> None:
-    runs.submit("cut", *SHORT, "--begin", "now", recipe="paced", cluster="cut")
-    runs.reaches("cut", 5)
+    runs.submit("cut", *SHORT, "--begin", "now", recipe="gated", cluster="cut")
+    runs.gate("cut").reach(5)
     first = runs.status("cut")["job_id"]
     site.preempt(first)
-    runs.reaches("cut", 10, attempt=2)
+    runs.gate("cut").waits(attempt=2)
     status = runs.status("cut")
     assert status["state"] == "running" and status["job_ids"] == [first, status["job_id"]] and status["job_id"] != first
     one, two = runs.attempts("cut")
@@ -65,8 +62,8 @@ def test_where_preemption_cancels_a_new_job_goes_on_with_the_same_run(site: Slur
 
 @pytest.mark.long
 def test_a_scancelled_run_is_not_submitted_again(site: SlurmCluster, runs: Workspace) -> None:
-    runs.submit("ended", *SHORT, recipe="paced", cluster="cut")
-    runs.reaches("ended", 5)
+    runs.submit("ended", *SHORT, recipe="gated", cluster="cut")
+    runs.gate("ended").reach(5)
     site.run("scancel", runs.status("ended")["job_id"])
     assert runs.finish("ended")["state"] == "cancelled"
     runs.until(lambda: site.jobs() == [], "no job is left")
@@ -74,11 +71,11 @@ def test_a_scancelled_run_is_not_submitted_again(site: SlurmCluster, runs: Works
 
 @pytest.mark.long
 def test_without_scontrol_on_the_node_the_batch_script_requeues(site: SlurmCluster, runs: Workspace) -> None:
-    runs.submit("bare", *SHORT, recipe="paced", cluster="bare")
-    runs.reaches("bare", 5)
+    runs.submit("bare", *SHORT, recipe="gated", cluster="bare")
+    runs.gate("bare").reach(5)
     job = runs.status("bare")["job_id"]
     site.preempt(job)
-    runs.reaches("bare", 10, attempt=2)
+    runs.gate("bare").waits(attempt=2)
     one, two = runs.attempts("bare")
     assert two["step_from"] == one["step_to"]
     whole(runs, "bare")

@@ -31,7 +31,7 @@ def test_a_profile_that_cannot_work_fails(workspace: Workspace, slurm: SlurmClus
 
 
 def test_a_node_that_is_not_free_is_not_waited_for_for_ever(workspace: Workspace, slurm: SlurmCluster) -> None:
-    job_id = slurm.sbatch("-N2", "--exclusive", "-p", "low", "-o", "/dev/null", "--wrap", "sleep 60")
+    job_id = slurm.sbatch("-N2", "--exclusive", "-p", "low", "-o", "/dev/null", "--wrap", "sleep 600")
     slurm.wait_state(job_id, "RUNNING")
     done = workspace.call("doctor", "--cluster", "real", "--wait-s", "2", "--json")
     said = {one["check"]: one for one in json.loads(done.stdout)}

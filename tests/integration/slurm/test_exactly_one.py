@@ -21,7 +21,7 @@ REPLIES = {
     "nothing": "exit 0",
     "nonsense": "echo Submitted, perhaps",
     "a signal": "kill -KILL $$",
-    "silence": "sleep 30",
+    "silence": "sleep 300",
 }
 """What comes back after the job was taken."""
 
@@ -46,11 +46,11 @@ def wrap_sbatch(runs: Quick, slurm: SlurmCluster, before: str, after: str) -> No
 def test_a_reply_of_sbatch_that_is_lost_never_makes_a_second_job(
     slurm: SlurmCluster, runs: Quick, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
-    monkeypatch.setattr(slurm_job, "SBATCH_WAIT_S", 1.0)
     chance, right = random.Random(7), 0
     for number in range(count):
         reply = list(REPLIES)[number] if number < len(REPLIES) else chance.choice([name for name in REPLIES if name != "silence"])
         wrap_sbatch(runs, slurm, "", REPLIES[reply])
+        monkeypatch.setattr(slurm_job, "SBATCH_WAIT_S", 10.0 if reply == "silence" else 240.0)  # enough for Slurm to take the job
         job = sleeping(runs, f"lost-{number}", "--begin", "now+1hour")
         right += [line.split()[0] for line in slurm.jobs() if f" lost-{number} " in line] == [job]
     assert right == count

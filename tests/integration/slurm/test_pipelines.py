@@ -1,9 +1,11 @@
-"""A pipeline on a real Slurm: a chain of jobs that breaks, is mended, lives through a requeue, and ends with all stages finished.
+"""Pipelines on a real Slurm: chains of jobs that break, are mended, live through a requeue, and end with all stages finished.
 
-The tests are in the order in which the pipeline lives.
+Each test has a pipeline of its own, whose first stage waits at its gate until the test has done what it does.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import pytest
 
@@ -11,61 +13,69 @@ from tests.integration.slurm.cluster import SlurmCluster
 from tests.support.launcher import Workspace, metrics
 from tests.support.pipelines import Chain
 
-ONE_JOB_GOES_ON = True
-NAME = "chain"
+STEPS = 12
+"""Of the first stage."""
 
 
 @pytest.fixture(scope="module")
-def chain(workspace: Workspace) -> Chain:
-    return Chain(workspace, pace_s=0.3, steps=16)
+def made(workspace: Workspace) -> Chain:
+    return Chain(workspace, steps=STEPS)
 
 
-def jobs(chain: Chain, name: str = NAME) -> tuple[str, str]:
+@pytest.fixture
+def chain(made: Chain) -> Iterator[Chain]:
+    yield made
+    made.refuse.unlink(missing_ok=True)
+
+
+def jobs(chain: Chain, name: str) -> tuple[str, str]:
     return chain.record(name, "first")["job_id"], chain.record(name, "second")["job_id"]
 
 
-def test_a_failed_stage_never_starts_the_next_whose_job_the_scheduler_ends(chain: Chain, slurm: SlurmCluster) -> None:
-    chain.gate.touch()
-    done = chain.workspace.call("submit", "chain", "--cluster", "real", "--name", NAME, "--wait", check=False)
+def ends(chain: Chain, slurm: SlurmCluster, name: str) -> None:
+    """Let it: each stage ends as if nothing had happened."""
+    chain.first(name).open()
+    assert chain.workspace.call("wait", name).returncode == 0
+    assert chain.states(name) == ("finished", "finished", "finished")
+    assert [line["step"] for line in metrics(chain.path(name, "first"))] == list(range(1, STEPS + 1))
+    assert chain.started_from(name)["step"] == STEPS
+    slurm.wait_state(jobs(chain, name)[1], {"COMPLETED"})
+    assert slurm.jobs() == []
+
+
+def test_a_failed_stage_never_starts_the_next_and_resume_makes_a_new_chain_from_it(chain: Chain, slurm: SlurmCluster) -> None:
+    chain.refuse.touch()
+    done = chain.workspace.call("submit", "chain", "--cluster", "real", "--name", "broken", "--wait", check=False)
     assert done.returncode == 1 and "the gate is shut" in done.stderr, done.stderr
-    first, second = jobs(chain)
-    assert slurm.wait_state(second, {"CANCELLED"}) == "CANCELLED"
-    assert chain.states(NAME) == ("failed", "failed", "cancelled")
-    assert chain.workspace.status(NAME)["stages"][1]["reason"] == "never started: chain/first is failed"
-    assert chain.workspace.status(f"{NAME}/second")["attempts"] == 0
-    assert slurm.jobs() == [] and first != second
-
-
-def test_resume_makes_a_new_chain_from_the_stage_that_broke(chain: Chain, slurm: SlurmCluster) -> None:
-    before = jobs(chain)
-    chain.gate.unlink()
-    chain.workspace.call("resume", NAME)
-    first, second = jobs(chain)
+    before = jobs(chain, "broken")
+    assert slurm.wait_state(before[1], {"CANCELLED"}) == "CANCELLED"
+    assert chain.states("broken") == ("failed", "failed", "cancelled")
+    assert chain.workspace.status("broken")["stages"][1]["reason"] == "never started: broken/first is failed"
+    assert chain.workspace.status("broken/second")["attempts"] == 0
+    assert slurm.jobs() == [] and before[0] != before[1]
+    chain.refuse.unlink()
+    chain.workspace.call("resume", "broken")
+    first, second = jobs(chain, "broken")
     assert not {first, second} & set(before)
     assert slurm.facts(second)["Dependency"].startswith(f"afterok:{first}")
-    assert slurm.facts(second)["JobName"] == "chain.second"
-    chain.workspace.reaches(f"{NAME}/first", 3)
-    assert chain.states(NAME) == ("running", "running", "queued")
-    refused = chain.workspace.call("resume", NAME, check=False)
-    assert refused.returncode == 1 and "chain is not over" in refused.stderr
+    assert slurm.facts(second)["JobName"] == "broken.second"
+    chain.first("broken").reach(3, attempt=2)
+    assert chain.states("broken") == ("running", "running", "queued")
+    refused = chain.workspace.call("resume", "broken", check=False)
+    assert refused.returncode == 1 and "broken is not over" in refused.stderr
+    ends(chain, slurm, "broken")
 
 
 def test_a_requeued_stage_keeps_its_job_and_the_chain(chain: Chain, slurm: SlurmCluster) -> None:
-    first, second = jobs(chain)
+    chain.workspace.call("submit", "chain", "--cluster", "real", "--name", "requeued")
+    chain.first("requeued").reach(3)
+    first, second = jobs(chain, "requeued")
     slurm.requeue_now(first)
-    chain.workspace.reaches(f"{NAME}/first", 5, attempt=3)  # the first ended at the gate
-    assert jobs(chain) == (first, second)
+    chain.first("requeued").reach(5, attempt=2)
+    assert jobs(chain, "requeued") == (first, second)
     assert slurm.state(second) == "PENDING" and slurm.restarts(first) == 1
     assert slurm.facts(second)["Dependency"].startswith(f"afterok:{first}")
-
-
-def test_each_stage_ends_as_if_nothing_had_happened(chain: Chain, slurm: SlurmCluster) -> None:
-    assert chain.workspace.call("wait", NAME).returncode == 0
-    assert chain.states(NAME) == ("finished", "finished", "finished")
-    assert [line["step"] for line in metrics(chain.path(NAME, "first"))] == list(range(1, 17))
-    assert chain.started_from(NAME)["step"] == 16
-    slurm.wait_state(jobs(chain)[1], {"COMPLETED"})
-    assert slurm.jobs() == []
+    ends(chain, slurm, "requeued")
 
 
 def test_where_one_stage_is_refused_nothing_is_left_behind(chain: Chain, slurm: SlurmCluster) -> None:

@@ -9,23 +9,22 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.integration.faults.local import OWN_METHODS
 from tests.integration.slurm.cluster import SlurmCluster
 from tests.integration.slurm.runs import finished_as, job_of
-from tests.support.launcher import LIMITS, RECIPE, Workspace, losses
+from tests.support.launcher import LIMITS, Workspace, losses
 
-PACED = ("--set", "train.max_steps=60")
+SHORT = ("--ranks", "1", "--set", "train.max_steps=20")
 
 
 def test_scancel_and_cancel_end_running_and_waiting_runs_for_good(workspace: Workspace, slurm: SlurmCluster) -> None:
     for name in ("scancelled", "cancelled"):  # a node each
-        workspace.submit(name, "--ranks", "1", "--set", "train.max_steps=5000", cluster="real")
+        workspace.submit(name, *SHORT, recipe="gated", cluster="real")
     workspace.submit("waiting", "--begin", "now+1hour", cluster="real")
     waiting = workspace.status("waiting")
     assert waiting["state"] == "queued"
     assert "begin time" in waiting["reason"]
     for name in ("scancelled", "cancelled"):
-        workspace.reaches(name, 5)
+        workspace.gate(name).reach(5)
     jobs = {name: job_of(workspace, name) for name in ("scancelled", "cancelled")}
     slurm.run("scancel", jobs["scancelled"])
     for name in ("cancelled", "waiting"):
@@ -34,24 +33,23 @@ def test_scancel_and_cancel_end_running_and_waiting_runs_for_good(workspace: Wor
         assert workspace.finish(name)["state"] == "cancelled"
     for job in jobs.values():
         slurm.wait_state(job, {"CANCELLED", "FAILED"})
-    time.sleep(2)  # for what would come back
-    assert slurm.jobs() == []
+    workspace.until(lambda: slurm.jobs() == [], "no job is left, and with it no batch script that could bring one back")
     assert [slurm.restarts(job) for job in jobs.values()] == [0, 0]
 
 
 def test_a_time_limit_is_seen_coming_and_the_run_goes_on(workspace: Workspace, slurm: SlurmCluster) -> None:
-    """A minute of allocation, of which the last half is for saving: a slow run needs more than one life."""
+    """A minute of allocation, of which the last half is for saving: at its gate a run waits that long."""
     workspace.slurm_cluster("short", limits={**LIMITS, "notice_lead_s": 30})
-    workspace.write("own.py", OWN_METHODS)
-    workspace.write("templates/recipes/paced.yaml", {**RECIPE, "train": {**RECIPE["train"], "method": {"kind": "./own.py:Paced"}}})
-    workspace.submit("limited", "-t", "1", "--ranks", "1", *PACED, "--set", "train.method.pace_s=0.5", recipe="paced", cluster="short")
-    workspace.submit("unlimited", "--ranks", "1", *PACED, recipe="paced")
+    workspace.submit("limited", "-t", "1", *SHORT, recipe="gated", cluster="short")
+    workspace.gate("limited").let(5)
+    workspace.submit("unlimited", *SHORT)
     assert workspace.finish("unlimited")["state"] == "finished"
+    workspace.until((workspace.runs / "limited/attempts/0002.jsonl").exists, "a second attempt")
+    workspace.gate("limited").open()
     finished_as(workspace, "limited", losses(workspace.runs / "unlimited"))
     *before, last = workspace.attempts("limited")
-    assert before, "it did not take more than one life"
     assert {a["cause"] for a in before} == {"time_limit"}
-    assert all(a["ended_at"] - a["started_at"] < 45 for a in before)
+    assert all(a["ended_at"] - a["started_at"] < 60 for a in before)
     assert last["step_from"] == before[-1]["step_to"]
 
 
@@ -79,11 +77,14 @@ def test_a_refused_submission_leaves_nothing_behind(workspace: Workspace, slurm:
 
 def test_without_slurmctld_status_tells_the_last_known_and_submit_leaves_no_doubt(workspace: Workspace, slurm: SlurmCluster) -> None:
     workspace.submit("unseen", "--begin", "now+1hour", cluster="real")
+    began = time.monotonic()
+    workspace.status("unseen")
+    usual = time.monotonic() - began  # how long a process takes to start here is not the scheduler's doing
     slurm.stop_ctld()
     try:
         began = time.monotonic()
         done = workspace.call("status", "unseen", "--json", check=False)
-        assert time.monotonic() - began < 8
+        assert time.monotonic() - began < 8 + 3 * usual
         assert done.returncode == 3
         [status] = json.loads(done.stdout)
         assert status["state"] == "queued"
@@ -105,7 +106,7 @@ def test_two_shells_resuming_one_run_make_one_job(workspace: Workspace, slurm: S
         )
         for _ in range(3)
     ]  # fmt: skip
-    ended: list[tuple[int, Any]] = [(shell.wait(60), shell.communicate()) for shell in shells]
+    ended: list[tuple[int, Any]] = [(shell.wait(240), shell.communicate()) for shell in shells]
     assert sorted(code for code, _ in ended) == [0, 1, 1], ended
     assert len(slurm.jobs()) == 1
     assert all("raced" in told[1] for code, told in ended if code == 1)

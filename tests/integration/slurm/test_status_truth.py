@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -103,10 +103,12 @@ def test_a_preempted_job_is_never_called_gone(site: SlurmCluster, runs: Workspac
     site.wait_state(job, "RUNNING")
     site.preempt(job, 0.2)
     seen = []
-    deadline = time.monotonic() + 60
-    while site.restarts(job) == 0 or site.state(job) != "PENDING":
+
+    def is_back() -> bool:
         seen.append(told(runs, "preempted")["preempted"][0])
-        assert time.monotonic() < deadline
+        return site.restarts(job) > 0 and site.state(job) == "PENDING"
+
+    runs.until(is_back, "the job is requeued and waits")
     seen.append(told(runs, "preempted")["preempted"][0])
     assert set(seen) <= {"running", "requeued"} and seen[-1] == "requeued", seen
     runs.call("cancel", "preempted")
@@ -136,7 +138,8 @@ def test_a_failed_and_a_cancelled_job_and_then_all_that_slurm_has_forgotten(site
     before = told(runs, "failed", "gone")
     assert before["failed"][0] == "failed" and "failed with exit code 3" in before["failed"][1]
     assert before["gone"] == ("cancelled", "cancelled through the scheduler")
-    time.sleep(2 if site.accounting else 0)  # accounts are late
+    if site.accounting:  # which are late
+        runs.until(lambda: _accounted(site, jobs.values()) == {"FAILED", "CANCELLED"}, "the accounts know all of them")
     _forget(site)
     after = told(runs, *jobs)
     assert {name: after[name] for name in before} == before
@@ -176,7 +179,7 @@ def test_without_slurmctld_the_last_known_and_its_age_within_five_seconds(site: 
             start()
         assert (status["state"], status["reason"]) == ("queued", "the scheduler cannot be reached")
         assert status["stale_s"] > 0
-        assert took < max(5, 3.5 + usual)  # a process that starts slowly here is not the scheduler's doing
+        assert took < 5 + 3 * usual  # a process that starts slowly here is not the scheduler's doing
     assert told(runs, "blind")["blind"][0] == "queued"
     site.run("scancel", job)
 
@@ -191,7 +194,7 @@ def test_without_slurmdbd_an_end_is_unknown_and_not_guessed(site: SlurmCluster, 
         began = time.monotonic()
         state, reason = told(runs, "unaccounted", code=3)["unaccounted"]
         assert state == "queued" and "the accounts give no answer" in reason
-        assert time.monotonic() - began < 8
+        assert time.monotonic() - began < 20
     finally:
         site.start_dbd()
 
@@ -206,6 +209,11 @@ def _seconds(shell: Workspace, code: int) -> tuple[float, list[dict[str, Any]]]:
 def _details(site: SlurmCluster, job: str) -> dict[str, str]:
     shown = site.run("env", "SLURM_TIME_FORMAT=%s", "scontrol", "show", "job", job).stdout
     return dict(part.split("=", 1) for part in shown.split() if "=" in part)
+
+
+def _accounted(site: SlurmCluster, jobs: Iterable[str]) -> set[str]:
+    shown = site.run("sacct", "-nXP", "-j", ",".join(jobs), "-o", "State").stdout
+    return {line.split()[0] for line in shown.splitlines()} if len(shown.splitlines()) == len(list(jobs)) else set()
 
 
 def _forget(site: SlurmCluster) -> None:

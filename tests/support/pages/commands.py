@@ -43,5 +43,5 @@ def _helps() -> dict[str, str]:
     """Command -> its --help, from a fresh Python with our packages at a fixed width."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     env = {**os.environ, "PYTHONPATH": path, "COLUMNS": str(COLUMNS), "TERMINAL_WIDTH": str(COLUMNS)}
-    done = subprocess.run([sys.executable, "-c", _PROGRAM], env=env, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", _PROGRAM], env=env, capture_output=True, text=True, timeout=240, check=True)
     return dict(json.loads(done.stdout))

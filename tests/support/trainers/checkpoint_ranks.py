@@ -30,7 +30,7 @@ class Ranks:
         """The pids of the ranks, by rank."""
         return self._ask({"do": "start", "world": world, "scenario": scenario, "directory": str(directory), "arguments": arguments})
 
-    def join(self, pids: list[int], timeout_s: float = 60) -> list[dict[str, Any]]:
+    def join(self, pids: list[int], timeout_s: float = 240) -> list[dict[str, Any]]:
         """By rank: {code, result}; who is not back in time is killed and has code "timeout"."""
         return self._ask({"do": "join", "pids": pids, "timeout_s": timeout_s})
 

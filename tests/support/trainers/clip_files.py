@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import socket
 import sys
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -14,6 +13,9 @@ from typing import Any
 import av
 import numpy as np
 import pyarrow.parquet as pq
+
+from tests.support.gates import hold_until_notice
+from tests.support.ports import free_ports
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["trainers.preprocessing.job", "torch._dynamo"])  # so that a rank starts at once
@@ -58,17 +60,19 @@ def write_merged(folder: Path, number: int) -> Path:
 
 
 class Job:
-    """A preprocessing under way; logs and progress of rank N are OUTPUT.log-N and OUTPUT.sent-N."""
+    """A preprocessing under way; logs and progress of rank N are OUTPUT.log-N and OUTPUT.sent-N.
 
-    def __init__(self, source: Path, output: Path, world: int = 1, **changes: Any) -> None:
+    hold_at   clips after which a rank waits for its stop notice, at OUTPUT.held-N
+    """
+
+    def __init__(self, source: Path, output: Path, world: int = 1, *, hold_at: int | None = None, **changes: Any) -> None:
         config = {**JOB, "source": str(source), "output": str(output), **changes}
         if config["kind"] != "videos":
             config = {k: v for k, v in config.items() if k in {"kind", "model", "source", "output", "rows_per_file", *changes}}
         self.output = output
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
+        [port] = free_ports(1)
         self.ranks: list[BaseProcess] = [
-            _context.Process(target=_rank, args=(config, str(output), rank, world, port), daemon=False) for rank in range(world)
+            _context.Process(target=_rank, args=(config, str(output), rank, world, port, hold_at), daemon=False) for rank in range(world)
         ]
         for rank in self.ranks:
             rank.start()
@@ -109,7 +113,7 @@ def rows(output: Path, below: str = "combined_parquet_dataset") -> list[dict[str
     return sorted(found, key=lambda row: str(row["id"]))
 
 
-def _rank(config: dict[str, Any], output: str, rank: int, world: int, port: int) -> None:
+def _rank(config: dict[str, Any], output: str, rank: int, world: int, port: int, hold_at: int | None) -> None:
     log, sent = (os.open(f"{output}.{name}-{rank}", os.O_CREAT | os.O_WRONLY | os.O_TRUNC) for name in ("log", "sent"))
     os.dup2(log, 1)
     os.dup2(log, 2)
@@ -126,6 +130,8 @@ def _rank(config: dict[str, Any], output: str, rank: int, world: int, port: int)
     from trainers.preprocessing import job
 
     torch.set_num_threads(1)
+    if hold_at is not None:
+        hold_until_notice("preprocessing", hold_at, Path(f"{output}.held-{rank}"))
     code = 1
     try:
         code = job.run(TypeAdapter(Config).validate_python(config), Path(output), Control().start())

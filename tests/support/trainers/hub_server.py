@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,13 +15,17 @@ COMMIT = "c" * 40
 
 
 class Hub(ThreadingHTTPServer):
-    """`root`/models/org/name/… and `root`/datasets/org/name/…; `delay_s` after each 64 KiB sent; `served` are the files asked for."""
+    """`root`/models/org/name/… and `root`/datasets/org/name/…; `served` are the files asked for.
+
+    `gate` is open; while a test has it shut, nothing is sent of a file beyond its first 64 KiB.
+    """
 
     daemon_threads = True
 
     def __init__(self, root: Path) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.root, self.delay_s = root, 0.0
+        self.root, self.gate = root, threading.Event()
+        self.gate.set()
         self.served: list[str] = []
 
     @property
@@ -38,6 +41,7 @@ def hub(root: Path) -> Iterator[Hub]:
     try:
         yield server
     finally:
+        server.gate.set()
         server.shutdown()
         thread.join()
         server.server_close()
@@ -88,8 +92,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.served.append(name)
             with contextlib.suppress(ConnectionError):  # the client was killed
                 for start in range(begin, len(content), 65536):
+                    if start > begin:
+                        self.server.gate.wait()
                     self.wfile.write(content[start : start + 65536])
-                    time.sleep(self.server.delay_s)
 
     def _json(self, content: object) -> None:
         text = json.dumps(content).encode()

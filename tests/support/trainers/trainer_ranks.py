@@ -18,6 +18,8 @@ from typing import Any
 
 from tests.support.paths import ROOT
 
+PATIENCE_S = 240
+"""For whatever a test waits for: only a failure takes that long."""
 ARCHITECTURE = {
     "num_attention_heads": 2,
     "attention_head_dim": 12,
@@ -121,17 +123,18 @@ class Attempt:
         whole = path.read_text().rpartition("\n")[0] if path.exists() else ""
         return [json.loads(line) for line in whole.splitlines()]
 
-    def wait_for_step(self, step: int, timeout_s: float = 30) -> None:
+    def wait_held(self, timeout_s: float = PATIENCE_S) -> None:
+        """Until its last rank has come to where it waits for its notice."""
         deadline = time.monotonic() + timeout_s
-        while not any(m.get("phase") in ("warming", "stepping") and m["count"] >= step for m in self.sent()):
+        while not (self._run / f"held-{self._number}").exists():
             assert time.monotonic() < deadline, self.log()
             time.sleep(0.005)
 
     def notice(self, rank: int = 0) -> None:
         os.kill(self.pids[rank], signal.SIGTERM)
 
-    def join(self, timeout_s: float = 60) -> list[int]:
-        """Exit codes by rank."""
+    def join(self, timeout_s: float = PATIENCE_S) -> list[int]:
+        """Exit codes by rank; who is not back in time is killed."""
         return self._server.ask({"do": "join", "pids": self.pids, "timeout_s": timeout_s})
 
 
@@ -142,12 +145,14 @@ class Ranks:
         self._server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
         self._attempts = 0
 
-    def start(self, config: dict[str, Any], run: Path, world: int = 1, attempt: int = 1) -> Attempt:
+    def start(self, config: dict[str, Any], run: Path, world: int = 1, attempt: int = 1, hold_at: tuple[str, int] | None = None) -> Attempt:
+        """An attempt under way. With `hold_at`, a phase and a count of it, its last rank waits there for its stop notice."""
         run.mkdir(exist_ok=True)
         self._attempts += 1
         path = run / f"config-{self._attempts}.json"
         path.write_text(json.dumps({"train": config}))
         request = {"do": "start", "world": world, "config": str(path), "run": str(run), "number": self._attempts, "attempt": attempt}
+        request["hold_at"] = hold_at
         return Attempt(self, run, self._attempts, self.ask(request))
 
     def finish(self, config: dict[str, Any], run: Path, world: int = 1, attempt: int = 1) -> Path:
@@ -206,6 +211,10 @@ def _fork(rank: int, request: dict[str, Any], listening: socket.socket) -> int:
         )
         if rank == 0:
             os.environ["TRAINER_LISTEN_FD"] = str(os.dup(listening.fileno()))
+        if request["hold_at"] and rank == request["world"] - 1:
+            from tests.support.gates import hold_until_notice
+
+            hold_until_notice(*request["hold_at"], Path(request["run"], f"held-{request['number']}"))
         from trainers.__main__ import main
 
         code = main([request["config"], "--run-dir", request["run"]])

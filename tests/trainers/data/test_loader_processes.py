@@ -43,7 +43,7 @@ def children() -> list[Any]:
     return multiprocessing.active_children()
 
 
-def eventually(check: Callable[[], bool], within_s: float = 60) -> bool:
+def eventually(check: Callable[[], bool], within_s: float = 240) -> bool:
     end = time.monotonic() + within_s
     while time.monotonic() < end:
         if check():
@@ -147,5 +147,5 @@ def test_loader_processes_end_with_the_rank_even_when_they_are_stuck(tmp_path: P
         with rank:
             assert rank.stdout is not None
             pid = int(rank.stdout.readline())
-            assert rank.wait(timeout=60) == code
-        assert eventually(lambda pid=pid: is_gone(pid), within_s=20)
+            assert rank.wait(timeout=240) == code
+        assert eventually(lambda pid=pid: is_gone(pid))

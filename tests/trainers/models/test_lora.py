@@ -275,7 +275,7 @@ def test_who_wants_pipelines_after_the_network_gets_them_whole() -> None:
         "assert lora_base.LoraBaseMixin in WanPipeline.__mro__\n"
         "assert lora_base.PreTrainedModel and lora_base.BaseTunerLayer and single_file_utils.AutoImageProcessor\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=240)
     assert (done.returncode, done.stderr) == (0, "")
 
 

@@ -117,7 +117,7 @@ def test_an_interrupted_preparation_leaves_nothing(tmp_path: Path, few: None) ->
 
 
 def test_two_runs_that_prepare_at_once_share_one_result(tmp_path: Path, few: None) -> None:
-    both_are_at_it = threading.Barrier(2, timeout=60)
+    both_are_at_it = threading.Barrier(2, timeout=240)
     failures: list[BaseException] = []
 
     def wait_once(what: str, count: int) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,13 @@ from tests.support.trainers.clip_files import Job, finish, rows, write_clip, wri
 from trainers.data.parquet_schema import T2V
 from trainers.models.codecs.shapes import ShapesCodec
 from trainers.preprocessing.clips import Settings, read_clip
+
+
+def eventually(true: Callable[[], bool], job: Job) -> None:
+    """Wait for what a job does."""
+    while not true():
+        assert job.ranks[0].is_alive() or true(), job.log()
+        time.sleep(0.001)
 
 
 @pytest.fixture(scope="module")
@@ -89,9 +97,7 @@ def test_a_killed_job_goes_on_where_it_was_and_repeats_nothing(clips: Path, whol
     output = tmp_path / "out"
     for world, kill_at in ((1, 2), (2, 3)):
         job = Job(clips, output, world)
-        while job.records() < kill_at:
-            assert job.ranks[0].is_alive() or job.records() >= kill_at, job.log()
-            time.sleep(0.001)
+        eventually(lambda job=job, kill_at=kill_at: job.records() >= kill_at, job)
         for rank in job.ranks:
             os.kill(rank.pid or 0, signal.SIGKILL)
         job.join()
@@ -109,13 +115,12 @@ def test_a_killed_job_goes_on_where_it_was_and_repeats_nothing(clips: Path, whol
 
 def test_a_notice_publishes_the_open_part_and_asks_to_be_run_again(clips: Path, whole: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
-    job = Job(clips, output, rows_per_file=100)
-    while not list(output.rglob(".part-*.tmp")):
-        time.sleep(0.001)
+    job = Job(clips, output, rows_per_file=100, hold_at=5)
+    eventually(Path(f"{output}.held-0").exists, job)
+    assert list(output.rglob(".part-*.tmp")) and not list(output.rglob("part-*"))
     os.kill(job.ranks[0].pid or 0, signal.SIGTERM)
     assert job.join() == [75]
-    written = len(rows(output))
-    assert 0 < written < 12, "the notice came too late to show anything"
+    assert len(rows(output)) == 5
     assert not (output / "report.json").exists()
     assert finish(clips, output, rows_per_file=100)["written"] == 12
     assert rows(output) == rows(whole)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
@@ -106,12 +105,11 @@ def test_any_ranks_make_the_same_trajectories(runs: Any, prompted: Path, teacher
 
 def test_a_cache_that_was_cut_short_goes_on_at_the_sample(runs: Any, prompted: Path, teacher: Path, whole: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
-    slow = kd(prompted, teacher, cache, max_steps=2, method__trajectory_steps=100, method__teacher_batch_size=1, method__t_list=[1000, 0])
-    started = runs.start(slow, tmp_path / "run")
-    while not (cache / "samples").is_dir() or len(list((cache / "samples").glob("0*"))) < 2:
-        time.sleep(0.01)
+    started = runs.start(kd(prompted, teacher, cache, max_steps=2, method__teacher_batch_size=1), tmp_path / "run", hold_at=("caching", 2))
+    started.wait_held()
     started.notice()
     assert started.join() == [75]
+    assert len(list((cache / "samples").glob("0*"))) == 2
     assert any(m.get("phase") == "caching" for m in started.sent()) and not (cache / "COMPLETE").exists()
     # half of another cache, with a torn file of a rank that died
     shutil.copytree(whole / "cache", tmp_path / "half")

@@ -137,10 +137,8 @@ def test_its_loss_is_that_of_the_averages_at_fixed_noise_by_hand(validated: Path
 
 
 def test_a_resume_makes_up_for_a_validation_that_was_cut_off(runs: Any, shapes: Path, validated: Path, tmp_path: Path) -> None:
-    slow = {**VALIDATION, "num_steps": 400}
-    started = runs.start(config(shapes, slow), tmp_path / "cut")
-    while not any(m.get("phase") == "validating" for m in started.sent()):
-        pass
+    started = runs.start(config(shapes, VALIDATION), tmp_path / "cut", hold_at=("validating", 0))
+    started.wait_held()
     started.notice()
     assert started.join() == [75]
     cut = tmp_path / "cut"
