@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Account, AsJson, ClusterName, Partition, Qos, Ranks, RunName, RunsDir, Sets, Time
+from .options import FEW_SBATCH_OPTIONS, NO_SBATCH, AsJson, ClusterName, Ranks, RunName, RunsDir, Sbatch, Sets, with_sbatch_options
 
 
 def register(app: typer.Typer) -> None:
@@ -18,6 +18,7 @@ def register(app: typer.Typer) -> None:
         app.command()(function)
 
 
+@with_sbatch_options(*FEW_SBATCH_OPTIONS)
 def fork(
     run: RunName,
     step: Annotated[int, typer.Option("--step", help="Checkpoint to start from.")],
@@ -29,17 +30,13 @@ def fork(
     no_snapshot: Annotated[bool, typer.Option("--no-snapshot", help="Run the installed code, not a copy of it.")] = False,
     json_: AsJson = False,
     runs_dir: RunsDir = None,
-    partition: Partition = None,
-    time: Time = None,
-    account: Account = None,
-    qos: Qos = None,
+    sbatch: Sbatch = NO_SBATCH,
 ) -> None:
     """A new run from a checkpoint of another; unlike resume it may change what makes a run what it is."""
     from ..commands import submit as submit_command
 
-    sbatch = submit_command.sbatch_of(locals(), [])
     code = submit_command.fork(
-        run, step, name, cluster, sets or [], ranks, sbatch, wait=wait, take_snapshot=not no_snapshot, json_=json_, runs_dir=runs_dir
+        run, step, name, cluster, sets or [], ranks, dict(sbatch), wait=wait, take_snapshot=not no_snapshot, json_=json_, runs_dir=runs_dir
     )
     raise typer.Exit(code)
 
@@ -99,6 +96,7 @@ def doctor(
     raise typer.Exit(examining.doctor(cluster, json_=json_, node=node, wait_s=wait_s))
 
 
+@with_sbatch_options(*FEW_SBATCH_OPTIONS)
 def rehearse(
     cluster: ClusterName = None,
     preempt_with: Annotated[
@@ -108,20 +106,15 @@ def rehearse(
     steps: Annotated[int, typer.Option("--steps", min=10, help="Of the tiny training.")] = 60,
     ranks: Ranks = None,
     sets: Sets = None,
-    partition: Partition = None,
-    time: Time = None,
-    account: Account = None,
-    qos: Qos = None,
+    sbatch: Sbatch = NO_SBATCH,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the two runs; they are kept anyway where something is wrong.")] = False,
     json_: AsJson = False,
     runs_dir: RunsDir = None,
 ) -> None:
     """A drill: a tiny run is really interrupted, and its losses must be, bit by bit, those of an uninterrupted one."""
     from ..commands import rehearse as drill
-    from ..commands import submit as submit_command
 
-    sbatch = submit_command.sbatch_of(locals(), [])
-    asked = drill.Drill(cluster, steps, ranks, sets or [], sbatch, preempt_with, keep, runs_dir)
+    asked = drill.Drill(cluster, steps, ranks, sets or [], dict(sbatch), preempt_with, keep, runs_dir)
     raise typer.Exit(drill.rehearse(asked, json_=json_))
 
 

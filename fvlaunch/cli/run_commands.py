@@ -8,25 +8,7 @@ import typer
 
 from ..errors import UsageError
 from . import completion
-from .options import (
-    Account,
-    AsJson,
-    Begin,
-    ClusterName,
-    Constraint,
-    Dependency,
-    Exclude,
-    Memory,
-    Nodelist,
-    Partition,
-    Qos,
-    Ranks,
-    Reservation,
-    RunName,
-    RunsDir,
-    Sets,
-    Time,
-)
+from .options import NO_SBATCH, AsJson, ClusterName, Ranks, RunName, RunsDir, Sbatch, Sets, with_sbatch_options
 
 
 def register(app: typer.Typer) -> None:
@@ -38,6 +20,7 @@ def register(app: typer.Typer) -> None:
     app.command(context_settings=more)(resume)
 
 
+@with_sbatch_options()
 def submit(
     ctx: typer.Context,
     recipe: Annotated[
@@ -68,17 +51,7 @@ def submit(
     wait: Annotated[bool, typer.Option("--wait", help="Show progress until the run is over. Ctrl-C detaches.")] = False,
     no_snapshot: Annotated[bool, typer.Option("--no-snapshot", help="Run the installed code, not a copy of it.")] = False,
     json_: AsJson = False,
-    partition: Partition = None,
-    time: Time = None,
-    account: Account = None,
-    qos: Qos = None,
-    exclude: Exclude = None,
-    nodelist: Nodelist = None,
-    constraint: Constraint = None,
-    dependency: Dependency = None,
-    reservation: Reservation = None,
-    begin: Begin = None,
-    mem: Memory = None,
+    sbatch: Sbatch = NO_SBATCH,
 ) -> None:
     """Make a run of a recipe, or of each stage of a pipeline, and hand the jobs to the cluster.
 
@@ -86,7 +59,7 @@ def submit(
     """
     from ..commands import submit as submit_command
 
-    sbatch = submit_command.sbatch_of(locals(), ctx.args)
+    sbatch = submit_command.with_extra_sbatch(sbatch, ctx.args)
     request = submit_command.SubmitRequest(recipe, cluster, sets or [], name, ranks, nodes, runs_dir, sbatch)
     if sum((dry_run, prepare, test_only, smoke)) > 1:
         raise UsageError("--dry-run, --prepare, --test-only and --smoke exclude each other")
@@ -162,6 +135,7 @@ def cancel(run: RunName, runs_dir: RunsDir = None) -> None:
     stop_command.end(run, "cancel", runs_dir)
 
 
+@with_sbatch_options()
 def resume(
     ctx: typer.Context,
     run: RunName,
@@ -174,22 +148,12 @@ def resume(
     wait: Annotated[bool, typer.Option("--wait", help="Show progress until the run is over.")] = False,
     json_: AsJson = False,
     runs_dir: RunsDir = None,
-    partition: Partition = None,
-    time: Time = None,
-    account: Account = None,
-    qos: Qos = None,
-    exclude: Exclude = None,
-    nodelist: Nodelist = None,
-    constraint: Constraint = None,
-    dependency: Dependency = None,
-    reservation: Reservation = None,
-    begin: Begin = None,
-    mem: Memory = None,
+    sbatch: Sbatch = NO_SBATCH,
 ) -> None:
     """Go on with a run that is over, from its newest checkpoint that verifies; with a pipeline from the stage that broke."""
     from ..commands import submit as submit_command
 
-    sbatch = submit_command.sbatch_of(locals(), ctx.args)
+    sbatch = submit_command.with_extra_sbatch(sbatch, ctx.args)
     code = submit_command.resume(
         run, cluster, sets or [], ranks, sbatch, assume_dead=assume_dead, wait=wait, json_=json_, runs_dir=runs_dir
     )

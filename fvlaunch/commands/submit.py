@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,10 +19,6 @@ if TYPE_CHECKING:
     pass
 from .selection import find, find_any
 from .waiting import wait_until_over
-
-SBATCH_OPTIONS = (
-    "partition", "time", "account", "qos", "exclude", "nodelist", "constraint", "dependency", "reservation", "begin", "mem",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -63,9 +59,9 @@ class SubmitRequest:
         )  # fmt: skip
 
 
-def sbatch_of(given: dict[str, Any], extra: Sequence[str]) -> dict[str, Any]:
-    """The sbatch options of a command line by long name: our own, and those after `--`."""
-    options = {name: given[name] for name in SBATCH_OPTIONS if given.get(name) is not None}
+def with_extra_sbatch(given: Mapping[str, Any], extra: Sequence[str]) -> dict[str, Any]:
+    """Add to a command line's own sbatch options, by long name, those that were written after `--`."""
+    options = dict(given)
     for word in extra:
         match = re.fullmatch(r"--([A-Za-z][A-Za-z0-9-]*)(?:=(.*))?", word, re.DOTALL)
         if not match:
