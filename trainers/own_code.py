@@ -48,17 +48,17 @@ def load_class(reference: str, base: type[Base], key: str) -> type[Base]:
     """
     path, _, name = reference.rpartition(":")
     module = _module(Path(path).expanduser().absolute(), key)
-    found = getattr(module, name, None)
-    if not isinstance(found, type):
+    loaded = getattr(module, name, None)
+    if not isinstance(loaded, type):
         raise UserError(f"{key}: {path} has no class {name}", f"its classes: {', '.join(_classes(module)) or 'none'}")
-    if not issubclass(found, base):
+    if not issubclass(loaded, base):
         hint = f"from {base.__module__} import {base.__name__}, then class {name}({base.__name__})"
         raise UserError(f"{key}: the class {name} in {path} is no {base.__name__}", hint)
-    if missing := sorted(getattr(found, "__abstractmethods__", ())):
+    if missing := sorted(getattr(loaded, "__abstractmethods__", ())):
         raise UserError(
             f"{key}: the class {name} in {path} does not define {', '.join(missing)}", f"{base.__module__} says what each returns"
         )
-    return found
+    return loaded
 
 
 def with_own_sections(train: TrainConfig, folder: Path | None = None) -> TrainConfig:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from fvlaunch.config.compose import compose
+from tests.support.pages.blocks import Block, blocks, run_shell, write_files
 from tests.support.paths import ROOT
 from tests.support.trainers.trainer_ranks import losses, metrics, read
 from trainers.checkpointing.reader import open_checkpoint
@@ -48,18 +48,15 @@ class Gated(method_class({kind!r})):
 """
 
 
-def files() -> dict[str, str]:
-    """The page's code blocks whose first line names a file."""
-    found = re.findall(r"^```(?:python|yaml)\n(# ([\w.]+)\n.*?)^```$", PAGE.read_text(), re.DOTALL | re.MULTILINE)
-    return {name: text for text, name in found}
+BLOCKS = blocks(PAGE)
+SHELL = [block for block in BLOCKS if block.language == "bash" and not block.needs]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All files of the page, and what its two scripts make of them."""
     made = tmp_path_factory.mktemp("mine")
-    for name, text in files().items():
-        (made / name).write_text(text)
+    write_files(BLOCKS, made)
     for script in ("make_clips.py", "write_latents.py"):
         subprocess.run([sys.executable, script], cwd=made, env={"PYTHONPATH": str(ROOT)}, check=True, timeout=60)
     return made
@@ -170,3 +167,11 @@ def test_a_list_of_clips_is_read_by_preprocessing(folder: Path, tmp_path: Path) 
     subprocess.run([sys.executable, folder / "list_clips.py"], cwd=tmp_path, check=True, timeout=60)
     found = entries(tmp_path / "scenes", Columns())
     assert [(entry.name, entry.caption, entry.problem) for entry in found] == [(f"{s}/shot.mp4", f"scene {s}", None) for s in "ab"]
+
+
+@pytest.mark.parametrize("block", SHELL, ids=[f"line {block.line}" for block in SHELL])
+def test_the_commands_of_the_page_run(block: Block, tmp_path: Path) -> None:
+    write_files(BLOCKS, tmp_path)
+    assert "finished" in run_shell(block, tmp_path)
+    (run,) = (tmp_path / "runs").iterdir()
+    assert (run / "code/own_code").is_dir() and len(metrics(run)) == 12

@@ -70,13 +70,13 @@ class OwnRows:
         number, row = self._order[place], index - int(self._end[place - 1] if place else 0)
         where = f"{self._folders[number]}: sample {row}"
         try:
-            found = self._source(number).read(row)
-            arrays = {name: _array(found, own) for name, own in _NAMES[self._needs].items()}
+            sample = self._source(number).read(row)
+            arrays = {name: _array(sample, own) for name, own in _NAMES[self._needs].items()}
         except UserError:
             raise
         except Exception as error:
             raise UserError(f"{where} cannot be read: {type(error).__name__}: {error}", f"by {self._reference}") from error
-        return Row(arrays, str(found.get("caption") or ""), where)
+        return Row(arrays, str(sample.get("caption") or ""), where)
 
     def forget(self) -> None:
         """Give back what is open."""
@@ -87,9 +87,18 @@ class OwnRows:
 
     def _source(self, number: int) -> DataSource:
         if number not in self._sources:
-            made = load_class(self._reference, DataSource, "data.source")  # type: ignore[type-abstract]
-            self._sources[number] = made(Path(self._folders[number]), self._needs)
+            source_class = load_class(self._reference, DataSource, "data.source")  # type: ignore[type-abstract]
+            self._sources[number] = _opened(source_class, Path(self._folders[number]), self._needs, self._reference)
         return self._sources[number]
+
+
+def _opened(source_class: type[DataSource], path: Path, needs: Needs, reference: str) -> DataSource:
+    try:
+        return source_class(path, needs)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"data.source: {reference} cannot open {path}: {type(error).__name__}: {error}") from error
 
 
 def _length(source: DataSource, reference: str) -> int:
@@ -99,10 +108,10 @@ def _length(source: DataSource, reference: str) -> int:
         raise UserError(f"data.source: {reference} cannot count the samples of {source.path}: {type(error).__name__}: {error}") from error
 
 
-def _array(found: Mapping[str, Any], name: str) -> Floats:
-    if found.get(name) is None:
+def _array(sample: Mapping[str, Any], name: str) -> Floats:
+    if sample.get(name) is None:
         raise ValueError(f"it has no {name!r}")
-    values: Floats = np.ascontiguousarray(found[name], np.float32)
+    values: Floats = np.ascontiguousarray(sample[name], np.float32)
     if not np.isfinite(values).all():
         raise ValueError(f"its {name} hold values that are not finite")
     return values

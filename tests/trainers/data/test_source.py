@@ -47,6 +47,11 @@ class Counted(Npz):
         self.unpicklable = lambda: 0
 
 
+class Closed(Npz):
+    def __init__(self, path, needs):
+        raise OSError("the door is shut")
+
+
 class Unsure(Npz):
     def __len__(self):
         raise RuntimeError("nobody counted them")
@@ -124,6 +129,7 @@ def test_a_bad_sample_is_told_by_its_number_and_replaced(folder: Path, tmp_path:
 def test_a_source_that_is_of_no_use_is_told_before_the_first_step(folder: Path, tmp_path: Path) -> None:
     for data, said in [
         (own(folder, "None"), "data.source: .* has no class None"),
+        (own(folder, "Closed"), "mine.py:Closed cannot open .*: OSError: the door is shut"),
         (own(folder, "Unsure"), "cannot count the samples of .*: RuntimeError: nobody counted them"),
         (own(folder, path=str(tmp_path)), "finds no samples in"),
         (config(folder, source=f"{folder}/gone.py:Npz"), "data.source: there is no Python file"),
