@@ -88,10 +88,10 @@ def read_config(path: Path) -> tuple[str, Any]:
     return program, config
 
 
-def read_inputs(path: Path) -> list[required_exports.Input]:
+def read_inputs(path: Path) -> list[required_exports.RequiredExport]:
     """Return what must exist before the program starts: exports of other runs."""
     try:
-        return TypeAdapter(list[required_exports.Input]).validate_python(json.loads(path.read_text()).get("inputs", []))
+        return TypeAdapter(list[required_exports.RequiredExport]).validate_python(json.loads(path.read_text()).get("inputs", []))
     except ValidationError as error:
         raise UserError(f"{path}: " + "; ".join(f"inputs.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())) from None
 

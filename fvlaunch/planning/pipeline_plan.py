@@ -12,6 +12,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from trainers.config.export_folder import WeightsKind, folder_name
+
 from ..config import pipeline_file
 from ..config.compose import Composed, compose
 from ..config.pipeline_file import FOR_ALL, PipelineFile, Reference, Stage
@@ -139,7 +141,9 @@ class _Planner:
             return self._wrong(
                 reference, f"{reference.stage} keeps no averaged weights", f"export: live, or set {reference.stage}.train.callbacks.ema"
             )
-        export = Export(reference.stage, str(reference.export), reference.role, getattr(model, "lora", None) is not None)
+        merge = getattr(model, "lora", None) is not None
+        weights: WeightsKind = "ema" if reference.export == "ema" else "live"
+        export = Export(reference.stage, weights, reference.role, merge, folder_name(weights, reference.role, merge=merge))
         if export not in self._exports:
             self._exports.append(export)
         self._made.add(str(run / export.folder))

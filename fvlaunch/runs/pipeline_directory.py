@@ -29,11 +29,13 @@ class Export:
     role: str
     merge: bool
     """The role was trained with LoRA: what is handed on is whole weights."""
+    name: str | None = None
+    """The folder's name in the earlier stage's run directory; None in records of before it was recorded."""
 
     @property
     def folder(self) -> str:
-        """Inside the earlier stage's run directory."""
-        return f"export-{self.weights}" + ("" if self.role == "student" else f"-{self.role}")
+        """Return the folder's name, for a record without one by the rule that made it: then no name told whether weights are merged."""
+        return self.name or f"export-{self.weights}" + ("" if self.role == "student" else f"-{self.role}")
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,13 @@ class PipelineRecord:
     driver: str | None = None
     """Local executor: the process that starts the stages one after the other, named like a local job."""
     host: str | None = None
+
+    def plain(self) -> dict[str, Any]:
+        """Return what is written. An export without a name stays so: the run's own copy of the code reads it, which may not know names."""
+        record = asdict(self)
+        for stage in record["stages"]:
+            stage["exports"] = [{key: value for key, value in export.items() if value is not None} for export in stage["exports"]]
+        return record
 
     @classmethod
     def parse(cls, value: dict[str, Any]) -> PipelineRecord:
@@ -99,7 +108,7 @@ class Pipeline:
         return [Run(self.path / stage.name) for stage in self.record().stages]
 
     def write(self, record: PipelineRecord) -> None:
-        publish_json(self.file, asdict(record))
+        publish_json(self.file, record.plain())
 
     @contextlib.contextmanager
     def exclusive(self, what: str = ".lock", wait_s: float = 20.0) -> Iterator[None]:

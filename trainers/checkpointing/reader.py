@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
@@ -20,6 +20,8 @@ from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 
 from ..config import TrainConfig
+from ..config.export_folder import WeightsKind
+from ..config.programs import OTHER_PROGRAMS
 from ..errors import UserError
 from ..own_code import with_own_sections
 from . import manifest as manifests
@@ -28,8 +30,6 @@ from .dcp_io import SafeReader, one_line, read_metadata
 from .manifest import BadManifest, NewerFormat
 
 log = logging.getLogger(__name__)
-
-Weights = Literal["live", "ema"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Checkpoint:
             self._refuse(role, "live")
         return found
 
-    def names(self, role: str, weights: Weights, network: str = "transformer") -> dict[str, tuple[str, torch.Size, torch.dtype]]:
+    def names(self, role: str, weights: WeightsKind, network: str = "transformer") -> dict[str, tuple[str, torch.Size, torch.dtype]]:
         """By parameter name: (key in the checkpoint, shape, type). UserError where the checkpoint has no such weights."""
         part = role if len(self.networks(role)) == 1 else f"{role}.{network}"
         prefix = f"roles.{role}.{network}." if weights == "live" else f"callbacks.ema.{part}."
@@ -76,13 +76,13 @@ class Checkpoint:
             ) from None
         return state
 
-    def weights(self, role: str, weights: Weights, network: str = "transformer") -> dict[str, Tensor]:
+    def weights(self, role: str, weights: WeightsKind, network: str = "transformer") -> dict[str, Tensor]:
         """By parameter name, all at once."""
         names = self.names(role, weights, network)
         read = self.read(key for key, _, _ in names.values())
         return {name: read[key] for name, (key, _, _) in names.items()}
 
-    def _refuse(self, role: str, weights: Weights) -> None:
+    def _refuse(self, role: str, weights: WeightsKind) -> None:
         trained = sorted({key.split(".")[1] for key in self.saved if key.startswith("roles.")})
         if role not in trained:
             raise UserError(f"the run trained no role {role!r}", f"--role may be {' or '.join(trained)}")
@@ -122,8 +122,8 @@ def read_config(run: Path) -> TrainConfig:
         raise UserError(f"{run} is not the directory of a run that has started: no attempts/*.config.json", "give a run, or a model folder")
     try:
         found = json.loads(started[-1].read_text())
-        if isinstance(found, dict) and not found.keys().isdisjoint({"preprocess", "download"}):
-            raise UserError(f"{run} trained nothing: it is a job of another kind", "give a run of a training recipe")
+        if isinstance(found, dict) and (program := next((name for name in OTHER_PROGRAMS if name in found), None)):
+            raise UserError(f"{run} trained nothing: it is a job of `{program}`", "give the run of a training recipe")
         return with_own_sections(TrainConfig.model_validate(found.get("train", found)), run)
     except ValidationError as error:
         first = error.errors()[0]

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import hub_cache
+from .export_folder import TRAINING
 from .models.wan_a14b import HIGH, LOW, TwoExperts
 from .section import Problem
 
 if TYPE_CHECKING:
     from .train_block import TrainBlock
 
-_TRAINING = "training.json"
-"""In a folder that was exported here: what its weights were trained as."""
 _MADE_HERE = ("tiny-wan", "tiny-wan-a14b")
 """Random weights for trying things out: trained as nothing."""
 
@@ -60,7 +59,7 @@ def _wrong(student: Any) -> tuple[str, str] | None:
         return None
     told = _trained_as(folder)
     if told is None:
-        return f"nothing tells that {reference} was trained as a causal network: it has no {_TRAINING}", hint
+        return f"nothing tells that {reference} was trained as a causal network: it has no {TRAINING}", hint
     per_block = told.get("num_frames_per_block")
     if per_block is None:
         return f"{reference} was trained as a bidirectional network (family {told.get('family')!r}), not as a causal one", hint
@@ -73,7 +72,7 @@ def _wrong(student: Any) -> tuple[str, str] | None:
 def _trained_as(folder: Path) -> dict[str, Any] | None:
     """The section of the role whose weights the folder holds."""
     try:
-        found = json.loads((folder / _TRAINING).read_text())
+        found = json.loads((folder / TRAINING).read_text())
         section: dict[str, Any] = found["train"]["models"][found["role"]]
         return section if isinstance(section, dict) else None
     except (OSError, ValueError, KeyError, TypeError):

@@ -9,6 +9,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from . import denoising_steps as steps
 from .attention_window import blocks_fit
 from .data import DataConfig
+from .export_folder import WeightsKind
 from .section import Section
 
 FEW_STEP_SOLVERS = ("sde", "ode")
@@ -50,7 +51,7 @@ class ValidationConfig(Section):
     """Prompt of the unconditional prediction u. null: the one that the data was preprocessed with."""
     flow_shift: PositiveFloat | None = None
     """flow_shift of unipc and euler; null: train.flow_shift."""
-    weights: Literal["live", "ema"] | None = None
+    weights: WeightsKind | None = None
     """Sample with the trained weights (live) or with their moving average (ema). null: the average where there is one."""
     num_frames: PositiveInt | None = None
     """Frames of a sample; null: the data's."""

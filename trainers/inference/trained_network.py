@@ -12,16 +12,15 @@ from torch.distributed.checkpoint.state_dict import get_model_state_dict
 
 from ..checkpointing import reader
 from ..checkpointing.dcp_io import SafeReader
-from ..checkpointing.reader import Checkpoint, Weights
+from ..checkpointing.reader import Checkpoint
 from ..config import TrainConfig
 from ..config.attention import SparseAttention
+from ..config.export_folder import COMPONENT, TRAINING, WeightsKind
 from ..distributed.collectives import taking_part
 from ..distributed.mesh import ParallelContext
 from ..errors import UserError
 from ..models import model_class
 from ..models.base import ModelBase
-from .export.folder import TRAINING
-from .export.weights import COMPONENT
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class TrainedNetwork:
 
 
 def network_of(
-    folder: Path, parallel: ParallelContext, *, step: int | None = None, weights: Weights = "live", role: str = "student"
+    folder: Path, parallel: ParallelContext, *, step: int | None = None, weights: WeightsKind = "live", role: str = "student"
 ) -> TrainedNetwork:
     """From a run's directory or an exported folder; UserError where it is neither. Collective."""
     if reader.is_run(folder):
@@ -56,13 +55,13 @@ def network_of(
     return TrainedNetwork(model, kept, made_at)
 
 
-def refuse_choice(folder: Path, step: int | None, weights: Weights) -> None:
+def refuse_choice(folder: Path, step: int | None, weights: WeightsKind) -> None:
     """An exported folder holds one set of weights."""
     if step is not None or weights != "live":
         raise UserError(f"{folder} is no run: --step and --weights choose among a run's checkpoints", "leave them out")
 
 
-def restored(checkpoint: Checkpoint, role: str, weights: Weights, parallel: ParallelContext) -> ModelBase:
+def restored(checkpoint: Checkpoint, role: str, weights: WeightsKind, parallel: ParallelContext) -> ModelBase:
     """The role's network with a checkpoint's weights, as training and validation have it. Collective."""
     names = {network: checkpoint.names(role, weights, network) for network in checkpoint.networks(role)}  # fails early
     plain: Any = checkpoint.config.models[role].model_copy(update={"activation_checkpointing": "none", "compile": False})

@@ -13,8 +13,8 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from ..checkpointing import reader
-from ..checkpointing.reader import Weights
 from ..config import TrainConfig
+from ..config.export_folder import COMPONENT, LORA_FILE, WeightsKind, lora_file
 from ..config.parallel import ParallelConfig
 from ..config.validation import ValidationConfig
 from ..data.dataset import statistics
@@ -27,7 +27,6 @@ from ..models.loading import diffusers_weights as model_weights
 from ..models.loading import model_folder
 from . import generation, prompt_encoding
 from . import settings as settings_
-from .export.weights import COMPONENT, LORA_FILE, lora_file
 from .trained_network import network_of, refuse_choice, training_of
 
 Make = Callable[[str, int], Iterator[Tensor]]
@@ -106,7 +105,7 @@ def by_stock_pipeline(pipeline: Any, settings: ValidationConfig, sizes: dict[str
     return make
 
 
-def maker_of(place_: Path, asked: SamplerOverrides, *, step: int | None, weights: Weights, role: str) -> tuple[Make, ValidationConfig]:
+def maker_of(place_: Path, asked: SamplerOverrides, *, step: int | None, weights: WeightsKind, role: str) -> tuple[Make, ValidationConfig]:
     """What samples from a run or a folder, and how."""
     is_pipeline = (place_ / "model_index.json").is_file()
     if not reader.is_run(place_) and (is_pipeline or (place_ / LORA_FILE).is_file()) and not _is_causal(told_of := training_of(place_)):

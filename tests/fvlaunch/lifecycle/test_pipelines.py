@@ -79,7 +79,7 @@ def test_a_later_stage_starts_from_the_folder_that_the_earlier_ones_weights_will
     )
     assert (teacher.max_steps, adapter.max_steps) == (20, 3)
     assert adapter.recipe["train"]["models"]["student"]["init_from"] == str(folder / "runs/p/teacher/export-live")
-    assert plan.records == (StageRecord("teacher"), StageRecord("adapter", (Export("teacher", "live", "student", False),)))
+    assert plan.records == (StageRecord("teacher"), StageRecord("adapter", (Export("teacher", "live", "student", False, "export-live"),)))
     assert str(adapter.origins["train", "models", "student", "init_from"]) == "templates/pipelines/two.yaml:9"
 
 
@@ -98,7 +98,7 @@ def test_whole_weights_of_a_lora_stage_are_handed_on_and_a_preprocess_stages_dat
     write(yaml.safe_dump({"stages": [data, tune, use]}))
     plan = planned()
     assert plan.stages[1].recipe["train"]["data"]["path"] == plan.stages[0].recipe["preprocess"]["output"]
-    assert plan.records[2].exports == (Export("tune", "live", "student", True),)
+    assert plan.records[2].exports == (Export("tune", "live", "student", True, "export-live-merged"),)
 
 
 def test_set_of_the_cluster_or_of_tiny_is_for_all_stages() -> None:
@@ -283,6 +283,13 @@ def test_what_a_stage_needs_is_found_wherever_the_folder_is(made: Made, folder: 
     assert wanted == {
         "run": str(folder / "copied/one"), "to": str(folder / "copied/one/export-ema"), "weights": "ema", "role": "student", "merge": True,
     }  # fmt: skip
+
+
+def test_a_pipeline_submitted_before_folders_names_were_recorded_keeps_its_folder_and_its_file(made: Made) -> None:
+    pipeline = made("a", "finished", "waiting")
+    [export] = json.loads(pipeline.file.read_text())["stages"][1]["exports"]
+    assert "name" not in export  # the run's own copy of the code reads it, and knows no such key
+    assert pipeline_directory.inputs(pipeline.stages[1])[0]["to"].endswith("one/export-ema")
 
 
 # --- what is said of it

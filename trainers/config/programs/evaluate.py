@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
+from ..export_folder import WeightsKind
 from ..section import Section
 
 
@@ -16,7 +17,7 @@ class RowConfig(Section):
     """Whose samples are measured: a run's directory, or an exported folder."""
     role: str = "student"
     """Role of the run whose network samples."""
-    weights: Literal["live", "ema"] = "live"
+    weights: WeightsKind = "live"
     """Sample with the trained weights (live) or with their moving average (ema), of a run."""
     step: PositiveInt | None = None
     """Checkpoint of the run; null: the newest that verifies."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from ..export_folder import WeightsKind, folder_name
 from ..section import Section
 
 
@@ -14,8 +15,9 @@ class Config(Section):
     run: str
     """The run's directory; in a pipeline {stage: NAME, output: run}."""
     to: str | None = None
-    """Folder to make, which must not exist. null: export-live or export-ema in the run's directory."""
-    weights: Literal["live", "ema"] = "live"
+    """Folder to make, which must not exist. null: export-live or export-ema in the run's directory, with -ROLE for another role than the
+    student, and -merged where an adapter is merged."""
+    weights: WeightsKind = "live"
     """Write the trained weights (live) or their moving average (ema)."""
     role: str = "student"
     """Role of the run whose network is written."""
@@ -24,7 +26,10 @@ class Config(Section):
 
     @property
     def folder(self) -> Path:
-        return Path(self.to) if self.to is not None else Path(self.run) / f"export-{self.weights}"
+        """The folder to make: `to`, or the default in the run's directory."""
+        if self.to is not None:
+            return Path(self.to)
+        return Path(self.run) / folder_name(self.weights, self.role, merge=self.merge)
 
     def resolved(self) -> dict[str, Any]:
         return self.model_dump(mode="json")

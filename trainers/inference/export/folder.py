@@ -14,15 +14,15 @@ from typing import Any
 from ...checkpointing.reader import Checkpoint
 from ...config import denoising_steps
 from ...config.discovery import is_own
+from ...config.export_folder import COMPONENT, LORA_FILE, TRAINING
 from ...config.validation import ValidationConfig
 from ...diffusion.samplers import few_step_solver, solver, unshifted_sigmas
 from ...errors import UserError
 from ...files import fsync_path
 from ...own_code import with_built_in_sections
 from .model_card import Card, FewSteps, without_paths
-from .weights import COMPONENT, LORA_FILE, ExportRequest, write_adapter, write_transformer
+from .weights import ExportRequest, write_adapter, write_transformer
 
-TRAINING = "training.json"
 _LINK_BYTES = 1 << 20
 """Smaller files are copied: a link shares later edits with the base model."""
 _OWN = {COMPONENT, "scheduler", "README.md", TRAINING, LORA_FILE}

@@ -7,15 +7,18 @@ from pathlib import Path
 
 from ...config.programs.export import Config
 from ...control import EXIT_FINISHED, EXIT_SAVED, Control
-from . import required_exports
+from .required_exports import RequiredExport, ensure
 
 log = logging.getLogger(__name__)
 
 
 def run(config: Config, _run_dir: Path, control: Control) -> int:
-    """Made by rank 0; whole or not at all. A folder that is there already, as after a restart, is left as it is."""
-    wanted = required_exports.Input(run=Path(config.run), to=config.folder, weights=config.weights, role=config.role, merge=config.merge)
-    if not required_exports.ensure([wanted], control):
+    """Let rank 0 make the folder, whole or not at all, and return the exit code of this rank.
+
+    A folder of the same weights that is there already, as after a restart, is left as it is; another one is a UserError.
+    """
+    required = RequiredExport(run=Path(config.run), to=config.folder, weights=config.weights, role=config.role, merge=config.merge)
+    if not ensure([required], control):
         return EXIT_SAVED
     log.info("the weights are in %s", config.folder)
     return EXIT_FINISHED

@@ -1,12 +1,13 @@
 """Owns what a job needs of another run before it starts: that run's weights, exported once. Must not import torch.
 
 Rank 0 runs `python -m trainers.export`, which publishes the folder by rename; the others wait for it. A job that is stopped meanwhile,
-or killed, does it again at its next start; once the folder is there it is never made again.
+or killed, does it again at its next start; once the folder is there it is never made again, only checked against what is required.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import subprocess
@@ -14,84 +15,121 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from ...config.export_folder import LORA_FILE, TRAINING, WeightsKind
 from ...control import Control, die_with_parent
 from ...errors import UserError
 
 _POLL_S = 0.5
+_HINT = "move that folder away and it is made again; or name another one"
 
 
-class Input(BaseModel):
-    """Weights of `role` in the newest checkpoint of `run`, wanted as the folder `to`."""
+class RequiredExport(BaseModel):
+    """Weights of `role` in the newest checkpoint of `run`, required as the folder `to`."""
 
     model_config = ConfigDict(extra="forbid")
     run: Path
     to: Path
-    weights: Literal["live", "ema"] = "live"
+    weights: WeightsKind = "live"
     role: str = "student"
     merge: bool = False
-    """Of a LoRA run: whole weights with the adapter in them."""
+    """Whether a LoRA run's adapter is merged into whole weights."""
 
     @property
     def argv(self) -> list[str]:
+        """Return the command that makes the folder."""
         options = ["--to", str(self.to), "--weights", self.weights, "--role", self.role, *(["--merge"] if self.merge else [])]
         return [sys.executable, "-m", "trainers.export", str(self.run), *options]
 
 
-def ensure(wanted: Sequence[Input], control: Control) -> bool:
-    """Wait until all are there; False where a stop was asked for before they were. UserError says why one cannot be made."""
-    return all(_make(one, control) if control.rank == 0 else _await(one, control) for one in wanted)
+def ensure(required: Sequence[RequiredExport], control: Control) -> bool:
+    """Wait until all folders are there; return False where a stop was requested before they were.
+
+    UserError says why one cannot be made, or that other weights than the required ones are in its place.
+    """
+    return all(_make(export, control) if control.rank == 0 else _await(export, control) for export in required)
 
 
-def _make(wanted: Input, control: Control) -> bool:
-    if _is_there(wanted.to):
+def _make(export: RequiredExport, control: Control) -> bool:
+    if _is_there(export.to):
+        _refuse_other_weights(export)
         return True
-    for left_over in wanted.to.parent.glob(f".{wanted.to.name}.*"):  # of a rank that was killed
-        shutil.rmtree(left_over, ignore_errors=True)
+    for leftover in export.to.parent.glob(f".{export.to.name}.*"):  # of a rank that was killed
+        shutil.rmtree(leftover, ignore_errors=True)
     child = subprocess.Popen(
-        wanted.argv, stdin=subprocess.DEVNULL, stdout=sys.stderr, stderr=subprocess.PIPE, text=True, preexec_fn=die_with_parent
+        export.argv, stdin=subprocess.DEVNULL, stdout=sys.stderr, stderr=subprocess.PIPE, text=True, preexec_fn=die_with_parent
     )
+    messages = _messages_of(child, export, control)
+    if messages is None:
+        return False
+    sys.stderr.write(messages)
+    if _is_there(export.to):
+        return True
+    if child.returncode == 1:
+        raise UserError(f"the weights of {export.run} cannot be exported: {messages.strip().removeprefix('error: ')}")
+    raise RuntimeError(f"the export of {export.run} ended with {child.returncode}: {messages[-1000:]}")
+
+
+def _messages_of(child: subprocess.Popen[str], export: RequiredExport, control: Control) -> str | None:
+    """Wait for the child and return what it wrote to stderr; None where a stop was requested, which kills it."""
     while True:
         try:
-            _, said = child.communicate(timeout=_POLL_S)
-            break
+            return child.communicate(timeout=_POLL_S)[1]
         except subprocess.TimeoutExpired:
-            _tell(wanted, control)
+            _report_progress(export, control)
             if control.stop_requested:
                 child.kill()
                 child.communicate()
-                return False
-    sys.stderr.write(said)
-    if _is_there(wanted.to):
-        return True
-    if child.returncode == 1:
-        raise UserError(f"the weights of {wanted.run} cannot be exported: {said.strip().removeprefix('error: ')}")
-    raise RuntimeError(f"the export of {wanted.run} ended with {child.returncode}: {said[-1000:]}")
+                return None
 
 
-def _await(wanted: Input, control: Control) -> bool:
-    while not _is_there(wanted.to):
+def _await(export: RequiredExport, control: Control) -> bool:
+    while not _is_there(export.to):
         if control.stop_requested:
             return False
-        _tell(wanted, control)
+        _report_progress(export, control)
         time.sleep(_POLL_S)
     return True
 
 
 def _is_there(folder: Path) -> bool:
-    """By listing, since a file system between nodes remembers for a while that a name was missing."""
+    """Look the folder up by listing: a file system between nodes remembers for a while that a name was missing."""
     with contextlib.suppress(OSError):
         return folder.name in os.listdir(folder.parent)  # noqa: PTH208
     return False
 
 
-def _tell(wanted: Input, control: Control) -> None:
-    """The heartbeat: bytes written so far. An export that stands still counts as hung, like any other work."""
+def _refuse_other_weights(export: RequiredExport) -> None:
+    """Raise UserError unless the folder that is there holds the weights that are required."""
+    try:
+        facts = json.loads((export.to / TRAINING).read_text())
+        there = facts["weights"], facts["role"]
+        trained_adapter = _has_adapter(facts["train"]["models"][facts["role"]])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{export.to} is there, but is no exported folder: {TRAINING}: {type(error).__name__}", _HINT) from None
+    merged = trained_adapter and not (export.to / LORA_FILE).is_file()
+    required = _described(export.weights, export.role, merged=export.merge and trained_adapter)
+    if (found := _described(*there, merged=merged)) != required:
+        raise UserError(f"{export.to} holds {found}, but {required} are required", _HINT)
+
+
+def _has_adapter(section: dict[str, Any]) -> bool:
+    """Whether a role's section of the configuration trains adapters, its own or its experts'."""
+    experts = section.get("experts") or {}
+    return bool(section.get("lora")) or any(expert.get("lora") for expert in experts.values())
+
+
+def _described(weights: str, role: str, *, merged: bool) -> str:
+    return f"the {weights} weights of {role!r}" + (" with the adapter merged into them" if merged else "")
+
+
+def _report_progress(export: RequiredExport, control: Control) -> None:
+    """Report the bytes written so far. An export that stands still counts as hung, like any other work."""
     written = 0
-    for path in wanted.to.parent.glob(f".{wanted.to.name}.*/**/*"):
+    for path in export.to.parent.glob(f".{export.to.name}.*/**/*"):
         with contextlib.suppress(OSError):
             written += path.stat().st_size
     control.progress("preparing", written, what="exporting weights")

@@ -15,8 +15,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ...checkpointing.reader import Checkpoint, Weights
+from ...checkpointing.reader import Checkpoint
 from ...config.attention import SparseAttention
+from ...config.export_folder import COMPONENT, WeightsKind, lora_file
 from ...errors import UserError
 from ...models import lora
 from ...models.attention import sparse_network
@@ -24,9 +25,6 @@ from ...models.loading import diffusers_weights as model_weights
 from ...models.loading import expert_folders, model_folder
 from . import safetensors_files
 
-COMPONENT = "transformer"
-LORA_FILE = "pytorch_lora_weights.safetensors"
-"""The adapter of that component; of another one: lora_file."""
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -37,7 +35,7 @@ class ExportRequest:
     checkpoint: Checkpoint
     to: Path
     role: str = "student"
-    weights: Weights = "live"
+    weights: WeightsKind = "live"
     merge: bool = False
     dtype: Literal["fp32", "bf16"] = "fp32"
     max_shard_gb: float = 10.0
@@ -161,11 +159,6 @@ def with_adapter(asked: ExportRequest) -> Any:
         for name, tensor in asked.checkpoint.weights(asked.role, asked.weights, asked.network).items():
             adapters[name].copy_(tensor)
     return network
-
-
-def lora_file(network: str) -> str:
-    """An adapter's file. Stock pipelines read the second expert's with load_into_transformer_2=True, by the same names as the first's."""
-    return LORA_FILE if network == COMPONENT else LORA_FILE.replace(".safetensors", f"_{network}.safetensors")
 
 
 def write_adapter(folder: Path, asked: ExportRequest) -> None:
