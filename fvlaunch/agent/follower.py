@@ -16,7 +16,6 @@ from ..errors import FvlaunchError
 from ..files import publish_json, read_json
 from ..runs.directory import Run
 from ..runs.run_config import RunConfig
-from ..schedulers.slurm import commands as slurm
 from .attempt_monitor import Watch
 from .head import REQUEUE_WAIT_S, SETTLE_S
 from .node_heartbeats import beat_file, report_file
@@ -107,13 +106,13 @@ class Follower:
 
     def _without_head(self) -> int:
         """The head is gone without a word (its agent was killed, its node hangs): give the job back, once for all followers."""
-        if self.config.cluster.continue_by == "resubmit" or not slurm.can_ask():
+        if self.config.cluster.continue_by == "resubmit" or not self.placement.scheduler.can_ask():
             return 1  # the batch script finds that the head left no word, and acts
         time.sleep(2.0 * (self.placement.node - 1))
         if self.run.intent().want == "run" and self.run.record().state == "submitted":
             print("agent: nothing is heard of the first node; requeueing the job", file=sys.stderr, flush=True)
             try:
-                slurm.requeue(self.placement.job_id)
+                self.placement.scheduler.requeue(self.placement.job_id)
             except FvlaunchError as error:
                 print(f"agent: {error}", file=sys.stderr, flush=True)
         return 1  # the job's fate is decided: who stayed would keep it from its next life until Slurm kills (KillWait)

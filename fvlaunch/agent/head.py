@@ -21,7 +21,6 @@ from ..runs.directory import FINAL_STATES, Intent, Run
 from ..runs.job_folder import handed_over, take_back_handover
 from ..runs.pipeline_directory import unfinished_before
 from ..runs.run_config import RunConfig, World
-from ..schedulers.slurm import commands as slurm
 from . import user_hook
 from .attempt_monitor import Watch
 from .failure_attribution import NodeEnd, judge
@@ -108,7 +107,7 @@ class Head:
 
     def _too_early(self) -> str | None:
         """Why a pipeline's stage must not start. What another node has just written may take a while to be seen here."""
-        until = time.monotonic() + (STAGE_WAIT_S if self.placement.scheduled else 0)
+        until = time.monotonic() + (0 if self.placement.scheduler.runs_here else STAGE_WAIT_S)
         while (why := unfinished_before(self.run)) and time.monotonic() < until and not self.signals.pending:
             time.sleep(0.5)
         return why
@@ -177,7 +176,7 @@ class Head:
             self._next_poll = now + self.limits.poll_s
             self._poll()
         if now >= self._next_beat:
-            self._next_beat = now + (min(10.0, self.limits.head_silence_s / 4) if self.placement.scheduled else 1.0)
+            self._next_beat = now + (1.0 if self.placement.scheduler.runs_here else min(10.0, self.limits.head_silence_s / 4))
             self._beat()
 
     def _on_signals(self, signums: list[int]) -> None:
@@ -255,7 +254,7 @@ class Head:
         steps = [e.step for node in ends for e in node.ends if e.step is not None]
         self._log("ended", cause=str(cause), failure=failure.__dict__ if failure else None, **({"step": max(steps)} if steps else {}))
         attempts = read_attempts(self.run)
-        decision = decide(attempts, self.limits, in_place=self._in_place(attempts[-1]), can_requeue=self.placement.scheduled)
+        decision = decide(attempts, self.limits, in_place=self._in_place(attempts[-1]), can_requeue=self.placement.scheduler.can_requeue)
         if self.notice and cause is self.notice.cause and not decision.reason:
             decision = replace(decision, reason=self.notice.words)
         intent = self._intent()
@@ -318,7 +317,7 @@ class Head:
                 time.sleep(REQUEUE_WAIT_S)  # the scheduler ends this task and knows whether it comes back
         else:
             try:
-                slurm.requeue(self.placement.job_id)
+                self.placement.scheduler.requeue(self.placement.job_id)
             except FvlaunchError as error:
                 self._log("requeue_failed", text=str(error))
                 self.run.update(state="stopped", reason=f"the job could not be requeued: {error.message}; {_BY_HAND}")
@@ -334,10 +333,10 @@ class Head:
         if self.notice is not None and self.notice.cause is Cause.REQUEUED and self.notice.requeued:
             return ""  # Slurm has done it already
         if self.notice is not None and self.notice.requeued:
-            return "" if slurm.can_ask() else "ask"
+            return "" if self.placement.scheduler.can_ask() else "ask"
         if self.config.cluster.continue_by == "resubmit":
             return "resubmit"
-        return "" if slurm.can_ask() else "requeue"
+        return "" if self.placement.scheduler.can_ask() else "requeue"
 
     def _excluded(self, decision: Decision) -> list[str]:
         """For a new job: those of the profile too, as the option replaces them."""
@@ -345,12 +344,10 @@ class Head:
         return [node for node in dict.fromkeys([*before, *decision.exclude]) if node] if decision.exclude else []
 
     def _exclude(self, node: str) -> None:
-        """Keep the next life off a node; Slurm allows it once the job waits again. Not where too few are left: it would wait for ever."""
+        """Keep the next life off a node, which is allowed once the job waits again. Not where too few are left: it would wait for ever."""
         for _ in range(5):
             try:
-                if slurm.can_spare(self.placement.job_id, node, len(self.placement.hosts)):
-                    slurm.exclude_node(self.placement.job_id, node)
-                else:
+                if not self.placement.scheduler.exclude_node(self.placement.job_id, node, len(self.placement.hosts)):
                     self._log("exclude_skipped", node=node, text="without it too few nodes are left")
                 return
             except FvlaunchError as error:

@@ -13,7 +13,7 @@ from types import FrameType
 from ..errors import FvlaunchError
 from ..runs.attempts import Cause
 from ..runs.directory import Intent
-from ..schedulers.slurm import commands as slurm
+from ..schedulers.base import NoticeCause, SignalReason
 from .placement import Placement
 
 FIRST_LEAD_S = 120.0
@@ -64,9 +64,9 @@ class Clock:
         self._end: float | None = None
         self._length_s = 0.0
         self._ask_again = 0.0
-        if placement.scheduled:
-            self._set_end(placement.end_time if placement.end_time is not None else _asked_end_time(placement.job_id))
-            self._length_s = self.left_s() or 0.0
+        told = placement.allocation.end_time
+        self._set_end(told if told is not None else _asked_end_time(placement))
+        self._length_s = self.left_s() or 0.0
 
     def _set_end(self, end_time: float | None) -> None:
         self._end = None if end_time is None else time.monotonic() + end_time - time.time()
@@ -91,7 +91,7 @@ class Clock:
         left = self.left_s()
         if left is None or left > self.lead_s() or time.monotonic() < self._ask_again:
             return False
-        asked = _asked_end_time(self._placement.job_id)
+        asked = _asked_end_time(self._placement)
         if asked is not None:
             self._set_end(asked)
         left = self.left_s()
@@ -99,9 +99,9 @@ class Clock:
         return left is not None and left <= self.lead_s()
 
 
-def _asked_end_time(job_id: str) -> float | None:
+def _asked_end_time(placement: Placement) -> float | None:
     try:
-        return slurm.end_time(job_id)
+        return placement.scheduler.end_time(placement.job_id)
     except FvlaunchError:
         return None
 
@@ -114,25 +114,23 @@ def understand(signums: list[int], placement: Placement, intent: Intent, clock: 
         return Notice(Cause.CANCELLED, now, "fvlaunch cancel")
     if intent.want == "stop":
         return Notice(Cause.STOPPED, until_saved, "fvlaunch stop")
-    if not placement.scheduled:
+    if not placement.scheduler.can_requeue:
         return Notice(Cause.STOPPED, until_saved, "the agent was told to end by a signal")
-    try:
-        details = slurm.job(placement.job_id)
-    except FvlaunchError:
-        details = None
-    told = slurm.why_signalled(details, placement.restart_count)
-    if told is slurm.NoticeCause.CANCELLED:
+    reason = placement.scheduler.why_signalled(placement.allocation)
+    if reason.cause is NoticeCause.NOTICE and signal.SIGTERM not in signums:
+        return None  # the scheduler's early reminder (it may come a minute too soon, and our clock knows better), or a person's
+    return _explained(reason, now, soon) or _unexplained(signums, clock, now, grace_s)
+
+
+def _explained(reason: SignalReason, now: float, soon: float) -> Notice | None:
+    """What the scheduler's own word asks for; None where that word does not settle it."""
+    if reason.cause is NoticeCause.CANCELLED:
         return Notice(Cause.CANCELLED, now, "scancel")
-    if told is slurm.NoticeCause.PREEMPTION:
-        grace_end = details.end_at if details else None  # Slurm moves the end to that of the grace time
-        return Notice(Cause.PREEMPTION, soon if grace_end is None else now + max(grace_end - time.time() - 1, 1), "preempted")
-    if told is slurm.NoticeCause.REQUEUED:
+    if reason.cause is NoticeCause.PREEMPTION:  # the job's end has been moved to that of the grace time
+        return Notice(Cause.PREEMPTION, soon if reason.ends_at is None else now + max(reason.ends_at - time.time() - 1, 1), "preempted")
+    if reason.cause is NoticeCause.REQUEUED:
         return Notice(Cause.REQUEUED, soon, "requeued by Slurm or an administrator", requeued=True)
-    if told is slurm.NoticeCause.TIME_LIMIT:
-        return Notice(Cause.TIME_LIMIT, soon, "time limit")
-    if told is slurm.NoticeCause.NOTICE and signal.SIGTERM not in signums:
-        return None  # Slurm's own early reminder (it may come a minute too soon, and our clock knows better), or a person's
-    return _unexplained(signums, clock, now, grace_s)
+    return Notice(Cause.TIME_LIMIT, soon, "time limit") if reason.cause is NoticeCause.TIME_LIMIT else None
 
 
 def _unexplained(signums: list[int], clock: Clock, now: float, grace_s: float) -> Notice | None:

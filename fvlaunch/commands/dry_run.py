@@ -17,6 +17,7 @@ from ..planning.preflight import check_inputs, check_samples
 from ..planning.warnings import memory_json, memory_lines
 from ..runs import job_folder
 from ..runs.directory import Run
+from ..schedulers.registry import scheduler
 from ..schedulers.slurm import commands as slurm
 from . import output as printing
 
@@ -27,7 +28,7 @@ def dry_run(plan: Plan, *, json_: bool) -> None:
     """The resolved recipe and the batch script on stdout, the memory on stderr."""
     from ..config.strict_yaml import dump
 
-    text = script(plan) if plan.executor == "slurm" else None
+    text = script(plan)
     if json_:
         told = {"run": plan.name, "path": plan.path, "summary": plan.summary, "recipe": plan.recipe, "batch_script": text}
         printing.as_json({**told, "memory": memory_json(plan)})
@@ -46,12 +47,11 @@ def look(composed: Composed) -> None:
     check_samples(composed)
 
 
-def script(plan: Plan) -> str:
-    """The batch script that would be submitted, with a token of its own."""
-    from ..lifecycle import slurm_job
+def script(plan: Plan) -> str | None:
+    """The batch script that would be submitted, with a token of its own; None where the scheduler takes none."""
+    from ..lifecycle import job_specs
 
-    run, token = Run(plan.path), job_folder.new_token()
-    return slurm_job.batch_script(run, plan, run.job / token, token)
+    return job_specs.batch_script(Run(plan.path), plan, job_folder.new_token())
 
 
 # --- asking Slurm
@@ -87,7 +87,7 @@ def _by_partition(plan: Plan) -> list[Plan]:
 def _ask(plan: Plan) -> PartitionAnswer:
     with tempfile.TemporaryDirectory(prefix="fvlaunch-") as folder:
         path = Path(folder) / "submission.sh"
-        path.write_text(script(plan), encoding="utf-8")
+        path.write_text(script(plan) or "", encoding="utf-8")
         said = slurm.test_only([str(path)])
     hours = None if plan.time_s is None else plan.time_s / 3600
     return PartitionAnswer(
@@ -114,7 +114,7 @@ def told(answers: Sequence[PartitionAnswer], *, json_: bool) -> int:
 def check_slurm(plans: Sequence[Plan]) -> None:
     """--test-only needs a scheduler to ask."""
     for plan in plans:
-        if plan.executor != "slurm":
+        if not scheduler(plan.executor).takes_sbatch_options:
             raise FvlaunchError(
                 f"--test-only asks Slurm, and cluster {plan.cluster_name} is not one", hint="--dry-run shows what would be done here"
             )

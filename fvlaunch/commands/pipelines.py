@@ -10,6 +10,7 @@ from typing import Any, Literal
 from ..errors import UsageError
 from ..runs.directory import Run
 from ..runs.pipeline_directory import Pipeline
+from ..schedulers.registry import scheduler
 from . import output as printing
 from .progress import describe
 
@@ -35,7 +36,7 @@ def dry_run(found: Any, *, json_: bool) -> None:
     stages = []
     for number, stage in enumerate(found.stages):
         told = chained(stage, f"JOB-OF-{found.stages[number - 1].name}" if number else None)
-        script = dry_run_command.script(told) if stage.executor == "slurm" else None
+        script = dry_run_command.script(told)
         one = {"run": stage.full_name, "summary": stage.summary, "recipe": stage.recipe, "batch_script": script}
         stages.append({**one, "memory": warnings.memory_json(stage)})
     if json_:
@@ -72,7 +73,7 @@ def _submitted(pipeline: Pipeline, *, wait_: bool, json_: bool) -> int:
     if json_:
         stages = [{"run": run.name, "job_id": run.record().job_id, "path": str(run.path)} for run in pipeline.stages]
         turn = next((run.record() for run in pipeline.stages if run.record().state != "finished"), pipeline.stages[-1].record())
-        state = "queued" if turn.executor == "slurm" else "running"
+        state = "queued" if scheduler(turn.executor).has_queue else "running"
         printing.as_json({"run": pipeline.name, "job_id": turn.job_id, "path": str(pipeline.path), "state": state, "stages": stages})
     else:
         printing.out(pipeline.name)

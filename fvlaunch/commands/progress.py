@@ -14,6 +14,7 @@ from pathlib import Path
 from ..errors import SchedulerUnreachable
 from ..runs.directory import FINAL_STATES, Run
 from ..runs.pipeline_directory import Pipeline
+from ..schedulers.registry import scheduler
 from ..status.pipeline_status import PipelineStatus, of_one
 from ..status.run_status import RunStatus, statuses_of
 from ..status.types import role_of
@@ -21,8 +22,7 @@ from .output import duration
 
 EXIT_DETACHED = 130
 POLL_S = 0.5
-ASK_SCHEDULER_S = 10.0
-"""The scheduler is asked no more often; records are read twice a second."""
+"""Records are read so often; the scheduler is asked no more often than its own `poll_s`."""
 PLAIN_EVERY_S = 15.0
 
 
@@ -37,11 +37,10 @@ def wait(run: Run, *, quiet: bool = False) -> tuple[int, RunStatus | None]:
 
 
 def _until_over(run: Run, show: Callable[[RunStatus | None], None]) -> RunStatus:
-    asked_at, status = -ASK_SCHEDULER_S, None
+    asked_at, status = float("-inf"), None
     try:
         while True:
-            local = run.record().executor == "local"
-            due = local or time.monotonic() - asked_at >= ASK_SCHEDULER_S or run.record().state in FINAL_STATES
+            due = time.monotonic() - asked_at >= scheduler(run.record().executor).poll_s or run.record().state in FINAL_STATES
             if due:
                 asked_at = time.monotonic()
                 [status], unreachable = statuses_of([run])
@@ -58,13 +57,13 @@ def _until_over(run: Run, show: Callable[[RunStatus | None], None]) -> RunStatus
 
 def rarely_over(run: Run) -> Callable[[], bool]:
     """Whether a run is over, for a loop: a scheduler is asked every ten seconds, files each time."""
-    asked_at, over = -ASK_SCHEDULER_S, False
+    asked_at, over = float("-inf"), False
 
     def is_over() -> bool:
         nonlocal asked_at, over
         record = run.record()
         now = time.monotonic()
-        if record.executor == "local" or record.state in FINAL_STATES or now - asked_at >= ASK_SCHEDULER_S:
+        if record.state in FINAL_STATES or now - asked_at >= scheduler(record.executor).poll_s:
             asked_at = now
             over = statuses_of([run])[0][0].is_over
         return over
@@ -169,7 +168,7 @@ def wait_for_pipeline(pipeline: Pipeline, *, quiet: bool = False) -> tuple[int, 
 
 def _pause(pipeline: Pipeline, whole: PipelineStatus) -> None:
     """Files are read twice a second; a scheduler is asked every ten seconds, or when a stage has said that it is over."""
-    until = time.monotonic() + (POLL_S if pipeline.record().executor == "local" else ASK_SCHEDULER_S)
+    until = time.monotonic() + scheduler(pipeline.record().executor).poll_s
     run = Run(Path(whole.current.path))
     before = run.record().state
     while True:

@@ -21,6 +21,7 @@ from ..planning import planner
 from ..runs import registry
 from ..runs.attempts import read_attempts
 from ..runs.directory import FINAL_STATES, Run
+from ..schedulers.registry import scheduler
 from ..schedulers.slurm import commands as slurm
 from ..schedulers.slurm import site as slurm_site
 from ..status import liveness
@@ -64,7 +65,9 @@ def rehearse(drill: Drill, *, json_: bool) -> int:
     broken = _submit(drill, f"{name}-interrupted")
     _reach(broken, drill.steps // 2)
     how = _interrupt(drill, broken)
-    printing.say(f"   {how}{'; a requeued job waits about two minutes at most sites' if broken.record().executor == 'slurm' else ''}")
+    printing.say(
+        f"   {how}{'; a requeued job waits about two minutes at most sites' if scheduler(broken.record().executor).has_queue else ''}"
+    )
     _finish(broken)
     found = compare(whole, broken, how)
     _tell(found, json_=json_)
@@ -143,7 +146,7 @@ def _until(true: Callable[[], bool], run: Run, what: str, limit_s: float = _STAR
 def _interrupt(drill: Drill, run: Run) -> str:
     """Do it; in words."""
     job_id = run.record().job_id
-    if run.record().executor == "local" or job_id is None:
+    if job_id is None or not scheduler(run.record().executor).can_requeue:
         stop.stop(run)
         _until(lambda: run.record().state in FINAL_STATES, run, f"{run.name} does not stop")
         while liveness.liveness(run.record()) is liveness.Liveness.ALIVE:  # its agent has said its last word, and is just ending
@@ -151,8 +154,8 @@ def _interrupt(drill: Drill, run: Run) -> str:
         submission.resubmit(run, planner.plan_resume(run, None, sets=[], ranks=None, sbatch={}))
         return "stopped, and resumed"
     if drill.preempt_with is None:
-        if not slurm.requeue(job_id):
-            raise SchedulerRefused(f"Slurm does not know job {job_id} any more")
+        if not scheduler(run.record().executor).requeue(job_id):
+            raise SchedulerRefused(f"the scheduler does not know job {job_id} any more")
         return "requeued by scontrol"
     _preempt(run, job_id, drill.preempt_with)
     return f"preempted by a job in {drill.preempt_with}"

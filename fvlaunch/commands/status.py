@@ -17,6 +17,7 @@ from ..runs import registry
 from ..runs.attempts import Attempt, read_attempts
 from ..runs.directory import FINAL_STATES, Run
 from ..runs.pipeline_directory import Pipeline
+from ..schedulers.registry import scheduler
 from ..status.goodput import AttemptCost, spent
 from ..status.pipeline_status import PipelineStatus, statuses_of
 from ..status.run_status import RunStatus
@@ -24,8 +25,7 @@ from . import output as printing
 
 NEWEST = 10
 """So many are shown even though they are over."""
-WATCH_LOCAL_S = 2.0
-WATCH_SLURM_S = 10.0
+WATCH_S = 2.0
 """A scheduler is not to be asked more often by somebody who only looks on."""
 
 
@@ -145,11 +145,12 @@ def _show_again(text: str, before: str, code: int) -> None:
 
 
 def _pause_s(runs: Sequence[Run | Pipeline]) -> float:
-    return WATCH_SLURM_S if any(not _is_over(run) and _is_on_slurm(run) for run in runs) else WATCH_LOCAL_S
+    """Often where that costs nothing, and no more often than the scheduler of a run that is not over likes."""
+    return max([WATCH_S, *(_scheduler_poll_s(run) for run in runs if not _is_over(run))])
 
 
-def _is_on_slurm(run: Run | Pipeline) -> bool:
+def _scheduler_poll_s(run: Run | Pipeline) -> float:
     try:
-        return run.record().executor == "slurm"
+        return scheduler(run.record().executor).poll_s
     except FvlaunchError:
-        return False
+        return 0.0  # its record cannot be read

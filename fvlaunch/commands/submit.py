@@ -13,6 +13,7 @@ from ..errors import UsageError
 from ..runs import registry
 from ..runs.directory import Run
 from ..runs.pipeline_directory import Pipeline
+from ..schedulers.registry import scheduler
 from . import output as printing
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def prepare(asked: SubmitRequest, *, take_snapshot: bool, json_: bool) -> None:
             "--prepare is of a single run: a chain of jobs needs their ids", hint="submit the pipeline, or prepare a stage's recipe"
         )
     composed, plan = asked.plan()
-    if plan.executor != "slurm":
+    if not scheduler(plan.executor).takes_sbatch_options:
         raise UsageError("--prepare makes a batch script, and this cluster takes none", hint="choose a Slurm cluster with --cluster")
     _warn(composed, plan)
     run, script = submission.prepare_job(plan, take_snapshot=take_snapshot, asked=asked.words)
@@ -148,7 +149,7 @@ def _submitted(run: Run, summary: str, *, wait: bool, json_: bool) -> int:
                 "run": run.name,
                 "job_id": record.job_id,
                 "path": str(run.path),
-                "state": "queued" if record.executor == "slurm" else "running",
+                "state": "queued" if scheduler(record.executor).has_queue else "running",
             }
         )
     else:

@@ -17,6 +17,7 @@ from trainers.config.programs.export import Config as ExportConfig
 from trainers.config.programs.preprocess import Config as PreprocessConfig
 from trainers.config.section import Section
 
+from ..schedulers import registry
 from . import sbatch_options
 from .values import ENV_NAME, TIME_HINT, seconds, time_text
 
@@ -102,6 +103,12 @@ def _run_path(value: str) -> str:
 def _interpreter(value: str) -> str:
     if value.startswith("-") or not value.strip():
         raise _wrong(f"{value!r} is not an interpreter", "give its path")
+    return value
+
+
+def _executor(value: Any) -> Any:
+    if value not in registry.names():
+        raise _wrong(f"must be {' or '.join(map(repr, registry.names()))}, not {value!r}")
     return value
 
 
@@ -240,7 +247,7 @@ class Cluster(Section):
 
     description: Annotated[str, BeforeValidator(_one_line)] = ""
     """One line that `fvlaunch list clusters` shows."""
-    executor: Literal["slurm", "local"]
+    executor: Annotated[str, BeforeValidator(_executor), Field(json_schema_extra={"enum": list(registry.names())})]
     """slurm: a job is handed to sbatch. local: a detached process on this machine runs it."""
     ranks_per_node: PositiveInt | None = None
     """Processes on a full node. null: as many as GPUs are asked for (slurm.gpus-per-node or gres), else 1; of a local cluster as many as
@@ -278,6 +285,6 @@ class Cluster(Section):
 
     def default_ranks_per_node(self) -> int | None:
         """Ranks on a full node; None for a local profile that leaves it open."""
-        if self.ranks_per_node is not None or self.executor == "local":
+        if self.ranks_per_node is not None or registry.scheduler(self.executor).runs_here:
             return self.ranks_per_node
         return sbatch_options.num_gpus(self.slurm) or 1

@@ -135,7 +135,10 @@ def _missing_hint(model: type[BaseModel], node: Node, path: KeyPath, kind: str) 
         return "add kind: adamw or kind: muon"
     section = suggestions.section_at(model, node.plain, path[:-1])
     field = section.model_fields.get(str(path[-1])) if section else None
-    choices = getattr(field.annotation, "__args__", ()) if field else ()
+    extra = field.json_schema_extra if field else None
+    choices: Any = (
+        extra["enum"] if isinstance(extra, dict) and "enum" in extra else getattr(field.annotation, "__args__", ()) if field else ()
+    )
     named = " or ".join(str(c) for c in choices if isinstance(c, str))
     return f"add {dotted(path)}: {named}" if named else f"add {dotted(path)}"
 

@@ -17,6 +17,7 @@ from ..config.schema import Cluster
 from ..errors import FvlaunchError
 from ..runs import registry
 from ..runs.attempts import read_attempts
+from ..schedulers.registry import scheduler
 from ..schedulers.slurm import commands as slurm
 from ..schedulers.slurm import site as slurm_site
 from . import node_probe
@@ -31,8 +32,9 @@ def examine(cluster: Cluster, name: str, *, node: bool, wait_s: float) -> Iterat
     folder = list(_folder(Path(cluster.runs_dir or "runs")))
     yield from folder
     yield from _secrets(cluster)
-    yield from check_environment({**os.environ, **cluster.env} if cluster.executor == "local" else cluster.env, _nodes(cluster))
-    if cluster.executor == "slurm":
+    chosen = scheduler(cluster.executor)
+    yield from check_environment({**os.environ, **cluster.env} if chosen.runs_here else cluster.env, _nodes(cluster))
+    if chosen.takes_sbatch_options:
         yield from _slurm(cluster, name, node=node and worst(folder) is not Verdict.FAIL, wait_s=wait_s)
     elif node and worst(folder) is not Verdict.FAIL:
         yield from check_node(node_probe.look_here(cluster), _here(), wants_gpu=False, resubmits=True)
@@ -79,7 +81,7 @@ def _here() -> dict[str, Any]:
 
 def _nodes(cluster: Cluster) -> int:
     """Whether runs there may have several nodes."""
-    return 2 if cluster.executor == "slurm" and (cluster.default_ranks_per_node() or 1) > 1 else 1
+    return 2 if not scheduler(cluster.executor).runs_here and (cluster.default_ranks_per_node() or 1) > 1 else 1
 
 
 def _folder(folder: Path) -> Iterator[Finding]:

@@ -23,7 +23,8 @@ from ..runs import code_snapshot, job_folder
 from ..runs.directory import FINAL_STATES, Run
 from ..runs.pipeline_directory import Pipeline, PipelineRecord
 from ..runs.registry import remember
-from ..schedulers.slurm import commands as slurm
+from ..schedulers.python_processes import module_command, python_path
+from ..schedulers.registry import scheduler
 from ..status import liveness, pipeline_status
 from ..status.run_status import RunStatus
 from . import job_records
@@ -62,8 +63,7 @@ def _made(plan: PipelinePlan, take_snapshot: bool, asked: dict[str, Any]) -> Pip
         hint = "--runs-dir or the cluster's runs_dir says where runs go"
         raise FvlaunchError(f"cannot make the folder {plan.path}: {error.strerror}", hint=hint) from None
     try:
-        executor = submission.executor_of(first)
-        pipeline.write(PipelineRecord(plan.name, plan.pipeline, first.cluster_name, executor, plan.records, time.time()))
+        pipeline.write(PipelineRecord(plan.name, plan.pipeline, first.cluster_name, first.executor, plan.records, time.time()))
         for stage in plan.stages:
             submission.prepare(stage, take_snapshot=take_snapshot, asked=asked)
     except BaseException:
@@ -75,15 +75,15 @@ def _made(plan: PipelinePlan, take_snapshot: bool, asked: dict[str, Any]) -> Pip
 def _undo(pipeline: Pipeline) -> None:
     for run in reversed(pipeline.stages):
         record = run.record()
-        if record.executor == "slurm" and record.job_id is not None:
+        if scheduler(record.executor).chains_jobs and record.job_id is not None:
             with suppress(FvlaunchError):
-                slurm.cancel(record.job_id)
+                scheduler(record.executor).cancel(record.job_id)
     shutil.rmtree(pipeline.path, ignore_errors=True)
 
 
 def _start(pipeline: Pipeline, stages: Sequence[tuple[Run, Plan]], after: str | None) -> None:
     """Hand the stages over, in order; `after` is the job that the first of them waits for."""
-    if stages and stages[0][1].executor == "local":
+    if stages and not scheduler(stages[0][1].executor).chains_jobs:
         _start_driver(pipeline)
         return
     for run, plan in stages:
@@ -168,7 +168,7 @@ def _goes_on(run: Run, stage: RunStatus, driven: bool, assume_dead: str | None) 
     record = run.record()
     if record.state == "waiting":
         return driven and not stage.is_over
-    if record.state == "submitting" and record.executor == "slurm":
+    if record.state == "submitting" and scheduler(record.executor).has_queue:
         return job_records.adopt(run, record) is not None
     return not stage.is_over and record.job_id is not None and record.job_id != assume_dead
 
@@ -183,9 +183,9 @@ def _await_driver_end(pipeline: Pipeline) -> None:
 
 
 def _check_executor(pipeline: Pipeline, plans: Sequence[Plan], some_go_on: bool) -> None:
-    executor, record = submission.executor_of(plans[0]), pipeline.record()
+    executor, record = plans[0].executor, pipeline.record()
     submission.check_scheduler(plans[0])
-    if some_go_on and executor != record.executor:
+    if some_go_on and record.executor not in {plan.executor for plan in plans}:
         raise RunConflict(f"a stage of {pipeline.name} still runs, {record.executor}", hint=f"fvlaunch stop {pipeline.name} first")
     pipeline.write(replace(record, executor=executor, cluster=plans[0].cluster_name, driver=None, host=None))
 
@@ -193,10 +193,11 @@ def _check_executor(pipeline: Pipeline, plans: Sequence[Plan], some_go_on: bool)
 def _end_waiting(run: Run) -> None:
     """A job that waits for one that broke is about to be cancelled by the scheduler; it is seen out."""
     record = run.record()
-    if record.executor != "slurm" or record.job_id is None or record.state in FINAL_STATES:
+    chosen = scheduler(record.executor)
+    if not chosen.chains_jobs or record.job_id is None or record.state in FINAL_STATES:
         return
     until = time.monotonic() + CANCEL_WAIT_S
-    slurm.cancel(record.job_id)
+    chosen.cancel(record.job_id)
     while liveness.liveness(record) is liveness.Liveness.ALIVE and time.monotonic() < until:
         time.sleep(POLL_S)
 
@@ -208,11 +209,10 @@ def _start_driver(pipeline: Pipeline) -> None:
     """Start it in a session of its own, from the first stage's copy of the code; wait until it has named itself."""
     log = pipeline.path / "stages.log"
     code = code_snapshot.code_folder(pipeline.stages[0])
-    path = os.pathsep.join(filter(None, [str(code), os.environ.get("PYTHONPATH", "")]))
     with log.open("ab") as output:
         child = subprocess.Popen(
-            [sys.executable, "-m", driver_module(code), str(pipeline.path)],
-            env={**os.environ, "PYTHONPATH": path},
+            module_command(sys.executable, driver_module(code), str(pipeline.path)),
+            env={**os.environ, "PYTHONPATH": python_path(code)},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import signal
+from dataclasses import replace
 
 from ..errors import FvlaunchError, RunConflict
 from ..runs.directory import FINAL_STATES, Record, Run, Want
 from ..runs.pipeline_directory import Pipeline
-from ..schedulers import local_process
-from ..schedulers.slurm import commands as slurm
-from ..schedulers.slurm import states as slurm_states
+from ..schedulers.base import JobPhase
+from ..schedulers.registry import scheduler
 from ..status import liveness as jobs
 from ..status import pipeline_status
+from ..status.job_queries import job_of
 
 
 def stop(run: Run) -> str:
@@ -45,15 +44,11 @@ def _end(run: Run, want: Want) -> str:
     if record.state == "waiting":
         run.update(state=state, reason=f"fvlaunch {want} before its turn")
         return f"{run.name}: {state}; its turn had not come"
-    job_id = record.job_id
-    if record.executor == "slurm":
-        job_id = _current(record) or job_id
+    job_id = (_current(record) if scheduler(record.executor).has_queue else None) or record.job_id
     if job_id is None:
         run.update(state=state, reason=f"fvlaunch {want} before a job was known")
         return f"{run.name}: {state}; had its job been taken after all, it ends as soon as it starts"
-    if record.executor == "local":
-        return _end_local(run, job_id, want, state)
-    return _end_slurm(run, job_id, want, state)
+    return _end_job(run, replace(record, job_id=job_id), want, state)
 
 
 def _current(record: Record) -> str | None:
@@ -64,28 +59,18 @@ def _current(record: Record) -> str | None:
         return None
 
 
-def _end_local(run: Run, job_id: str, want: Want, state: str) -> str:
-    liveness = jobs.liveness(run.record())
-    if liveness is jobs.Liveness.OVER:
+def _end_job(run: Run, record: Record, want: Want, state: str) -> str:
+    """A job that waits is cancelled either way; one that runs hears of a stop from its agent, which reads the intent."""
+    chosen, job = scheduler(record.executor), job_of(record)
+    assert job.job_id is not None
+    phase = chosen.phase(job)
+    if phase is JobPhase.OVER:
         run.update(state=state, reason=f"fvlaunch {want}, when its job was gone already")
         return f"{run.name}: {state}; its job was gone already"
-    pid = local_process.local_pid(job_id)
-    if want == "cancel" and pid is not None:
-        os.kill(pid, signal.SIGTERM)  # the controller passes it on to the agent, which reads the intent
-    return f"{run.name}: it {'saves and ends' if want == 'stop' else 'ends now'}"
-
-
-def _end_slurm(run: Run, job_id: str, want: Want, state: str) -> str:
-    details = slurm.job(job_id)
-    if details is None or slurm_states.is_over(details.state):
-        run.update(state=state, reason=f"fvlaunch {want}, when its job was gone already")
-        return f"{run.name}: {state}; its job was gone already"
-    if want == "cancel" or details.state == "PENDING":
-        try:
-            slurm.cancel(job_id)
-        except FvlaunchError as error:
-            raise FvlaunchError(f"the job {job_id} could not be cancelled: {error.message}", hint=f"scancel {job_id}") from None
-    if details.state == "PENDING":
+    if want == "cancel" or phase is JobPhase.WAITING:
+        chosen.cancel(job.job_id)
+    if phase is JobPhase.WAITING:
         run.update(state=state, reason=f"fvlaunch {want} while it waited")
-        return f"{run.name}: {state}; its job {job_id} had not started"
-    return f"{run.name}: job {job_id} {'saves and ends' if want == 'stop' else 'ends now'}"
+        return f"{run.name}: {state}; its job {job.job_id} had not started"
+    who = f"job {job.job_id}" if chosen.has_queue else "it"
+    return f"{run.name}: {who} {'saves and ends' if want == 'stop' else 'ends now'}"

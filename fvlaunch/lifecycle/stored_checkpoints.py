@@ -13,6 +13,7 @@ from typing import Any
 from ..errors import FvlaunchError, InternalError, RunConflict
 from ..runs import code_snapshot
 from ..runs.directory import Run
+from ..schedulers.python_processes import python_path
 from ..status import liveness
 
 
@@ -33,9 +34,10 @@ def remove_run(run: Run) -> None:
 
 
 def program(what: str, run: Run, *arguments: str) -> list[dict[str, Any]]:
-    path = os.pathsep.join(part for part in (str(code_snapshot.source_root()), os.environ.get("PYTHONPATH", "")) if part)
     argv = [sys.executable, "-m", "trainers.checkpointing.maintenance", what, str(run.path), *arguments]
-    done = subprocess.run(argv, env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(
+        argv, env={**os.environ, "PYTHONPATH": python_path(code_snapshot.source_root())}, stdout=subprocess.PIPE, text=True, check=False
+    )
     try:
         return [json.loads(line) for line in done.stdout.splitlines()]
     except ValueError:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ..config.strict_yaml import dump
 from ..errors import FvlaunchError, Interrupted, RunConflict, SchedulerUnreachable
@@ -22,11 +22,10 @@ from ..planning.plan import Plan
 from ..runs import code_snapshot, job_folder
 from ..runs.directory import FINAL_STATES, Record, Run, create
 from ..runs.registry import remember
-from ..schedulers.slurm import commands as slurm
+from ..schedulers.registry import scheduler
 from ..status import liveness
-from .job_records import adopt, make_job_folder
-from .local_job import start_local
-from .slurm_job import scheduler_name, start_slurm, write_job
+from . import job_specs
+from .job_records import adopt, make_job_folder, submit_job
 
 
 def submit(plan: Plan, *, take_snapshot: bool, asked: dict[str, Any], fill: Callable[[Run], None] | None = None) -> Run:
@@ -70,7 +69,7 @@ def prepare_job(plan: Plan, *, take_snapshot: bool, asked: dict[str, Any]) -> tu
     run = prepare(plan, take_snapshot=take_snapshot, asked=asked)
     try:
         folder = make_job_folder(run)
-        script = write_job(run, plan, folder)
+        script = scheduler(plan.executor).prepare(job_specs.of_plan(run, plan, folder))
         run.update(reason=f"prepared, not submitted by fvlaunch: sbatch {shlex.quote(str(script))}, or fvlaunch resume {run.name}")
         run.event("prepared")
     except BaseException:
@@ -81,16 +80,13 @@ def prepare_job(plan: Plan, *, take_snapshot: bool, asked: dict[str, Any]) -> tu
 
 
 def check_scheduler(plan: Plan) -> None:
-    """Refuse a plan for Slurm on a machine without it."""
-    if plan.executor == "slurm" and not slurm.available():
+    """Refuse a plan for a scheduler that cannot be used on this machine."""
+    chosen = scheduler(plan.executor)
+    if (why := chosen.unusable()) is not None:
         raise FvlaunchError(
-            f"cluster {plan.cluster_name} is a Slurm cluster, but sbatch is not on PATH",
+            f"cluster {plan.cluster_name} is a {chosen.title} cluster, but {why}",
             hint="submit from a login node, or use --cluster local",
         )
-
-
-def executor_of(plan: Plan) -> Literal["slurm", "local"]:
-    return "slurm" if plan.executor == "slurm" else "local"
 
 
 def _first_record(plan: Plan) -> Record:
@@ -99,13 +95,13 @@ def _first_record(plan: Plan) -> Record:
         name=plan.full_name,
         recipe=plan.recipe_name,
         cluster=plan.cluster_name,
-        executor=executor_of(plan),
+        executor=plan.executor,
         generation=1,
         token=job_folder.new_token(),
         max_steps=plan.max_steps,
         ranks=plan.ranks,
         nodes=plan.nodes,
-        scheduler=scheduler_name(plan),
+        scheduler=scheduler(plan.executor).identity(),
         submitted_at=now,
         updated_at=now,
         state="submitting" if plan.pipeline is None else "waiting",
@@ -137,14 +133,14 @@ def renew(run: Run, plan: Plan, *, assume_dead: str | None = None, state: str = 
     """
     before = run.record()
     _check_is_over(run, before, assume_dead)
-    scheduler = scheduler_name(plan)  # may take seconds: not under the lock
+    identity = scheduler(plan.executor).identity()  # may take seconds: not under the lock
     with run.locked():
         record = run.record()
         if (record.generation, record.token) != (before.generation, before.token):
             raise RunConflict(f"{run.name} was just resumed by another command", hint=f"fvlaunch status {run.name}")
         record = replace(
             record, generation=record.generation + 1, token=job_folder.new_token(), state=state, reason="",
-            job_id=None, host=None, scheduler=scheduler, cluster=plan.cluster_name, executor=executor_of(plan),
+            job_id=None, host=None, scheduler=identity, cluster=plan.cluster_name, executor=plan.executor,
             ranks=plan.ranks, nodes=plan.nodes, max_steps=plan.max_steps, submitted_at=time.time(),
         )  # fmt: skip
         run.write_intent("run", record.generation)
@@ -154,7 +150,7 @@ def renew(run: Run, plan: Plan, *, assume_dead: str | None = None, state: str = 
 
 
 def _check_is_over(run: Run, record: Record, assume_dead: str | None) -> None:
-    if record.state == "submitting" and record.executor == "slurm":
+    if record.state == "submitting" and scheduler(record.executor).has_queue:
         found = adopt(run, record)
         if found:
             raise RunConflict(f"{run.name} has a job after all: {found}; adopted", hint=f"fvlaunch status {run.name}")
@@ -178,14 +174,12 @@ def _check_is_over(run: Run, record: Record, assume_dead: str | None) -> None:
 
 
 def start(run: Run, plan: Plan | None = None) -> None:
-    """Submit the job that run.json's token announces, and record its id. A local job needs no plan."""
+    """Submit the job that run.json's token announces, and record its id. Without a plan the job is what run.yaml says."""
     with run.locked():
         record = run.record()
         if record.state == "waiting":
             run.write_record(replace(record, state="submitting"))
     folder = make_job_folder(run)
-    if plan is None or plan.executor == "local":
-        start_local(run, folder)
-    else:
-        start_slurm(run, plan, folder)
+    job = job_specs.of_run(run, folder) if plan is None else job_specs.of_plan(run, plan, folder)
+    submit_job(run, scheduler(run.record().executor), job)
     run.event("submitted", job_id=run.record().job_id, generation=run.record().generation)

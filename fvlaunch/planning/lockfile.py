@@ -21,7 +21,7 @@ from ..config.strict_yaml import read
 from ..errors import FvlaunchError
 from ..runs import code_snapshot
 from ..runs.directory import Run
-from ..schedulers.slurm import site as slurm_site
+from ..schedulers.registry import scheduler
 from .plan import Plan
 
 _VERSIONS = ("fvlaunch", "torch", "diffusers", "transformers", "peft", "submitit", "pyarrow", "safetensors")
@@ -106,14 +106,7 @@ def _version(name: str) -> str | None:
 
 def _site(plan: Plan) -> dict[str, Any]:
     """Facts of the cluster that numbers can depend on."""
-    facts: dict[str, Any] = {"executor": plan.executor, "machine": platform.machine()}
-    if plan.executor == "slurm":
-        try:
-            known = slurm_site.identity().version
-        except FvlaunchError:
-            known = None
-        facts |= {"slurm": ".".join(map(str, known))} if known else {}
-    return facts
+    return {"executor": plan.executor, "machine": platform.machine(), **scheduler(plan.executor).site_facts()}
 
 
 # --- models and data

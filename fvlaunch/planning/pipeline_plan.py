@@ -104,7 +104,7 @@ class _Planner:
             self.folder = Path(os.path.abspath(self.runs_dir or composed.cluster.runs_dir or "runs")) / self.name  # noqa: PTH100
         options = self.sbatch if stage is self.file.stages[0] else {k: v for k, v in self.sbatch.items() if k not in FIRST_ONLY}
         plan = plan_of(composed, name=stage.name, ranks=None, nodes=None, sbatch=options, runs_dir=self.folder)
-        if self.plans and plan.executor != self.plans[0].executor:
+        if len({one.executor for one in (*self.plans[:1], plan)}) > 1:
             raise ConfigError.one(f"{stage.name} is {plan.executor}, the stages before it {self.plans[0].executor}", stage.recipe_place)
         if self.plans and composed.cluster.continue_by == "resubmit":
             hint = "submit its stages one by one, or use a cluster with continue_by: requeue"

@@ -21,6 +21,7 @@ from ..config.schema import Limits
 from ..config.strict_yaml import KeyPath
 from ..config.values import check_run_name, seconds
 from ..errors import ConfigError, Place, Problem
+from ..schedulers.registry import scheduler
 
 COMMAND_LINE = Place("command line")
 _RANKS: KeyPath = ("resources", "ranks")
@@ -131,7 +132,10 @@ def make_plan(
         name=name,
         runs_dir=folder,
         recipe=_filled(composed.recipe_data, {_RANKS: shape.ranks, **chosen}),
-        cluster={**composed.cluster_data, "slurm": kept if cluster.executor == "slurm" else composed.cluster_data["slurm"]},
+        cluster={
+            **composed.cluster_data,
+            "slurm": kept if scheduler(cluster.executor).takes_sbatch_options else composed.cluster_data["slurm"],
+        },
         recipe_name=composed.recipe_name,
         cluster_name=composed.cluster_name,
         executor=cluster.executor,
@@ -193,11 +197,12 @@ def _options(
 ) -> tuple[dict[str, slurm_options.Value], dict[str, str], list[Problem]]:
     """The sbatch options of all layers, where each came from, and what is wrong with those given here."""
     problems: list[Problem] = []
-    if composed.cluster.executor == "local":
+    takes_any = scheduler(composed.cluster.executor).takes_sbatch_options
+    if not takes_any:
         hint = "choose a Slurm cluster with --cluster"
         problems = [Problem("a local run takes no sbatch options", COMMAND_LINE, f"--{key}", hint) for key in given if key != "time"]
         given, shell = {key: value for key, value in given.items() if key == "time"}, {}
-    options: dict[str, slurm_options.Value] = dict(composed.cluster.slurm) if composed.cluster.executor == "slurm" else {}
+    options: dict[str, slurm_options.Value] = dict(composed.cluster.slurm) if takes_any else {}
     origins = {key: composed.origins.get(("cluster", "slurm", key), "default") for key in options}
     for layer, where in ((slurm_options.from_shell(shell), "the shell's SBATCH_* variables"), (given, "command line")):
         for key, value in layer.items():
@@ -223,7 +228,7 @@ def _shape(composed: Composed, options: Mapping[str, Any], ranks: int | None, no
         return _Shape(1, 1, 1, 1), [Problem("--ranks and --nodes exclude each other", COMMAND_LINE, "", "nodes follow from ranks")]
     if wanted < 1 or (nodes is not None and nodes < 1):
         return _Shape(1, 1, 1, 1), [Problem("must be at least 1", where, key)]
-    if composed.cluster.executor == "local":
+    if scheduler(composed.cluster.executor).runs_here:
         return _local(composed, wanted, nodes, gpus, where, key)
     full = composed.cluster.ranks_per_node or slurm_options.num_gpus(options) or 1
     wanted = wanted if nodes is None else nodes * full
@@ -251,17 +256,18 @@ def _time(composed: Composed, options: dict[str, slurm_options.Value], origins: 
     asked, origin = composed.recipe.resources.time, composed.origins.get(("resources", "time"), "default")
     from_file = origins.get("time", "") == composed.origins.get(("cluster", "slurm", "time"))
     above = "time" not in options or (origin == "--set" and from_file and origins["time"] != "--set")
-    if asked is not None and above and (composed.cluster.executor == "slurm" or origin == "--set"):
+    takes_options = scheduler(composed.cluster.executor).takes_sbatch_options
+    if asked is not None and above and (takes_options or origin == "--set"):
         options["time"], origins["time"] = asked, origin
     time = options.get("time")
-    if composed.cluster.executor == "local":
+    if not takes_options:
         options.clear()
     return None if time is None else seconds(str(time))
 
 
 def _cores(composed: Composed, options: Mapping[str, Any], cores_per_node: int | None) -> int:
     """Cores that the ranks of one node share. Slurm gives the one task on a node a single core unless asked for more."""
-    if composed.cluster.executor == "local":
+    if scheduler(composed.cluster.executor).runs_here:
         return cores_per_node or 1
     if "cpus-per-task" in options:
         return int(options["cpus-per-task"])

@@ -19,6 +19,7 @@ from ..runs import registry
 from ..runs.directory import Record, Run
 from ..runs.pipeline_directory import of_stage
 from ..schedulers import local_process
+from ..schedulers.registry import scheduler
 from . import lockfile
 from .plan import Plan, make_plan
 from .preflight import check_inputs
@@ -82,13 +83,12 @@ def plan_submission(
 
 def plan_of(composed: Composed, **asked: Any) -> Plan:
     """A plan for now, from here."""
-    local = composed.cluster.executor == "local"
     return make_plan(
         composed,
         now=datetime.now(),
         cwd=Path.cwd(),
         cores_per_node=len(os.sched_getaffinity(0)),
-        gpus=local_process.num_local_gpus() if local else 0,
+        gpus=local_process.num_local_gpus() if scheduler(composed.cluster.executor).runs_here else 0,
         shell=os.environ,
         **asked,
     )

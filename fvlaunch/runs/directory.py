@@ -33,7 +33,8 @@ class Record:
     name: str
     recipe: str
     cluster: str
-    executor: Literal["slurm", "local"]
+    executor: str
+    """The scheduler that runs its jobs, by name."""
     generation: int
     token: str
     """Of the submission under way or in force; it is in the job's comment and working directory."""

@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from filelock import FileLock, SoftFileLock, Timeout
 
@@ -51,7 +51,7 @@ class PipelineRecord:
     name: str
     pipeline: str
     cluster: str
-    executor: Literal["slurm", "local"]
+    executor: str
     stages: tuple[StageRecord, ...]
     submitted_at: float
     driver: str | None = None

@@ -1,56 +1,24 @@
-"""Owns what can be said of the job that owns a run: whether it is still there, on this machine or on the cluster.
+"""Owns what can be said of the job that owns a run: whether it is still there.
 
 Must not change anything. "Nobody can say" is an answer of its own, never "gone".
 """
 
 from __future__ import annotations
 
-import time
-from enum import Enum
-
-from ..errors import FvlaunchError
 from ..runs.directory import Record
-from ..schedulers.local_process import host_identity, local_pid
-from ..schedulers.slurm import commands as slurm
-from ..schedulers.slurm.states import is_over
+from ..schedulers.base import Liveness
+from ..schedulers.registry import scheduler
+from .job_queries import job_of
 
-
-class Liveness(str, Enum):
-    ALIVE = "alive"
-    OVER = "over"
-    UNKNOWN = "unknown"
+__all__ = ["Liveness", "liveness", "other_job"]
 
 
 def liveness(record: Record) -> Liveness:
-    """Whether the job that owns a run is still there."""
-    if record.job_id is None:
-        return Liveness.OVER
-    if record.executor == "local":
-        if record.host is not None and record.host.split("/")[0] != host_identity().split("/")[0]:
-            return Liveness.UNKNOWN  # another machine's process
-        same_boot = record.host in (None, host_identity())
-        return Liveness.ALIVE if same_boot and local_pid(record.job_id) is not None else Liveness.OVER
-    try:
-        if other_job(record) is not None:
-            return Liveness.ALIVE
-        details = slurm.job(record.job_id)
-        known = (
-            details is not None and record.token in details.comment + details.work_dir
-        )  # ids come back, and other clusters have the same
-        elsewhere = not known and record.scheduler is not None and slurm.cluster_name() != record.scheduler
-    except FvlaunchError:
-        return Liveness.UNKNOWN
-    if elsewhere:
-        return Liveness.UNKNOWN
-    if details is None or not known:
-        return Liveness.OVER  # slurmctld answers and has forgotten it: it forgets none that has not ended
-    cut = details.state == "PREEMPTED" and (details.end_at or 0) < time.time() - 10  # final where a site cancels what it preempts
-    return Liveness.OVER if cut or is_over(details.state) else Liveness.ALIVE
+    """Say whether the job that owns a run, or one that goes on for it, is still there."""
+    return Liveness.OVER if record.job_id is None else scheduler(record.executor).liveness(job_of(record))
 
 
 def other_job(record: Record) -> str | None:
-    """A job of this submission besides the recorded one that is not over: one that nobody could record, or that goes on for it."""
-    if record.executor != "slurm":
-        return None
-    mine = (job for job in slurm.queue().values() if job.job_id != record.job_id and record.token in job.comment + job.work_dir)
-    return next((job.job_id for job in mine if not is_over(job.state)), None)
+    """Return a job of this submission besides the recorded one that is not over: nobody could record it, or it goes on for that one."""
+    living = scheduler(record.executor).find(record.token, living=True)
+    return next((job_id for job_id in living if job_id != record.job_id), None)

@@ -13,6 +13,7 @@ from ..errors import FvlaunchError, SchedulerUnreachable
 from ..runs.directory import PIPELINE_FILE, Run
 from ..runs.pipeline_directory import Pipeline, PipelineRecord, of_stage
 from ..schedulers import local_process
+from ..schedulers.registry import scheduler
 from . import run_status
 from .run_status import RunStatus
 
@@ -92,7 +93,7 @@ def _chosen(
 
 def driver_alive(record: PipelineRecord) -> bool | None:
     """Whether the process that starts a local pipeline's stages is there; None where nobody here can say, or none is needed."""
-    if record.executor != "local" or (record.host or "").split("/")[0] not in ("", local_process.host_identity().split("/")[0]):
+    if scheduler(record.executor).chains_jobs or (record.host or "").split("/")[0] not in ("", local_process.host_identity().split("/")[0]):
         return None
     return record.driver is not None and record.host == local_process.host_identity() and local_process.local_pid(record.driver) is not None
 
@@ -100,7 +101,7 @@ def driver_alive(record: PipelineRecord) -> bool | None:
 def fold(record: PipelineRecord, path: Path, stages: Sequence[RunStatus], driver: bool | None) -> PipelineStatus:
     """The whole from its stages. Pure."""
     stages = _told_by_what_broke(stages)
-    if record.executor == "slurm":
+    if scheduler(record.executor).chains_jobs:
         cut = f"not submitted yet; where no submit is at work any more, fvlaunch resume {record.name} goes on"
         stages = [replace(s, state="submitting", reason=cut) if s.state == "queued" and s.job_id is None else s for s in stages]
     turn = next((i for i, stage in enumerate(stages) if stage.state != "finished"), len(stages) - 1)

@@ -16,8 +16,9 @@ from ..errors import FvlaunchError, SchedulerUnreachable
 from ..files import read_json
 from ..runs.attempts import WORKING, Attempt, Cause, read_attempts
 from ..runs.directory import FINAL_STATES, Intent, Record, Run
+from ..schedulers.base import JobObservation
 from .cache import MANY, StatusCache
-from .job_queries import JobObservation, ask
+from .job_queries import ask
 from .types import STATES, RunStatus
 
 __all__ = ["STATES", "JobObservation", "RunStatus", "judge", "judge_run", "last_metrics", "statuses_of"]

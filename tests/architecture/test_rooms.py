@@ -29,8 +29,8 @@ ROOMS: dict[str, dict[str, str]] = {
         "status": "runs schedulers errors files",
         "agent": "runs schedulers config errors files",
         "runs": "config errors files",
-        "schedulers": "errors",
-        "config": "errors",
+        "schedulers": "errors files",
+        "config": "schedulers errors",
     },
     "trainers": {
         "__init__": "",
@@ -68,8 +68,12 @@ ACROSS = {
 }
 """What the launcher may know of the trainers, and where: their configuration, and the exit codes of a rank."""
 
-NARROW = {("lifecycle", "agent"): {"fvlaunch.agent.main.run_agent"}, ("cli", "runs"): {"fvlaunch.runs.registry"}}
-"""Where one room may import only a little of another: what the job runs; what shell completion lists."""
+NARROW = {
+    ("lifecycle", "agent"): {"fvlaunch.agent.main.run_agent"},
+    ("cli", "runs"): {"fvlaunch.runs.registry"},
+    ("config", "schedulers"): {"fvlaunch.schedulers.registry"},
+}
+"""Where one room may import only a little of another: what the job runs; what shell completion lists; which schedulers there are."""
 
 FILES = {package: sorted((ROOT / package).rglob("*.py")) for package in ROOMS}
 

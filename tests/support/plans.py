@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from fvlaunch.config.compose import compose
-from fvlaunch.lifecycle import slurm_job
+from fvlaunch.lifecycle import job_specs
 from fvlaunch.planning.plan import Plan, make_plan
 from fvlaunch.runs.directory import Run
 
@@ -41,4 +41,6 @@ def make(runs_dir: Path, environment: dict[str, str] | None = None, **changes: A
 def script_of(plan: Plan) -> str:
     run = Run(plan.path)
     run.code.mkdir(parents=True, exist_ok=True)
-    return slurm_job.batch_script(run, plan, run.job / TOKEN, TOKEN)
+    text = job_specs.batch_script(run, plan, TOKEN)
+    assert text is not None
+    return text

@@ -14,9 +14,10 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 
 from ...errors import SchedulerRefused, SchedulerUnreachable
+from ..base import NoticeCause
 from . import parsing as answers
 from .parsing import AccountedJob, JobDetails, QueuedJob, TestOnly
-from .states import NoticeCause, explain, why_signalled
+from .states import explain, why_signalled
 
 __all__ = [
     "AccountedJob",

@@ -6,23 +6,10 @@ just ends never comes back. The signal is the same in both; what Slurm says abou
 
 from __future__ import annotations
 
-from enum import Enum
+import time
 
+from ..base import NoticeCause
 from .parsing import JobDetails
-
-
-class NoticeCause(Enum):
-    """Why this job gets a signal now."""
-
-    PREEMPTION = "preemption"
-    TIME_LIMIT = "time_limit"
-    REQUEUED = "requeued"
-    """By Slurm or an administrator, already: save, and do not requeue again."""
-    CANCELLED = "cancelled"
-    """The job is being ended and nobody brings it back: never requeue."""
-    NOTICE = "notice"
-    """The scheduler is content: our own --signal before the limit, or `scancel --signal`. Follow the intent."""
-    UNKNOWN = "unknown"
 
 
 def why_signalled(details: JobDetails | None, my_restarts: int) -> NoticeCause:
@@ -143,5 +130,19 @@ _OVER = {
 
 
 def is_over(state: str) -> bool:
-    """Whether a job in this state of Slurm's has ended for good. PREEMPTED is not final where jobs are requeued."""
+    """Whether a job in this state of Slurm's has ended for good. PREEMPTED is not among them: `has_ended` can tell."""
     return state.split(" ")[0].split("+")[0] in _OVER
+
+
+_PREEMPTED_S = 10.0
+
+
+def has_ended(state: str, end_at: float | None) -> bool:
+    """Whether a job in this state, that ended or is to end at `end_at` (seconds since 1970), will not go on by itself.
+
+    PREEMPTED is final only where a site cancels what it preempts: a job that is requeued is in that state for a moment at most. One
+    without a time may be such a moment, so it is not taken for ended.
+    """
+    if state.split(" ")[0].split("+")[0] == "PREEMPTED":
+        return end_at is not None and end_at < time.time() - _PREEMPTED_S
+    return is_over(state)

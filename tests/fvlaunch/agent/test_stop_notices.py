@@ -17,6 +17,8 @@ from fvlaunch.errors import SchedulerUnreachable
 from fvlaunch.runs.attempts import Cause
 from fvlaunch.runs.directory import Intent, Record, create
 from fvlaunch.runs.run_config import RunConfig
+from fvlaunch.schedulers.base import Allocation
+from fvlaunch.schedulers.registry import scheduler
 from fvlaunch.schedulers.slurm import commands as slurm
 from fvlaunch.schedulers.slurm.parsing import JobDetails
 
@@ -24,9 +26,9 @@ TERM, USR2 = [signal.SIGTERM], [signal.SIGUSR2]
 RUN = Intent("run", 1)
 
 
-def placement(end_in_s: float | None = 3600, scheduled: bool = True, restarts: int = 0) -> Placement:
+def placement(end_in_s: float | None = 3600, name: str = "slurm", restarts: int = 0) -> Placement:
     end = None if end_in_s is None else time.time() + end_in_s
-    return Placement(scheduled, "7", restarts, 0, ("n1",), "t", end)
+    return Placement(scheduler(name), Allocation("7", restarts, 0, ("n1",), "t", end))
 
 
 def job(state: str, **changes) -> JobDetails:
@@ -102,7 +104,7 @@ def test_the_persons_intent_comes_before_the_schedulers_word(want, cause, monkey
 
 
 def test_a_signal_to_a_local_agent_stops_the_run(monkeypatch) -> None:
-    found = understood(TERM, monkeypatch, UNREACHABLE, where=placement(None, scheduled=False))
+    found = understood(TERM, monkeypatch, UNREACHABLE, where=placement(None, name="local"))
     assert found is not None
     assert found.cause is Cause.STOPPED
 

@@ -12,8 +12,9 @@ import pytest
 import yaml
 
 from fvlaunch.config.compose import compose
-from fvlaunch.lifecycle.tool_job import arguments, batch_script
+from fvlaunch.lifecycle.tool_job import arguments, tool_of
 from fvlaunch.runs.directory import Record, create
+from fvlaunch.schedulers.slurm.tool_job import batch_script
 
 RECORD = Record(
     name="a", recipe="r", cluster="c", executor="local", generation=1, token="t", max_steps=10, ranks=1, nodes=1, submitted_at=1.0,
@@ -60,7 +61,8 @@ def test_a_job_has_one_process_one_gpu_and_the_profiles_setup(tmp_path: Path, mo
     monkeypatch.chdir(tmp_path)
     (tmp_path / "there.yaml").write_text(PROFILE)
     cluster = compose("shapes-finetune", "./there.yaml").cluster
-    lines = batch_script(cluster, "sample", ["python", "--prompt=a 'cat'; rm"], tmp_path / "x.log").splitlines()
+    tool = tool_of("sample", ["python", "--prompt=a 'cat'; rm"], "there", cluster)
+    lines = batch_script(tool, tmp_path / "x.log").splitlines()
     assert lines[0] == "#!/bin/bash"
     options = {line.removeprefix("#SBATCH --") for line in lines if line.startswith("#SBATCH")}
     wanted = {"partition=main", "gres=gpu:h100:1", "cpus-per-task=8", "time=01:00:00", "job-name=fvlaunch-sample", "nodes=1", "ntasks=1"}
@@ -109,7 +111,8 @@ def test_a_secret_in_its_file_reaches_the_job_and_never_its_script(
     (tmp_path / "there.yaml").write_text("executor: slurm\npaths: {data: data}\nslurm: {partition: main}\nsecrets: [HF_TOKEN]\n")
     tell = executable(tmp_path / "tell.sh", '#!/bin/sh\necho "token $HF_TOKEN"\n')
     executable(tmp_path / "bin/srun", '#!/bin/sh\nshift\nexec "$@"\n')  # srun starts the command with the environment that it has
-    script = batch_script(compose("shapes-finetune", "./there.yaml").cluster, "export", [str(tell)], tmp_path / "x.log")
+    tool = tool_of("export", [str(tell)], "there", compose("shapes-finetune", "./there.yaml").cluster)
+    script = batch_script(tool, tmp_path / "x.log")
     assert "hf_from_the_file" not in script
     path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
     for given, wanted in ((None, "hf_from_the_file"), ("hf_own", "hf_own")):

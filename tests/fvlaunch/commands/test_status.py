@@ -107,7 +107,7 @@ def test_a_method_with_several_losses_and_the_end_of_the_allocation_are_told(run
 
 
 def test_watching_shows_what_changed_and_ends_with_the_run(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(status_command, "WATCH_LOCAL_S", 0.05)
+    monkeypatch.setattr(status_command, "WATCH_S", 0.05)
     run.update(state="submitted", job_id=local_process.local_job_id(1), host=local_process.host_identity())
     rounds = iter([lambda: None, lambda: None, lambda: run.update(state="finished")])  # looked at three times before it ends
     monkeypatch.setattr(status_command.time, "sleep", lambda _: next(rounds)())

@@ -101,7 +101,7 @@ def test_all_problems_of_a_mapping_are_told() -> None:
 def test_the_executor_must_be_said() -> None:
     with pytest.raises(ConfigError) as caught:
         validate(Cluster, strict_yaml.parse("runs_dir: x", "c.yaml"), "cluster")
-    assert (caught.value.message, caught.value.hint) == ("'executor' is missing", "add executor: slurm or local")
+    assert (caught.value.message, caught.value.hint) == ("'executor' is missing", "add executor: local or slurm")
 
 
 @pytest.mark.parametrize(

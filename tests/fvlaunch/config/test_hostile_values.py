@@ -18,7 +18,7 @@ import yaml
 from fvlaunch.config.compose import compose
 from fvlaunch.config.values import check_run_name
 from fvlaunch.errors import ConfigError, FvlaunchError, Place
-from fvlaunch.lifecycle import slurm_job
+from fvlaunch.lifecycle import job_specs
 from fvlaunch.planning.plan import Plan, make_plan
 from fvlaunch.runs.directory import Run
 
@@ -95,7 +95,7 @@ def trial(folder: Path, rng: random.Random) -> tuple[int, int]:
     job = run.job / TOKEN
     job.mkdir(parents=True, exist_ok=True)
     (job / "submitted.pkl").touch()
-    text = slurm_job.batch_script(run, plan, job, TOKEN)
+    text = job_specs.batch_script(run, plan, TOKEN) or ""
     words = [shlex.split(line[8:]) for line in text.splitlines() if line.startswith("#SBATCH ")]
     options = dict(word.removeprefix("--").partition("=")[::2] for [word] in words)
     argv = run_script(text, folder)

@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import pytest
 import yaml
@@ -301,7 +300,7 @@ def stage(name: str, state: str, **more: object) -> RunStatus:
 
 
 def whole(*stages: RunStatus, driver: bool | None = None) -> PipelineStatus:
-    executor: Literal["slurm", "local"] = "slurm" if driver is None else "local"
+    executor = "slurm" if driver is None else "local"
     names = tuple(StageRecord(s.run.partition("/")[2]) for s in stages)
     return fold(PipelineRecord("p", "two", "c", executor, names, 1.0), Path("/p"), stages, driver)
 

@@ -16,14 +16,15 @@ from typing import Any
 
 import pytest
 
-from fvlaunch.config.schema import Cluster
 from fvlaunch.errors import FvlaunchError, Interrupted, RunConflict, SchedulerRefused, SchedulerUnreachable
-from fvlaunch.lifecycle import local_job, slurm_job
+from fvlaunch.lifecycle import job_specs
 from fvlaunch.lifecycle import submit as submission
-from fvlaunch.lifecycle.batch_script import sbatch_options
 from fvlaunch.planning.plan import Plan
 from fvlaunch.runs import registry
 from fvlaunch.runs.directory import Run
+from fvlaunch.schedulers.local import start as local_start
+from fvlaunch.schedulers.slurm import submission as slurm_submission
+from fvlaunch.schedulers.slurm.batch_script import sbatch_options
 from tests.support.paths import ROOT
 from tests.support.plans import CLUSTER, RECIPE, TOKEN, make, script_of
 
@@ -52,13 +53,17 @@ def test_the_batch_script_is_the_golden_one(tmp_path: Path) -> None:
     assert text == GOLDEN.read_text(), f"the batch script changed; if that is meant: {REFRESH}"
 
 
+def options_of(plan: Plan) -> dict[str, Any]:
+    return sbatch_options(job_specs.of_plan(Run(plan.path), plan, plan.path / "job" / TOKEN))
+
+
 def test_the_token_stands_in_the_comment_after_the_persons_own_and_in_the_working_directory(tmp_path: Path) -> None:
     plan = make(tmp_path / "runs")
-    options = sbatch_options(plan, plan.path / "job" / TOKEN, TOKEN)
+    options = options_of(plan)
     assert options["comment"] == f"project x fvlaunch:{TOKEN}" and options["chdir"].endswith(f"/job/{TOKEN}")
     assert (options["requeue"], options["open-mode"]) == (True, "append")
     bare = make(tmp_path / "runs", slurm={"partition": "main", "gpus-per-node": 8})
-    assert sbatch_options(bare, plan.path / "job" / TOKEN, TOKEN)["comment"] == f"fvlaunch:{TOKEN}"
+    assert options_of(bare)["comment"] == f"fvlaunch:{TOKEN}"
 
 
 def test_a_command_line_option_is_in_the_script_once(tmp_path: Path) -> None:
@@ -69,7 +74,7 @@ def test_a_command_line_option_is_in_the_script_once(tmp_path: Path) -> None:
 
 def test_without_a_snapshot_the_job_runs_the_installed_code(tmp_path: Path) -> None:
     plan = make(tmp_path / "runs")
-    text = slurm_job.batch_script(Run(plan.path), plan, plan.path / "job/x", "x")
+    text = job_specs.batch_script(Run(plan.path), plan, "x") or ""
     assert f"export PYTHONPATH={ROOT}$" in text.replace("${", "$")
     assert not plan.path.exists()
 
@@ -198,7 +203,7 @@ def test_a_refused_job_leaves_nothing_behind(tmp_path: Path, slurm: Slurm) -> No
 def test_a_job_that_was_taken_although_sbatch_failed_is_adopted(
     tmp_path: Path, slurm: Slurm, monkeypatch: pytest.MonkeyPatch, then: str
 ) -> None:
-    monkeypatch.setattr(slurm_job, "SBATCH_WAIT_S", 5.0 if "sleep" in then else 240.0)  # enough to take the job
+    monkeypatch.setattr(slurm_submission, "SBATCH_WAIT_S", 5.0 if "sleep" in then else 240.0)  # enough to take the job
     slurm.answers(f'take "$2"; {then}')
     run = submit(make(tmp_path / "runs"))
     assert (run.record().job_id, run.record().state) == ("4711", "submitted")
@@ -206,7 +211,7 @@ def test_a_job_that_was_taken_although_sbatch_failed_is_adopted(
 
 
 def test_a_submission_of_which_nobody_knows_is_kept_and_found_later(tmp_path: Path, slurm: Slurm, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slurm_job, "SBATCH_WAIT_S", 0.5)
+    monkeypatch.setattr(slurm_submission, "SBATCH_WAIT_S", 0.5)
     plan = make(tmp_path / "runs")
     slurm.answers("sleep 600")
     with pytest.raises(SchedulerUnreachable) as caught:
@@ -269,8 +274,10 @@ def test_the_pickle_names_our_function_and_holds_the_run_directory_only(tmp_path
 
 
 def test_a_local_profiles_shell_lines_run_before_the_interpreter_and_keep_its_process(tmp_path: Path) -> None:
-    cluster = Cluster(executor="local", python="/bin/sh", setup='if true; then\n  export GREETING="it\'s here"\nfi')
-    command = shlex.split(local_job._with_setup(cluster))
-    started = subprocess.Popen([*command, "-c", 'echo "$$ $GREETING $1"', "name", "a b"], stdout=subprocess.PIPE, text=True)
+    (tmp_path / "python").write_text('#!/bin/sh\necho "$$ $GREETING $5"\n')
+    (tmp_path / "python").chmod(0o755)
+    setup = 'if true; then\n  export GREETING="it\'s here"\nfi'
+    command = local_start.job_command(str(tmp_path / "python"), setup, Path("a b"))
+    started = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     out, _ = started.communicate(timeout=240)
     assert out == f"{started.pid} it's here a b\n"

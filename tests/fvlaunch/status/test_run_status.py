@@ -19,6 +19,7 @@ from fvlaunch.runs.directory import FINAL_STATES, Intent, Record, Run, create
 from fvlaunch.schedulers import local_process
 from fvlaunch.schedulers.slurm import commands as slurm
 from fvlaunch.schedulers.slurm.parsing import QueuedJob
+from fvlaunch.schedulers.slurm.scheduler import Slurm
 from fvlaunch.status import run_status
 from fvlaunch.status.run_status import JobObservation, RunStatus, judge, last_metrics
 
@@ -259,7 +260,7 @@ def test_a_duration_in_words(seconds: float, text: str) -> None:
 def test_waiting_ends_with_the_run_and_its_code(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "POLL_S", 0)
     states = iter(["queued", "running", "finished", "cancelled"])
-    monkeypatch.setattr(progress, "ASK_SCHEDULER_S", -1.0)
+    monkeypatch.setattr(Slurm, "poll_s", -1.0)
     monkeypatch.setattr(progress, "statuses_of", lambda _: ([replace(STATUS, state=next(states))], None))
     code, found = progress.wait(run)
     assert code == 0 and found is not None and found.state == "finished"

@@ -15,9 +15,9 @@ import traceback
 from typing import Any
 
 from fvlaunch.cli import app
-from fvlaunch.lifecycle import slurm_job
 from fvlaunch.runs.registry import find
 from fvlaunch.schedulers.slurm import commands as slurm
+from fvlaunch.schedulers.slurm import submission
 
 NAME, TRIALS, SHELLS = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 ARGUMENTS = ["resume", NAME, "--begin", "now+1hour"]
@@ -26,7 +26,7 @@ ARGUMENTS = ["resume", NAME, "--begin", "now+1hour"]
 def main() -> None:
     import submitit  # noqa: F401  # what a shell needs is loaded before they start
 
-    assert slurm_job.SBATCH_WAIT_S
+    assert submission.SBATCH_WAIT_S
     with contextlib.redirect_stderr(io.StringIO()):
         assert app.run(["cancel", NAME]) == 0
     for _ in range(TRIALS):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from fvlaunch.lifecycle import slurm_job
+from fvlaunch.schedulers.slurm import submission
 from tests.integration.slurm.cluster import SlurmCluster
 from tests.integration.slurm.stubs import Quick, sleeping, sleeping_profile
 
@@ -50,7 +50,7 @@ def test_a_reply_of_sbatch_that_is_lost_never_makes_a_second_job(
     for number in range(count):
         reply = list(REPLIES)[number] if number < len(REPLIES) else chance.choice([name for name in REPLIES if name != "silence"])
         wrap_sbatch(runs, slurm, "", REPLIES[reply])
-        monkeypatch.setattr(slurm_job, "SBATCH_WAIT_S", 10.0 if reply == "silence" else 240.0)  # enough for Slurm to take the job
+        monkeypatch.setattr(submission, "SBATCH_WAIT_S", 10.0 if reply == "silence" else 240.0)  # enough for Slurm to take the job
         job = sleeping(runs, f"lost-{number}", "--begin", "now+1hour")
         right += [line.split()[0] for line in slurm.jobs() if f" lost-{number} " in line] == [job]
     assert right == count

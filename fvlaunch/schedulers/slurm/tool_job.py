@@ -1,0 +1,128 @@
+"""Owns a Slurm job of one process that somebody waits for: its script, sbatch --wait, and showing what it prints as it comes."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TextIO
+
+from ...errors import FvlaunchError, Interrupted, SchedulerRefused, SchedulerUnreachable
+from ..base import ToolSpec
+from . import commands as slurm
+
+_OF_THE_RUN = ("exclusive", "nodes", "ntasks", "ntasks-per-node", "dependency", "begin", "array", "hold", "requeue", "comment")
+"""sbatch options of a profile that a job of one process does not take over."""
+_POLL_S = 0.5
+
+
+def run_tool(tool: ToolSpec) -> int:
+    """Submit it, wait, show what it printed; its exit code."""
+    if not slurm.available():
+        raise FvlaunchError(
+            f"cluster {tool.cluster} is a Slurm cluster, but sbatch is not on PATH", hint="try a login node, or leave out --cluster"
+        )
+    log = Path.cwd() / f".fvlaunch-{tool.name}-{secrets.token_hex(4)}.log"
+    started = subprocess.Popen(
+        ["sbatch", "--wait", "--parsable"],
+        env=slurm.environment(os.environ),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # Ctrl-C must not cut it off half-way
+    )
+    with started:
+        job_id = _submitted(started, batch_script(tool, log))
+        sys.stderr.write(f"job {job_id} on {tool.cluster}; waiting for it\n")
+        try:
+            return _followed(started, {log: sys.stdout, _errors(log): sys.stderr}, _said(log))
+        except KeyboardInterrupt:
+            started.kill()  # it only waits; the job goes on
+            raise Interrupted(f"job {job_id} goes on", hint=f"it prints to {log}; scancel {job_id} ends it") from None
+
+
+def _followed(started: subprocess.Popen[str], streams: Mapping[Path, TextIO], said: Path) -> int:
+    """Show what the job prints as it comes; its exit code."""
+    shown = dict.fromkeys(streams, 0)
+    over: int | None = None
+    while over is None:
+        over = _over(started, said)
+        for path, stream in streams.items():
+            text = path.read_bytes()[shown[path] :] if path.is_file() else b""
+            shown[path] += len(text)
+            stream.write(text.decode(errors="replace"))
+            stream.flush()
+    for path in (*streams, said):
+        path.unlink(missing_ok=True)
+    return over
+
+
+def _over(started: subprocess.Popen[str], said: Path) -> int | None:
+    """The job's exit code: what it has said itself; else sbatch's, which asks seldom, but also of a job that was cancelled."""
+    with suppress(subprocess.TimeoutExpired):
+        return started.wait(_POLL_S)
+    with suppress(OSError, ValueError):
+        code = int(said.read_text())
+        started.kill()
+        return code
+    return None
+
+
+def _errors(log: Path) -> Path:
+    return log.with_suffix(".err")
+
+
+def _said(log: Path) -> Path:
+    """Where the job leaves its exit code."""
+    return log.with_suffix(".code")
+
+
+def _submitted(started: subprocess.Popen[str], script: str) -> str:
+    """The job's id, which sbatch tells at once."""
+    assert started.stdin is not None and started.stdout is not None and started.stderr is not None
+    started.stdin.write(script)
+    started.stdin.close()
+    job_id = started.stdout.readline().strip().partition(";")[0]
+    if job_id.isdigit():
+        return job_id
+    said = started.stderr.read().strip().removeprefix("sbatch: error: ")
+    kind = SchedulerUnreachable if "contact" in said.lower() else SchedulerRefused
+    raise kind(f"sbatch refused the job: {said or 'without a word'}")
+
+
+def batch_script(tool: ToolSpec, log: Path) -> str:
+    """A job of one process, with one GPU where the profile has any. Pure but for the folder it is called in."""
+    options = {name: _one_gpu(name, value) for name, value in (tool.options or {}).items() if name not in _OF_THE_RUN}
+    options |= {"job-name": f"fvlaunch-{tool.name}", "nodes": 1, "ntasks": 1}
+    options |= {"output": str(log), "error": str(_errors(log)), "chdir": str(Path.cwd())}
+    lines = [f"export {name}={shlex.quote(value)}" for name, value in (tool.environment or {}).items()]
+    lines += [_secret_line(name, file) for name, file in (tool.secret_files or {}).items()]
+    command = shlex.join(["srun", "--ntasks=1", *tool.launcher_options, *tool.argv])
+    said = shlex.quote(str(_said(log)))
+    ending = ["code=$?", f"echo $code >{said}.tmp && mv {said}.tmp {said}", "exit $code"]
+    return "\n".join(["#!/bin/bash", *_sbatch_lines(options), *lines, tool.setup.strip(), command, *ending, ""])
+
+
+def _secret_line(name: str, path: Path) -> str:
+    """Return a shell line that takes a secret's value from its file on the node, unless the environment has it; the script never does."""
+    file = shlex.quote(str(path))
+    return f'[ -n "${{{name}:-}}" ] || [ ! -r {file} ] || export {name}="$(cat {file})"'
+
+
+def _one_gpu(name: str, value: Any) -> Any:
+    """gpu:h100:8 -> gpu:h100:1"""
+    counted = name in ("gpus", "gpus-per-node", "gpus-per-task") or (name == "gres" and str(value).startswith("gpu"))
+    return re.sub(r"\d+$", "1", str(value)) if counted else value
+
+
+def _sbatch_lines(options: dict[str, Any]) -> list[str]:
+    """#SBATCH lines; True is an option without a value, None and False are left out."""
+    given = {name: value for name, value in options.items() if value is not None and value is not False}
+    return [f"#SBATCH --{name}" if value is True else f"#SBATCH --{name}={shlex.quote(str(value))}" for name, value in given.items()]
