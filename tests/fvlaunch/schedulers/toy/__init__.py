@@ -1,0 +1,1 @@
+"""A scheduler for the tests: a folder is its queue. See scheduler.py."""
