@@ -128,16 +128,15 @@ def _out_of_memory(end: RankEnd, nodes: Sequence[NodeEnd]) -> bool:
 
 
 def _failure(end: RankEnd, nodes: Sequence[NodeEnd]) -> Failure:
+    """A rank's end in words: the signal, else its own words, else its exit code; its lines are the end of its log."""
+    told = end.told.strip().splitlines()
     if end.code < 0:
         name = signal.Signals(-end.code).name if -end.code in set(signal.Signals) else str(-end.code)
         killed = " (the kernel, for want of memory)" if _out_of_memory(end, nodes) else ""
-        what = f"killed by {name}{killed}"
-    else:
-        what = end.told.strip().splitlines()[-1] if end.told.strip() else f"ended with code {end.code}"
-    told = tuple(line for line in end.told.strip().splitlines()[:-1]) if end.code == EXIT_NO_RESTART else ()
-    if end.code == EXIT_NO_RESTART and end.told.strip():
-        what, told = end.told.strip().splitlines()[0], tuple(end.told.strip().splitlines()[1:])
-    return Failure(end.rank, end.node, end.step, what, told or end.lines)
+        return Failure(end.rank, end.node, end.step, f"killed by {name}{killed}", end.lines)
+    if told and end.code == EXIT_NO_RESTART:  # a sentence for a person, and what helps; no traceback
+        return Failure(end.rank, end.node, end.step, told[0], tuple(told[1:]) or end.lines)
+    return Failure(end.rank, end.node, end.step, told[-1] if told else f"ended with code {end.code}", end.lines)
 
 
 def last_lines(log: str, count: int = 12) -> tuple[str, ...]:

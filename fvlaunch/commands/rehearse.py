@@ -41,6 +41,8 @@ _SETS = (
 )
 _START_S = 6 * 3600.0
 """Longest wait for the first steps: queues are long."""
+_END_S = 120.0
+"""Longest wait for a job whose agent has said its last word."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,7 @@ def _reach(run: Run, step: int) -> None:
 def _until(true: Callable[[], bool], run: Run, what: str, limit_s: float = _START_S) -> None:
     deadline, over = time.monotonic() + limit_s, progress.rarely_over(run)
     while not true():
-        if over() or time.monotonic() > deadline:
+        if (over() and not true()) or time.monotonic() > deadline:
             raise FvlaunchError(what, hint=f"fvlaunch status {run.name}; a larger --steps leaves more time to interrupt it")
         time.sleep(0.1)
 
@@ -149,8 +151,7 @@ def _interrupt(drill: Drill, run: Run) -> str:
     if job_id is None or not scheduler(run.record().executor).can_requeue:
         stop.stop(run)
         _until(lambda: run.record().state in FINAL_STATES, run, f"{run.name} does not stop")
-        while liveness.liveness(run.record()) is liveness.Liveness.ALIVE:  # its agent has said its last word, and is just ending
-            time.sleep(0.1)
+        _await_job_end(run)
         submission.resubmit(run, planner.plan_resume(run, None, sets=[], ranks=None, sbatch={}))
         return "stopped, and resumed"
     if drill.preempt_with is None:
@@ -159,6 +160,16 @@ def _interrupt(drill: Drill, run: Run) -> str:
         return "requeued by scontrol"
     _preempt(run, job_id, drill.preempt_with)
     return f"preempted by a job in {drill.preempt_with}"
+
+
+def _await_job_end(run: Run, limit_s: float = _END_S) -> None:
+    """Its agent has said its last word, and is just ending."""
+    deadline = time.monotonic() + limit_s
+    while liveness.liveness(run.record()) is liveness.Liveness.ALIVE:
+        if time.monotonic() > deadline:
+            hint = f"fvlaunch logs {run.name} --job; fvlaunch cancel {run.name}"
+            raise FvlaunchError(f"{run.name} is {run.record().state}, but its job {run.record().job_id} does not end", hint=hint)
+        time.sleep(0.1)
 
 
 def _preempt(run: Run, job_id: str, partition: str) -> None:

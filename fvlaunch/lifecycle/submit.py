@@ -116,11 +116,12 @@ def _write_config(run: Run, plan: Plan, lock: dict[str, Any]) -> None:
 
 def resubmit(run: Run, plan: Plan, *, assume_dead: str | None = None) -> Run:
     """A new job for a run whose last one is over."""
+    check_scheduler(plan)
     renew(run, plan, assume_dead=assume_dead)
     try:
         start(run, plan)
     except FvlaunchError as error:
-        if not isinstance(error, SchedulerUnreachable):
+        if not isinstance(error, SchedulerUnreachable | Interrupted):  # then its job is there, or may be
             run.update(state="stopped", reason=f"resume failed: {error.message}", job_id=None)
         raise
     return run

@@ -13,10 +13,9 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from filelock import FileLock, SoftFileLock, Timeout
-
 from ..errors import FvlaunchError
 from ..files import append_line, publish_json, read_json, read_lines
+from . import locks
 from .record_check import FieldChecks, why_unreadable
 
 Want = Literal["run", "stop", "cancel"]
@@ -149,19 +148,10 @@ class Run:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the run's lock, for milliseconds only: nothing that waits for a scheduler or a rank belongs inside."""
-        lock_path = self.path / ".lock"
-        lock: FileLock | SoftFileLock = FileLock(lock_path, mode=0o600)
-        try:
-            lock.acquire(timeout=LOCK_WAIT_S)
-        except NotImplementedError:  # a file system without flock
-            lock = SoftFileLock(self.path / ".lock.soft", mode=0o600)
-            lock.acquire(timeout=LOCK_WAIT_S)
-        except Timeout:
-            raise FvlaunchError(f"{lock_path} has been held for {LOCK_WAIT_S:.0f} s by another command", hint="try again") from None
-        try:
+        path = self.path / ".lock"
+        busy = FvlaunchError(f"{path} has been held for {LOCK_WAIT_S:.0f} s by another command", hint="try again")
+        with locks.held(path, LOCK_WAIT_S, busy):
             yield
-        finally:
-            lock.release()
 
     def write_record(self, record: Record) -> None:
         publish_json(self.record_file, asdict(replace(record, updated_at=time.time())))

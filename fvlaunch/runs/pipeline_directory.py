@@ -11,10 +11,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, SoftFileLock, Timeout
-
 from ..errors import FvlaunchError, RunConflict
 from ..files import publish_json, read_json
+from . import locks
 from .directory import PIPELINE_FILE, Run
 from .record_check import FieldChecks, why_unreadable
 
@@ -112,19 +111,10 @@ class Pipeline:
 
     @contextlib.contextmanager
     def exclusive(self, what: str = ".lock", wait_s: float = 20.0) -> Iterator[None]:
-        """One command at a time; the kernel gives the lock back when its process ends."""
-        lock: FileLock | SoftFileLock = FileLock(self.path / what, mode=0o600)
-        try:
-            lock.acquire(timeout=wait_s)
-        except NotImplementedError:  # a file system without flock
-            lock = SoftFileLock(self.path / f"{what}.soft", mode=0o600)
-            lock.acquire(timeout=wait_s)
-        except Timeout:
-            raise RunConflict(f"another command is at work on {self.name}", hint=f"fvlaunch status {self.name}") from None
-        try:
+        """One command at a time."""
+        busy = RunConflict(f"another command is at work on {self.name}", hint=f"fvlaunch status {self.name}")
+        with locks.held(self.path / what, wait_s, busy):
             yield
-        finally:
-            lock.release()
 
 
 def of_stage(run: Run) -> Pipeline | None:

@@ -5,6 +5,7 @@ Must not know runs or jobs of a scheduler: a pid alone is never an identity, so 
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import socket
@@ -26,12 +27,17 @@ def num_local_gpus() -> int:
         return 0
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        return len([part for part in visible.split(",") if part.strip()])
+        return len(list(itertools.takewhile(_is_device, visible.split(","))))
     try:
         done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return 0
     return sum(line.startswith("GPU ") for line in done.stdout.splitlines())
+
+
+def _is_device(part: str) -> bool:
+    """Of CUDA_VISIBLE_DEVICES: what is no device (-1 is the usual word for none) ends the list, as in CUDA itself."""
+    return bool(part.strip()) and not part.strip().startswith("-")
 
 
 def process_start_time(pid: int) -> int | None:

@@ -28,7 +28,7 @@ ROOMS: dict[str, dict[str, str]] = {
         "diagnostics": "runs schedulers config errors",
         "status": "runs schedulers errors files",
         "agent": "runs schedulers config errors files",
-        "runs": "config errors files",
+        "runs": "schedulers config errors files",
         "schedulers": "errors files",
         "config": "schedulers errors",
     },
@@ -72,8 +72,10 @@ NARROW = {
     ("lifecycle", "agent"): {"fvlaunch.agent.main.run_agent"},
     ("cli", "runs"): {"fvlaunch.runs.registry"},
     ("config", "schedulers"): {"fvlaunch.schedulers.registry"},
+    ("runs", "schedulers"): {"fvlaunch.schedulers.local_process"},
 }
-"""Where one room may import only a little of another: what the job runs; what shell completion lists; which schedulers there are."""
+"""Where one room may import only a little of another: what the job runs; what shell completion lists; which schedulers there are; who a
+process is."""
 
 FILES = {package: sorted((ROOT / package).rglob("*.py")) for package in ROOMS}
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 import secrets
+import select
 import shlex
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any, TextIO
 
 from ...errors import FvlaunchError, Interrupted, SchedulerRefused, SchedulerUnreachable
 from ..base import ToolSpec
@@ -20,6 +24,7 @@ from . import commands as slurm
 _OF_THE_RUN = ("exclusive", "nodes", "ntasks", "ntasks-per-node", "dependency", "begin", "array", "hold", "requeue", "comment")
 """sbatch options of a profile that a job of one process does not take over."""
 _POLL_S = 0.5
+SBATCH_WAIT_S = 60.0
 
 
 def run_tool(tool: ToolSpec) -> int:
@@ -50,18 +55,35 @@ def run_tool(tool: ToolSpec) -> int:
 
 def _followed(started: subprocess.Popen[str], streams: Mapping[Path, TextIO], said: Path) -> int:
     """Show what the job prints as it comes; its exit code."""
-    shown = dict.fromkeys(streams, 0)
+    logs = [GrowingLog(path, stream) for path, stream in streams.items()]
     over: int | None = None
     while over is None:
         over = _over(started, said)
-        for path, stream in streams.items():
-            text = path.read_bytes()[shown[path] :] if path.is_file() else b""
-            shown[path] += len(text)
-            stream.write(text.decode(errors="replace"))
-            stream.flush()
+        for log in logs:
+            log.show()
     for path in (*streams, said):
         path.unlink(missing_ok=True)
     return over
+
+
+class GrowingLog:
+    """A file that a job writes, shown as it grows: what was shown is not read again."""
+
+    def __init__(self, path: Path, stream: TextIO) -> None:
+        self._path, self._stream, self._offset = path, stream, 0
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")  # a character may come in two parts
+
+    def show(self) -> None:
+        """Write what has come since the last call to the stream."""
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._offset)
+                while part := file.read(1 << 20):
+                    self._offset += len(part)
+                    self._stream.write(self._decoder.decode(part))
+        except FileNotFoundError:
+            return
+        self._stream.flush()
 
 
 def _over(started: subprocess.Popen[str], said: Path) -> int | None:
@@ -89,12 +111,28 @@ def _submitted(started: subprocess.Popen[str], script: str) -> str:
     assert started.stdin is not None and started.stdout is not None and started.stderr is not None
     started.stdin.write(script)
     started.stdin.close()
-    job_id = started.stdout.readline().strip().partition(";")[0]
+    deadline = time.monotonic() + SBATCH_WAIT_S
+    job_id = _read(started, started.stdout, deadline, "\n").strip().partition(";")[0]
     if job_id.isdigit():
         return job_id
-    said = started.stderr.read().strip().removeprefix("sbatch: error: ")
+    said = _read(started, started.stderr, deadline).strip().removeprefix("sbatch: error: ")
     kind = SchedulerUnreachable if "contact" in said.lower() else SchedulerRefused
     raise kind(f"sbatch refused the job: {said or 'without a word'}")
+
+
+def _read(started: subprocess.Popen[str], stream: IO[str], deadline: float, end: str | None = None) -> str:
+    """What sbatch says up to `end`, or until it closes the stream; where it takes too long it is killed, and with it what wraps it."""
+    text = b""
+    while end is None or end.encode() not in text:
+        if not select.select([stream], [], [], max(deadline - time.monotonic(), 0))[0]:
+            os.killpg(started.pid, signal.SIGKILL)
+            hint = "the job may be there all the same: squeue --me"
+            raise SchedulerUnreachable(f"sbatch gave no answer in {SBATCH_WAIT_S:.0f} s", hint=hint)
+        part = os.read(stream.fileno(), 65536)
+        if not part:
+            break
+        text += part
+    return text.decode(errors="replace")
 
 
 def batch_script(tool: ToolSpec, log: Path) -> str:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 
+import pytest
+
+from fvlaunch.commands import rehearse
 from fvlaunch.commands.rehearse import compare
+from fvlaunch.errors import FvlaunchError
 from fvlaunch.runs.directory import Record, Run, create
+from fvlaunch.schedulers.local_process import host_identity, local_job_id
 
 
 def run(
@@ -53,3 +59,11 @@ def test_a_run_that_was_not_interrupted_or_did_not_end_or_did_a_step_twice_prove
     ):
         found = compare(whole, run(tmp_path, name, losses, attempts, state), "requeued")
         assert not found["ok"] and list(found["checks"].values()).count(False) == 1, name
+
+
+@pytest.mark.timeout(30)
+def test_a_job_that_does_not_end_though_its_run_is_over_is_told_and_not_waited_for_without_end(tmp_path: Path) -> None:
+    stopped = run(tmp_path, "stopped", SAME, [], state="stopped")
+    stopped.update(executor="local", job_id=local_job_id(os.getpid()), host=host_identity())  # it ends after this test
+    with pytest.raises(FvlaunchError, match=r"stopped is stopped, but its job local-.* does not end"):
+        rehearse._await_job_end(stopped, limit_s=0.2)

@@ -245,6 +245,33 @@ def test_ctrl_c_during_sbatch_keeps_the_job_that_was_taken(tmp_path: Path, slurm
     assert (run.record().job_id, run.record().state) == ("4711", "submitted")
 
 
+def test_ctrl_c_while_sbatch_takes_a_resumed_job_keeps_that_job_too(tmp_path: Path, slurm: Slurm) -> None:
+    plan = make(tmp_path / "runs")
+    run = submit(plan)
+    run.update(state="stopped", job_id=None)
+    slurm.answers('take "$2"; kill -INT $PPID; sleep 1; echo 4712')
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(Interrupted, match="has been submitted: job 4712"):
+            submission.resubmit(run, plan)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (run.record().job_id, run.record().state, run.record().generation) == ("4712", "submitted", 2)
+
+
+def test_a_resume_where_slurm_is_not_is_one_clear_error_and_changes_nothing(
+    tmp_path: Path, slurm: Slurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make(tmp_path / "runs")
+    run = submit(plan)
+    run.update(state="stopped", job_id=None)
+    before = run.record()
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(FvlaunchError, match="sbatch is not on PATH"):
+        submission.resubmit(run, plan)
+    assert run.record() == before
+
+
 def test_two_resumes_at_once_make_one_job(tmp_path: Path, slurm: Slurm, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = make(tmp_path / "runs")
     run = submit(plan)
