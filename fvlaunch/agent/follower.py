@@ -15,6 +15,7 @@ from ..config import secrets as secret_values
 from ..errors import FvlaunchError
 from ..files import publish_json, read_json
 from ..runs.directory import Run
+from ..runs.job_folder import ContinuationRequest
 from ..runs.run_config import RunConfig
 from .attempt_monitor import Watch
 from .head import REQUEUE_WAIT_S, SETTLE_S
@@ -34,7 +35,7 @@ class Follower:
         self.run, self.config, self.placement, self.signals = run, config, placement, signals
         self.limits = config.cluster.limits
         self.server = ForkServer()
-        self.word: tuple[str, Sequence[str]] = ("", ())
+        self.word: tuple[ContinuationRequest, Sequence[str]] = (ContinuationRequest.NOTHING, ())
         self._heard, self._heard_at = "", time.monotonic()
         self._next_poll = self._next_beat = 0.0
         self._record: dict[str, Any] = {}

@@ -18,7 +18,7 @@ from ..errors import FvlaunchError
 from ..files import append_line, overwrite_json, publish_json, read_json
 from ..runs.attempts import Attempt, Cause, Failure, read_attempts
 from ..runs.directory import FINAL_STATES, Intent, Run
-from ..runs.job_folder import handed_over, take_back_handover
+from ..runs.job_folder import ContinuationRequest, handed_over, take_back_handover
 from ..runs.pipeline_directory import unfinished_before
 from ..runs.run_config import RunConfig, World
 from . import user_hook
@@ -54,7 +54,7 @@ class Head:
         self.generation = 0
         self.attempt = 0
         self.notice: Notice | None = None
-        self.word: tuple[str, Sequence[str]] = ("", ())
+        self.word: tuple[ContinuationRequest, Sequence[str]] = (ContinuationRequest.NOTHING, ())
         """Left for the batch script: what it has to do, and the nodes to stay away from."""
         self._next_poll = self._next_beat = 0.0
 
@@ -310,7 +310,7 @@ class Head:
     def _requeue(self, decision: Decision) -> int:
         """Before exiting: a preempted job whose task ends by itself would be COMPLETED and never come back."""
         outside = self._only_outside()
-        if outside:
+        if outside is not ContinuationRequest.NOTHING:
             self.word = (outside, self._excluded(decision))
         elif self.notice and self.notice.requeued:
             if self.notice.cause is not Cause.REQUEUED:
@@ -328,15 +328,15 @@ class Head:
         self._tell_followers("requeue")
         return 1  # its fate is decided: to wait for the end would only delay the next life
 
-    def _only_outside(self) -> str:
+    def _only_outside(self) -> ContinuationRequest:
         """What the batch script has to do because the agent cannot: submit a new job, or ask and requeue where scontrol is missing here."""
-        if self.notice is not None and self.notice.cause is Cause.REQUEUED and self.notice.requeued:
-            return ""  # Slurm has done it already
+        can_ask = self.placement.scheduler.can_ask()
         if self.notice is not None and self.notice.requeued:
-            return "" if self.placement.scheduler.can_ask() else "ask"
+            done_already = self.notice.cause is Cause.REQUEUED
+            return ContinuationRequest.NOTHING if done_already or can_ask else ContinuationRequest.ASK
         if self.config.cluster.continue_by == "resubmit":
-            return "resubmit"
-        return "" if self.placement.scheduler.can_ask() else "requeue"
+            return ContinuationRequest.RESUBMIT
+        return ContinuationRequest.NOTHING if can_ask else ContinuationRequest.REQUEUE
 
     def _excluded(self, decision: Decision) -> list[str]:
         """For a new job: those of the profile too, as the option replaces them."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from ..config import secrets as secret_values
 from ..errors import FvlaunchError
 from ..runs.directory import Run
-from ..runs.job_folder import leave_word
+from ..runs.job_folder import ContinuationRequest, leave_word
 from ..runs.run_config import load
 
 
@@ -24,7 +24,7 @@ def run_agent(run_path: str) -> None:
     signals = Signals()
     signals.install()
     run, placement = Run(Path(run_path)), discover()
-    word: tuple[str, Sequence[str]] = ("", ())
+    word: tuple[ContinuationRequest, Sequence[str]] = (ContinuationRequest.NOTHING, ())
     try:
         config = load(run)
         secrets = secret_values.values(config.cluster.secrets)

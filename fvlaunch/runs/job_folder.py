@@ -5,18 +5,35 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Sequence
+from enum import Enum
 from pathlib import Path
 
 from ..errors import FvlaunchError
 from ..files import publish_text
 
 
-def leave_word(folder: Path, job_id: str, restart_count: int, word: str = "", exclude: Sequence[str] = ()) -> None:
+class ContinuationRequest(str, Enum):
+    """What the batch script has to do once the agents have ended, because only it can: they may be in a container, or Slurm unreachable."""
+
+    NOTHING = ""
+    REQUEUE = "requeue"
+    RESUBMIT = "resubmit"
+    ASK = "ask"
+    """Continue, unless the job is being ended."""
+
+
+def leave_word(
+    folder: Path,
+    job_id: str,
+    restart_count: int,
+    request: ContinuationRequest = ContinuationRequest.NOTHING,
+    exclude: Sequence[str] = (),
+) -> None:
     """The head agent's word that it ended in order, in this life of the job.
 
-    `word`: what the batch script has to do then: nothing, requeue, resubmit, or ask (continue unless the job is being ended).
+    `request`: what the batch script has to do then; `exclude`: nodes that the next job stays away from.
     """
-    publish_text(folder / f"said.{job_id}.{restart_count}", f"{word}\n{','.join(exclude)}\n")
+    publish_text(folder / f"said.{job_id}.{restart_count}", f"{request.value}\n{','.join(exclude)}\n")
     (folder / "wordless").unlink(missing_ok=True)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fvlaunch.planning.plan import Plan
-from fvlaunch.runs.job_folder import handed_over, leave_word
+from fvlaunch.runs.job_folder import ContinuationRequest, handed_over, leave_word
 from tests.support.plans import RECIPE, TOKEN, make, script_of
 
 
@@ -95,7 +95,7 @@ def test_the_batch_script_does_what_the_agent_could_not(
     plan = make(tmp_path / "runs", setup="", continue_by=mode)
     text, job = script_of(plan), job_folder(plan)
     if word is not None:
-        leave_word(job, "7", 0, word, ["n1", "n2"])
+        leave_word(job, "7", 0, ContinuationRequest(word), ["n1", "n2"])
     assert ended(text, tmp_path, state, preempted) == called
     assert handed_over(job, "7") is bool(called and "sbatch" in called[0])
 
@@ -103,7 +103,7 @@ def test_the_batch_script_does_what_the_agent_could_not(
 def test_a_job_that_follows_another_gets_neither_its_environment_nor_its_waits(tmp_path: Path) -> None:
     plan = make(tmp_path / "runs", setup="", continue_by="resubmit")
     text, job = script_of(plan), job_folder(plan)
-    leave_word(job, "7", 0, "resubmit")
+    leave_word(job, "7", 0, ContinuationRequest.RESUBMIT)
     assert ended(text, tmp_path) == ["sbatch --parsable"]
     assert (tmp_path / "script").read_text() == "#!/bin/bash\n#SBATCH --mem=1G\ntrue\n"
     names = {line.partition("=")[0] for line in (tmp_path / "env").read_text().splitlines()}
@@ -115,7 +115,7 @@ def test_a_job_that_follows_another_gets_neither_its_environment_nor_its_waits(t
 def test_a_job_that_follows_is_not_submitted_twice(tmp_path: Path) -> None:
     plan = make(tmp_path / "runs", setup="", continue_by="resubmit")
     text, job = script_of(plan), job_folder(plan)
-    leave_word(job, "7", 0, "resubmit")
+    leave_word(job, "7", 0, ContinuationRequest.RESUBMIT)
     text = text.replace("cd /\n", f"cd {shlex.quote(str(tmp_path))}\n")
     (tmp_path / "queue").write_text(f"7 project x fvlaunch:{TOKEN}\n8 project x fvlaunch:{TOKEN}\n")
     assert ended(text, tmp_path) == []
