@@ -38,5 +38,7 @@ def use_deterministic_kernels() -> None:
     """Make torch choose deterministic kernels. Call it before the first CUDA call: cuBLAS reads its workspace setting only then."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # a tenth of a step; nothing here reads what it has not written
+    torch.utils.deterministic.fill_uninitialized_memory = (
+        False  # filling costs a tenth of a step, and nothing here reads memory before writing it
+    )
     torch.backends.cudnn.benchmark = False

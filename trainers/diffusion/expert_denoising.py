@@ -38,7 +38,7 @@ class ExpertSteps(FewSteps):
             return at_boundary
         if self._stochastic:
             return self._schedule.add_noise_above(at_boundary, draw(at_boundary), here, self._sigma)
-        return super().onward(number, noisy, velocity, draw)  # Euler's method does not stop on its way
+        return super().onward(number, noisy, velocity, draw)  # Euler's method needs no stop at the boundary
 
 
 def steps_of(model: Any, schedule: FlowSchedule, timesteps: Tensor, *, stochastic: bool) -> FewSteps:

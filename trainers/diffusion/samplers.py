@@ -82,7 +82,10 @@ def implied_noise(schedule: FlowSchedule, noisy: Tensor, velocity: Tensor, times
 
 def solver(kind: Solver, flow_shift: float) -> Any:
     """Return the diffusers scheduler that `solve` steps with. Saved beside exported weights, it makes stock pipelines sample the same."""
-    from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler  # a second that ranks which only train do without
+    from diffusers import (  # this import takes a second, which ranks that only train need not spend
+        FlowMatchEulerDiscreteScheduler,
+        UniPCMultistepScheduler,
+    )
 
     if kind == "euler":
         return FlowMatchEulerDiscreteScheduler(num_train_timesteps=NUM_TIMESTEPS, shift=flow_shift)

@@ -35,7 +35,7 @@ def taking_part(group: dist.ProcessGroup | None = None) -> dict[str, Any]:
     """
     if dist.is_initialized() and dist.get_world_size(group) > 1:
         return {"process_group": group}
-    # Here and not around the call, which DCP may make in another thread. It warns that nobody else takes part: we know.
+    # filtered here and not around the call, which DCP may make in another thread: it warns that no other rank takes part, as intended
     warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
     return {"no_dist": True}
 

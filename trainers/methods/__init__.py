@@ -15,7 +15,8 @@ from .base import TrainingMethod
 
 
 def method_class(kind: str) -> type[TrainingMethod]:
-    """For a name: the TrainingMethod that the module of that name defines. For ./file.py:Class: that class of the user's file."""
+    """Return the class of a method: for a name, the TrainingMethod that the module of that name defines; for ./file.py:Class, that class of
+    the user's file."""
     if is_own(kind):
         return load_class(kind, TrainingMethod, "method.kind")  # type: ignore[type-abstract]
     module = importlib.import_module(f"{__name__}.{kind.replace('-', '_')}")

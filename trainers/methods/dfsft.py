@@ -41,8 +41,8 @@ class DiffusionForcingSFTMethod(FineTuneMethod):
         index for each block [B, blocks]."""
         torch.rand(count, generator=self.cuda_generator, device=self.device)
         low, end = self.config.index_range
-        if self.sides is not None:
-            low, end = (low + entry for entry in self.sides.entries(high, end - low))
+        if self.ranges is not None:
+            low, end = (low + entry for entry in self.ranges.entries(high, end - low))
         shape = (count, len(lengths(num_frames, self.per_block)))
         index = torch.randint(low, end, shape, generator=self.cuda_generator, device=self.device)
         return self.schedule.timesteps[index[:, block_of_frame(num_frames, self.per_block, self.device)]]

@@ -40,8 +40,8 @@ class DMD2Method(TrainingMethod):
         self.steps = torch.tensor(config.few_steps(cfg.flow_shift), dtype=torch.float32, device=self.device)
         """Timesteps [K] at which the student is sampled, descending."""
         self.score_levels, over = self._score_levels(), boundary([self.teacher.boundary, self.critic.boundary])
-        self.score_sides = None if over is None else split((self.score_levels >= over).tolist())
-        self.step_sides = None if self.student.boundary is None else split((self.steps >= self.student.boundary).tolist())
+        self.score_ranges = None if over is None else split((self.score_levels >= over).tolist())
+        self.step_ranges = None if self.student.boundary is None else split((self.steps >= self.student.boundary).tolist())
         self.negative = _negative(cfg, self.device) if config.teacher_guidance_scale != 1 else None
         self.build_optimizer("student", every=config.generator_update_interval)
         self.build_optimizer("critic")
@@ -76,7 +76,7 @@ class DMD2Method(TrainingMethod):
         return self._rollout(batch, "critic's rollout")
 
     def _rollout(self, batch: Batch, purpose: str) -> Tensor:
-        high = self.side(self.step_sides, purpose)
+        high = self.draw_expert(self.step_ranges, purpose)
         noisy, timesteps = self.starting_points(batch, high)
         return self.predict_clean(self.student.expert(high), noisy, timesteps, batch["prompt"])
 
@@ -84,7 +84,7 @@ class DMD2Method(TrainingMethod):
         """Return (noisy [B, T, C, H, W], timesteps [B]): for each sample the student's input at a step that is drawn uniformly, for a
         student of two experts among the steps of one (`high`)."""
         shape = self.latent_shape(batch)
-        first, end = (0, len(self.steps)) if self.step_sides is None else self.step_sides.entries(high, len(self.steps))
+        first, end = (0, len(self.steps)) if self.step_ranges is None else self.step_ranges.entries(high, len(self.steps))
         index = torch.randint(first, end, (shape[0],), generator=self.cuda_generator, device=self.device)
         if self.config.rollout == "data_latent":
             return self.schedule.add_noise(batch["latents"], self.draw_noise(shape), self.steps[index]), self.steps[index]
@@ -97,7 +97,7 @@ class DMD2Method(TrainingMethod):
         different steps, their sharded networks would wait for each other for ever."""
         inputs = [self.draw_noise(shape)]
         for number, (now, then) in enumerate(zip(self.steps, self.steps[1:], strict=False)):
-            student = self.student.expert(None if self.step_sides is None else number < self.step_sides.high[1])
+            student = self.student.expert(None if self.step_ranges is None else number < self.step_ranges.high[1])
             clean = self.predict_clean(student, inputs[-1], now.expand(shape[0]), prompt)
             inputs.append(self.schedule.add_noise(clean, self.draw_noise(shape), then.expand(shape[0])))
         return inputs
@@ -120,13 +120,13 @@ class DMD2Method(TrainingMethod):
 
     # --- losses
 
-    def side(self, sides: ExpertRanges | None, purpose: str) -> bool | None:
+    def draw_expert(self, ranges: ExpertRanges | None, purpose: str) -> bool | None:
         """Return which of two experts is used, the same for all ranks; None where there is one."""
-        return None if sides is None else sides.draw(self.shared(purpose))
+        return None if ranges is None else ranges.draw(self.shared(purpose))
 
     def generator_loss(self, generated: Tensor, prompt: Tensor) -> Tensor:
         """Return the student's loss: the distribution matching gradient of critic and teacher. Draws k [B] and noise [B, T, C, H, W]."""
-        high = self.side(self.score_sides, "generator's loss")
+        high = self.draw_expert(self.score_ranges, "generator's loss")
         with torch.no_grad():
             noisy, _, timesteps = self.noised(generated, high)
             fake = self.predict_clean(self.critic.expert(high), noisy, timesteps, prompt)
@@ -135,7 +135,7 @@ class DMD2Method(TrainingMethod):
 
     def critic_loss(self, generated: Tensor, prompt: Tensor) -> Tensor:
         """Return the critic's velocity loss on the student's samples, without guidance. Draws k [B] and noise [B, T, C, H, W]."""
-        high = self.side(self.score_sides, "critic's loss")
+        high = self.draw_expert(self.score_ranges, "critic's loss")
         noisy, noise, timesteps = self.noised(generated, high)
         return losses.velocity_loss(self.critic.expert(high).predict_velocity(noisy, timesteps, prompt), noise, generated)
 
@@ -143,7 +143,7 @@ class DMD2Method(TrainingMethod):
         """Return (noisy, noise, timesteps [B]) at noise levels drawn for each sample, all of one expert's range where teacher or critic has
         two."""
         shape = generated.shape
-        first, end = (0, NUM_TIMESTEPS) if self.score_sides is None else self.score_sides.entries(high, NUM_TIMESTEPS)
+        first, end = (0, NUM_TIMESTEPS) if self.score_ranges is None else self.score_ranges.entries(high, NUM_TIMESTEPS)
         timesteps = self.score_levels[torch.randint(first, end, (shape[0],), generator=self.cuda_generator, device=self.device)]
         noise = self.draw_noise(shape)
         return self.schedule.add_noise(generated, noise, timesteps), noise, timesteps

@@ -27,11 +27,11 @@ class FineTuneMethod(TrainingMethod):
         super().__init__(cfg, role_models)
         self.student = role_models["student"]
         self.schedule = FlowSchedule(cfg.flow_shift, self.device)
-        self.sides = None if self.student.boundary is None else self.split_at(self.student.boundary)
+        self.ranges = None if self.student.boundary is None else self.split_at(self.student.boundary)
         self.build_optimizer("student")
 
     def single_train_step(self, batch: Batch, iteration: int) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any]]:
-        high = None if self.sides is None else self.sides.draw(self.shared("side"))
+        high = None if self.ranges is None else self.ranges.draw(self.shared("side"))
         clean, noise, timesteps = self.prepare_batch(batch, high)
         noisy = self.schedule.add_noise(clean, noise, timesteps)
         velocity = self.predict(self.student.expert(high), noisy, timesteps, batch["prompt"], clean)
@@ -54,8 +54,8 @@ class FineTuneMethod(TrainingMethod):
     def draw_timesteps(self, count: int, num_frames: int, high: bool | None = None) -> Tensor:
         """Return timesteps [B]: u picks an entry of the descending grid, and u = 0 is pure noise. `high`: draw from that one of two
         experts' ranges alone."""
-        first, end = (0, NUM_TIMESTEPS) if self.sides is None else self.sides.entries(high, NUM_TIMESTEPS)
-        u = self._draw_u(count) if self.sides is None else self._draw_u_of(self.sides, bool(high), count)
+        first, end = (0, NUM_TIMESTEPS) if self.ranges is None else self.ranges.entries(high, NUM_TIMESTEPS)
+        u = self._draw_u(count) if self.ranges is None else self._draw_u_of(self.ranges, bool(high), count)
         return self.schedule.timesteps[(u * NUM_TIMESTEPS).long().clamp(first, end - 1)]
 
     def _draw_u(self, count: int) -> Tensor:
@@ -67,10 +67,10 @@ class FineTuneMethod(TrainingMethod):
         u = torch.rand(count, generator=self.cuda_generator, device=self.device)
         return mode_sampled(u, config.mode_scale) if config.weighting_scheme == "mode" else u
 
-    def _draw_u_of(self, sides: ExpertRanges, high: bool, count: int) -> Tensor:
+    def _draw_u_of(self, ranges: ExpertRanges, high: bool, count: int) -> Tensor:
         """Draw u [B] by the same distribution, restricted to one expert's range."""
         uniform = torch.rand(count, generator=self.cuda_generator, device=self.device, dtype=torch.float64)
-        return self._quantile(sides.share * uniform if high else sides.share + (1 - sides.share) * uniform)
+        return self._quantile(ranges.share * uniform if high else ranges.share + (1 - ranges.share) * uniform)
 
     def _quantile(self, uniform: Tensor) -> Tensor:
         """Return u as a rising function of a uniform variable in [0, 1], in float64."""

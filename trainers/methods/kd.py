@@ -30,11 +30,11 @@ class KDMethod(TrainingMethod):
         self.schedule = FlowSchedule(cfg.flow_shift, self.device)
         self.timesteps = torch.tensor(cfg.method.few_steps(cfg.flow_shift), dtype=torch.float32, device=self.device)
         """Timesteps [K] at which the student is sampled, descending."""
-        self.sides = None if self.student.boundary is None else split((self.timesteps >= self.student.boundary).tolist())
+        self.ranges = None if self.student.boundary is None else split((self.timesteps >= self.student.boundary).tolist())
         self.build_optimizer("student")
 
     def single_train_step(self, batch: Batch, iteration: int) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any]]:
-        high = None if self.sides is None else self.sides.draw(self.shared("side"))
+        high = None if self.ranges is None else self.ranges.draw(self.shared("side"))
         noisy, timesteps = self.states(batch, high)
         velocity = self.student.expert(high).predict_velocity(noisy, timesteps, batch["prompt"])
         clean = self.schedule.to_clean(noisy, velocity, timesteps)
@@ -52,7 +52,7 @@ class KDMethod(TrainingMethod):
     def states(self, batch: Batch, high: bool | None = None) -> tuple[Tensor, Tensor]:
         """Return (states [B, T, C, H, W], timesteps [B]): from each trajectory one of those at which the student is sampled."""
         trajectories, stored = batch["trajectory_latents"], batch["trajectory_timesteps"]
-        first, end = (0, len(self.timesteps)) if self.sides is None else self.sides.entries(high, len(self.timesteps))
+        first, end = (0, len(self.timesteps)) if self.ranges is None else self.ranges.entries(high, len(self.timesteps))
         index = torch.randint(first, end, (len(trajectories),), generator=self.cuda_generator, device=self.device)
         timesteps = self.timesteps[index]
         nearest = (stored - timesteps[:, None]).abs().argmin(1)

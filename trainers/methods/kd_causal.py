@@ -33,17 +33,17 @@ class KDCausalMethod(KDMethod):
         if config.clean_blocks:
             self.timesteps = torch.cat([self.timesteps, self.timesteps.new_zeros(1)])
         # the steps of each of two experts, clean blocks with both; and the trajectory's timestep of the state that is shown at a step
-        self._of_side, self._shown_at = dict[bool | None, Tensor](), self.timesteps.clone()
-        if self.sides is not None and self.student.boundary is not None:
+        self._of_expert, self._shown_at = dict[bool | None, Tensor](), self.timesteps.clone()
+        if self.ranges is not None and self.student.boundary is not None:
             for high in (True, False):
-                chosen = [*range(*self.sides.entries(high, steps)), *range(steps, len(self.timesteps))]
-                self._of_side[high] = torch.tensor(chosen, device=self.device)
-            self._shown_at[self.sides.low[0]] = self.student.boundary
+                chosen = [*range(*self.ranges.entries(high, steps)), *range(steps, len(self.timesteps))]
+                self._of_expert[high] = torch.tensor(chosen, device=self.device)
+            self._shown_at[self.ranges.low[0]] = self.student.boundary
 
     def states(self, batch: Batch, high: bool | None = None) -> tuple[Tensor, Tensor]:
         """Return (states [B, T, C, H, W], timesteps [B, T]), equal within a block."""
         count, frames = batch["trajectory_latents"].shape[0], batch["trajectory_latents"].shape[2]
-        own = self._of_side.get(high)
+        own = self._of_expert.get(high)
         shape, number = (count, len(lengths(frames, self.per_block))), len(self.timesteps) if own is None else len(own)
         index = torch.randint(0, number, shape, generator=self.cuda_generator, device=self.device)
         index = (index if own is None else own[index])[:, block_of_frame(frames, self.per_block, self.device)]

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 
 def model_class(family: str) -> Callable[..., ModelBase]:
-    """For a name: the ModelBase that the module of that name itself defines. For ./file.py:Class: that class of the user's file."""
+    """Return the class of a model family: for a name, the ModelBase that the module of that name defines; for ./file.py:Class, that class
+    of the user's file."""
     from .base import ModelBase
 
     if is_own(family):
@@ -32,7 +33,7 @@ def model_class(family: str) -> Callable[..., ModelBase]:
 
 
 def build_role(train: TrainConfig, role: str, parallel: ParallelContext, *, load_weights: bool) -> ModelBase:
-    """A role's network as the configuration says. Collective."""
+    """Build a role's network as the configuration says. Collective."""
     section = train.models[role]
     return model_class(getattr(section, "family", "wan"))(
         section,
@@ -46,11 +47,11 @@ def build_role(train: TrainConfig, role: str, parallel: ParallelContext, *, load
 
 
 def only_subclass(module: Any, base: type[Any]) -> type[Any]:
-    """The one subclass of `base` that `module` defines, not imports."""
-    found = [
+    """Return the one subclass of `base` that `module` itself defines, not one that it imports."""
+    defined = [
         c
         for c in vars(module).values()
         if isinstance(c, type) and issubclass(c, base) and c is not base and c.__module__ == module.__name__
     ]
-    assert len(found) == 1, f"{module.__name__} defines {len(found)} subclasses of {base.__name__}, not one"
-    return found[0]
+    assert len(defined) == 1, f"{module.__name__} defines {len(defined)} subclasses of {base.__name__}, not one"
+    return defined[0]

@@ -49,7 +49,7 @@ class CausalWan(Wan):
             block.attn2.set_processor(PromptProcessor(layer, block.attn2.processor))
         network.rope.register_forward_hook(self._attention_inputs)
         network.condition_embedder.register_forward_hook(self._prompt_inputs)
-        # with a timestep a token the embedder returns a view, which fully_shard warns of
+        # with a timestep for each token the embedder returns a view, which fully_shard warns of
         network.condition_embedder.time_embedder.register_forward_hook(lambda _module, _inputs, output: output.clone())
         made: nn.Module = network
         return made

@@ -96,7 +96,7 @@ def adapter_config(module: Any) -> dict[str, Any]:
     """
     made = module.peft_config["default"]
     targets = made.target_modules
-    if made.exclude_modules:  # what was left out is said by naming the rest
+    if made.exclude_modules:  # exclusions are expressed by naming the layers that are left
         targets = {name.partition(".lora_")[0] for name in adapters_of(module)}
     return {"r": made.r, "lora_alpha": made.lora_alpha, "target_modules": sorted(targets)}
 

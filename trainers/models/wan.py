@@ -37,7 +37,7 @@ class Wan(OneNetwork):
             network = WanTransformer3DModel(**self.config.architecture.model_dump())
         else:
             network = WanTransformer3DModel.from_config(diffusers_weights.read_config(self._folder, "WanTransformer3DModel"))
-        # without diffusers' wrapper, which imports peft at each call, to scale adapters by 1
+        # without diffusers' wrapper, which imports peft at each call only to scale adapters by 1
         network.forward = MethodType(inspect.unwrap(type(network).forward), network)
         network.register_forward_hook(_copy_output)
         if self.attention is not None:

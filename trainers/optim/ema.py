@@ -58,7 +58,7 @@ class EMACallback:
     @torch.no_grad()
     def _set(self, part: str, values: list[Tensor]) -> None:
         torch._foreach_copy_(self._pairs(part)[1], values)
-        drop_gathered(self._modules[part])  # or the next forward pass would use what it gathered before
+        drop_gathered(self._modules[part])  # otherwise the next forward pass would use the parameters that it gathered before
 
     def _pairs(self, part: str) -> tuple[list[Tensor], list[Tensor]]:
         return [local(s) for s in self._shadows[part].values()], [local(p) for p in self._live[part].values()]

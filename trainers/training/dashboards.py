@@ -58,7 +58,7 @@ class Dashboard:
         self._attempt(lambda: self._run.finish())
 
     def _log(self, values: dict[str, Any], step: int) -> None:
-        if self._name == "wandb":  # which drops a step that it has seen: it gets it as a value
+        if self._name == "wandb":  # it drops a step that it has seen before, so it gets the step as a value
             self._attempt(lambda: self._run.log({"step": step, **values}))
         else:
             self._attempt(lambda: self._run.log(values, step=step))

@@ -99,7 +99,7 @@ class MetricsFile:
         with temporary.open("w") as stream:
             stream.writelines(lines)
             _to_disk(stream)
-        temporary.replace(self._path)  # whoever still writes to the old file writes to nothing
+        temporary.replace(self._path)  # a stream that is still open on the old file writes to nothing
         return self._path.open("a")
 
 
@@ -107,7 +107,7 @@ class TensorBoard:
     """Writes the numbers of the records to a TensorBoard folder."""
 
     def __init__(self, folder: Path, last_step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # takes a second, and not every run wants it
+        from torch.utils.tensorboard import SummaryWriter  # its import takes a second, and not every run needs it
 
         self._writer: Any = SummaryWriter(str(folder), purge_step=last_step + 1)
 
@@ -131,7 +131,7 @@ class Tracker:
     """Everything that rank 0 records; on other ranks it does nothing. `recipe` is the configuration that dashboards show."""
 
     def __init__(self, run_dir: Path, last_step: int, config: TrackingConfig, recipe: dict[str, Any], *, enabled: bool) -> None:
-        self._shown: list[Any] = [*dashboards(run_dir, config, recipe)] if enabled else []  # first: a package may be missing
+        self._shown: list[Any] = [*dashboards(run_dir, config, recipe)] if enabled else []  # first, because a package may be missing
         if enabled and config.tensorboard:
             self._shown.append(TensorBoard(run_dir / "tensorboard", last_step))
         self._metrics = MetricsFile(run_dir / "metrics.jsonl", last_step) if enabled else None

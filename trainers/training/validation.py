@@ -142,7 +142,8 @@ class Validation:
 
         def make() -> tuple[list[Embedded], Embedded | None]:
             texts = prompt_encoding.validation_texts(self._train, self.config)
-            prompt_encoding.make_codec(self._reference, self._train, self._parallel.device, text=False, video=False)  # fails early
+            # a folder that cannot be used is an error now, not after hours of training
+            prompt_encoding.make_codec(self._reference, self._train, self._parallel.device, text=False, video=False)
 
             def codec() -> Any:
                 return prompt_encoding.make_codec(self._reference, self._train, self._parallel.device, text=True, video=False)
@@ -192,7 +193,7 @@ class Validation:
         self._peers.end_if_superseded()
         folder = self._samples / f".{self._folder(step).name}"
         try:
-            shutil.rmtree(folder, ignore_errors=True)  # of an attempt that died
+            shutil.rmtree(folder, ignore_errors=True)  # left over from an attempt that died
             folder.mkdir(parents=True)
             return folder, ""
         except OSError as error:

@@ -22,11 +22,11 @@ def test_the_grid_is_diffusers_grid(shift: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("shift", "wanted"),
+    ("shift", "expected"),
     [(5.0, [1000, 937.5, 833.3333, 625]), (8.0, [1000, 960, 888.8889, 727.2727]), (12.0, [1000, 972.973, 923.0769, 800])],
 )
-def test_warped_steps_are_the_published_ones(shift: float, wanted: list[float]) -> None:
-    assert [FlowSchedule(shift).warp(step) for step in (1000, 750, 500, 250)] == pytest.approx(wanted, abs=1e-3)
+def test_warped_steps_are_the_published_ones(shift: float, expected: list[float]) -> None:
+    assert [FlowSchedule(shift).warp(step) for step in (1000, 750, 500, 250)] == pytest.approx(expected, abs=1e-3)
     assert FlowSchedule(shift).warp(0) == 0.0
 
 

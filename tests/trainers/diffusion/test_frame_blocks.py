@@ -34,7 +34,7 @@ def test_a_frame_sees_its_own_block_and_earlier_ones() -> None:
 
 
 def test_with_teacher_forcing_a_noisy_block_sees_itself_and_the_clean_past() -> None:
-    wanted = drawn(
+    expected = drawn(
         "xx. ...",
         "xx. ...",
         "xxx ...",
@@ -42,4 +42,4 @@ def test_with_teacher_forcing_a_noisy_block_sees_itself_and_the_clean_past() -> 
         "... xx.",
         "xx. ..x",
     )
-    assert teacher_forcing(3, 2).equal(wanted)
+    assert teacher_forcing(3, 2).equal(expected)

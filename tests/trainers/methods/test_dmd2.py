@@ -186,12 +186,12 @@ def test_losses_and_gradients_are_those_derived_by_hand(
     method = make(folder, rollout=rollout, teacher_guidance_scale=scale, **bounds)
     loss_map, outputs, _ = method.single_train_step(batch(rollout), 1)
     method.backward(loss_map, outputs, grad_accum_rounds=2)
-    wanted = ByHand(rollout, scale, window, score_shift)
-    assert loss_map["generator_loss"].item() == pytest.approx(wanted.student[0], rel=1e-6)
-    assert loss_map["critic_loss"].item() == pytest.approx(wanted.critic[0], rel=1e-6)
-    assert loss_map["total_loss"].item() == pytest.approx(wanted.student[0] + wanted.critic[0], rel=1e-6)
-    assert gradient(method.student) == pytest.approx([g / 2 for g in wanted.student[1]], rel=1e-6, abs=1e-6)
-    assert gradient(method.critic) == pytest.approx([g / 2 for g in wanted.critic[1]], rel=1e-6, abs=1e-6)
+    expected = ByHand(rollout, scale, window, score_shift)
+    assert loss_map["generator_loss"].item() == pytest.approx(expected.student[0], rel=1e-6)
+    assert loss_map["critic_loss"].item() == pytest.approx(expected.critic[0], rel=1e-6)
+    assert loss_map["total_loss"].item() == pytest.approx(expected.student[0] + expected.critic[0], rel=1e-6)
+    assert gradient(method.student) == pytest.approx([g / 2 for g in expected.student[1]], rel=1e-6, abs=1e-6)
+    assert gradient(method.critic) == pytest.approx([g / 2 for g in expected.critic[1]], rel=1e-6, abs=1e-6)
     assert gradient(method.teacher) == []
 
 
@@ -201,9 +201,9 @@ def test_a_step_leaves_the_generator_where_its_documented_draws_end(folder: Path
     method = make(folder, rollout=rollout, generator_update_interval=3)
     before, shared = torch.get_rng_state(), method.shared_generator.get_state()
     loss_map, _, _ = method.single_train_step(batch(rollout), 6 if student_steps else 7)
-    wanted = ByHand(rollout, 4.5, (0.0, 1.0), SHIFT, student_steps)
-    assert method.cuda_generator.get_state().equal(wanted.generator.get_state())
-    assert loss_map["critic_loss"].item() == pytest.approx(wanted.critic[0], rel=1e-6)
+    expected = ByHand(rollout, 4.5, (0.0, 1.0), SHIFT, student_steps)
+    assert method.cuda_generator.get_state().equal(expected.generator.get_state())
+    assert loss_map["critic_loss"].item() == pytest.approx(expected.critic[0], rel=1e-6)
     assert ("generator_loss" in loss_map) == student_steps
     assert torch.get_rng_state().equal(before) and method.shared_generator.get_state().equal(shared)
 
@@ -258,10 +258,10 @@ def test_each_sample_has_a_normaliser_of_its_own_and_a_perfect_one_counts_nothin
 def test_the_student_steps_at_its_interval_and_the_critic_always(folder: Path) -> None:
     method = make(folder, generator_update_interval=3)
     for iteration in range(1, 8):
-        wanted = ["student", "critic"] if iteration % 3 == 0 else ["critic"]
-        assert method.stepped_parts(iteration) == wanted and list(method.get_grad_clip_targets(iteration)) == wanted
-        assert method.get_optimizers(iteration) == [method._optimizer_dict[role][0] for role in wanted]
-        assert method.get_lr_schedulers(iteration) == [method._lr_scheduler_dict[role] for role in wanted]
+        expected = ["student", "critic"] if iteration % 3 == 0 else ["critic"]
+        assert method.stepped_parts(iteration) == expected and list(method.get_grad_clip_targets(iteration)) == expected
+        assert method.get_optimizers(iteration) == [method._optimizer_dict[role][0] for role in expected]
+        assert method.get_lr_schedulers(iteration) == [method._lr_scheduler_dict[role] for role in expected]
     assert method.averaged_roles() == ["student"]
 
 

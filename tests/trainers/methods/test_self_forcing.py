@@ -201,19 +201,19 @@ def test_rollout_loss_and_gradient_of_each_exit_are_those_derived_by_hand(
     folder: Path, exits: list[int], renoise: str, context: float, gradient_from: int
 ) -> None:
     method = make(folder, renoise=renoise, context_noise=context, start_gradient_frame=gradient_from)
-    wanted = ByHand(renoise == "sde", context, gradient_from)
-    wanted.rollout(exits)
-    wanted.student_loss()
+    expected = ByHand(renoise == "sde", context, gradient_from)
+    expected.rollout(exits)
+    expected.student_loss()
     made = method.roll_out(batch(), exits)
-    torch.testing.assert_close(made.double(), wanted.made, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(made.double(), expected.made, rtol=1e-6, atol=1e-6)
     loss = method.generator_loss(made, batch()["prompt"])
     loss.backward()
-    assert loss.item() == pytest.approx(wanted.student[0], rel=1e-6)
-    assert gradient(method.student, "abcd") == pytest.approx(wanted.student[1], rel=1e-6, abs=1e-6)
+    assert loss.item() == pytest.approx(expected.student[0], rel=1e-6)
+    assert gradient(method.student, "abcd") == pytest.approx(expected.student[1], rel=1e-6, abs=1e-6)
     line: Any = method.student.transformer
     assert line.e.grad is None  # nothing of what is remembered
     assert gradient(method.teacher, "abc") == gradient(method.critic, "abc") == [0.0] * 3
-    assert method.cuda_generator.get_state().equal(wanted.generator.get_state())
+    assert method.cuda_generator.get_state().equal(expected.generator.get_state())
 
 
 @pytest.mark.parametrize("one_exit", [True, False])
@@ -221,21 +221,21 @@ def test_rollout_loss_and_gradient_of_each_exit_are_those_derived_by_hand(
 def test_a_step_is_the_one_derived_by_hand(folder: Path, one_exit: bool, window: tuple[float, float]) -> None:
     """Both losses and gradients, all draws in their documented order, the score window."""
     bounds = {"min_timestep_ratio": window[0], "max_timestep_ratio": window[1]}
-    method, wanted = make(folder, same_step_across_blocks=one_exit, **bounds), ByHand()
+    method, expected = make(folder, same_step_across_blocks=one_exit, **bounds), ByHand()
     before = torch.get_rng_state()
     loss_map, outputs, _ = method.single_train_step(batch(), 1)
     method.backward(loss_map, outputs, grad_accum_rounds=2)
-    torch.randn(BATCH, 4, 5, 2, 2, generator=wanted.generator)
-    torch.rand(BATCH, generator=wanted.generator)
-    for purpose, loss in (("student's exits", wanted.student_loss), ("critic's exits", wanted.critic_loss)):
+    torch.randn(BATCH, 4, 5, 2, 2, generator=expected.generator)
+    torch.rand(BATCH, generator=expected.generator)
+    for purpose, loss in (("student's exits", expected.student_loss), ("critic's exits", expected.critic_loss)):
         exits = drawn_exits(purpose, 7)
-        wanted.rollout(exits[:1] * 3 if one_exit else exits)
+        expected.rollout(exits[:1] * 3 if one_exit else exits)
         loss(window)
-    assert loss_map["generator_loss"].item() == pytest.approx(wanted.student[0], rel=1e-6)
-    assert loss_map["critic_loss"].item() == pytest.approx(wanted.critic[0], rel=1e-6)
-    assert gradient(method.student, "abcd") == pytest.approx([g / 2 for g in wanted.student[1]], rel=1e-6, abs=1e-6)
-    assert gradient(method.critic, "abc") == pytest.approx([g / 2 for g in wanted.critic[1]], rel=1e-6, abs=1e-6)
-    assert method.cuda_generator.get_state().equal(wanted.generator.get_state()) and torch.get_rng_state().equal(before)
+    assert loss_map["generator_loss"].item() == pytest.approx(expected.student[0], rel=1e-6)
+    assert loss_map["critic_loss"].item() == pytest.approx(expected.critic[0], rel=1e-6)
+    assert gradient(method.student, "abcd") == pytest.approx([g / 2 for g in expected.student[1]], rel=1e-6, abs=1e-6)
+    assert gradient(method.critic, "abc") == pytest.approx([g / 2 for g in expected.critic[1]], rel=1e-6, abs=1e-6)
+    assert method.cuda_generator.get_state().equal(expected.generator.get_state()) and torch.get_rng_state().equal(before)
 
 
 def test_only_the_pass_at_the_exit_has_a_gradient_and_nothing_follows_it(folder: Path) -> None:
@@ -243,9 +243,9 @@ def test_only_the_pass_at_the_exit_has_a_gradient_and_nothing_follows_it(folder:
     method.roll_out(batch(), [1, 1, 1])
     student: Any = method.student
     for start, graded in ((0, False), (2, True), (4, True)):
-        told = [found for found in student.passes if found[1] == start]
-        wanted = [("predict", start, False, STEPS[0]), ("predict", start, graded, STEPS[1])]
-        assert told == wanted + ([("write", start, False, 50.0)] if start < 4 else [])
+        told = [actual for actual in student.passes if actual[1] == start]
+        expected = [("predict", start, False, STEPS[0]), ("predict", start, graded, STEPS[1])]
+        assert told == expected + ([("write", start, False, 50.0)] if start < 4 else [])
 
 
 def test_the_critics_videos_have_no_gradient(folder: Path) -> None:

@@ -28,9 +28,9 @@ def test_a_sparse_student_is_distilled_and_resumed_bitwise(runs: Any, tmp_path: 
     shutil.copytree(whole, tmp_path / "cut")
     shutil.rmtree(tmp_path / "cut/checkpoints/step-00000004")
     cut = runs.finish(config(data, teacher), tmp_path / "cut", attempt=2)
-    state, wanted = read(cut, 4), read(whole, 4)
+    state, expected = read(cut, 4), read(whole, 4)
     assert losses(cut) == losses(whole)
-    assert all(torch.equal(state[key], value) for key, value in wanted.items() if isinstance(value, torch.Tensor))
-    gates = [key for key in wanted if "to_gate_compress" in key]
+    assert all(torch.equal(state[key], value) for key, value in expected.items() if isinstance(value, torch.Tensor))
+    gates = [key for key in expected if "to_gate_compress" in key]
     assert {tuple(key.split(".")[:2]) for key in gates} == {("roles", "student"), ("optimizers", "student"), ("callbacks", "ema")}
-    assert all(wanted[key].abs().max() > 0 for key in gates if key.startswith("roles"))
+    assert all(expected[key].abs().max() > 0 for key in gates if key.startswith("roles"))

@@ -104,22 +104,22 @@ def test_no_round_of_accumulation_is_lost_whichever_expert_it_was_of(parallel: P
 @pytest.mark.parametrize("method", [{}, {"weighting_scheme": "logit_normal", "logit_mean": -0.4}, {"weighting_scheme": "mode"}])
 def test_noise_levels_over_both_sides_are_those_of_one_network(tmp_path: Path, method: dict[str, Any]) -> None:
     two = FineTuneMethod(train(tmp_path, method={"kind": "finetune", **method}), {"student": Pair("student")})
-    sides_of = two.sides
-    assert sides_of is not None
-    first, end = sides_of.high
-    assert (first, sides_of.low) == (0, (end, 1000))
+    ranges_of = two.ranges
+    assert ranges_of is not None
+    first, end = ranges_of.high
+    assert (first, ranges_of.low) == (0, (end, 1000))
     assert two.schedule.timesteps[end - 1] >= BOUNDARY > two.schedule.timesteps[end]
     two.cuda_generator.manual_seed(3)
     count = 40_000
     drawn = {high: two.draw_timesteps(count, 2, high) for high in (True, False)}
     assert drawn[True].min() >= BOUNDARY > drawn[False].max()
-    sides_of, two.sides = two.sides, None
+    ranges_of, two.ranges = two.ranges, None
     whole = two.draw_timesteps(4 * count, 2).double()
-    assert sides_of is not None and (whole >= BOUNDARY).double().mean().item() == pytest.approx(sides_of.share, abs=0.005)
-    for high, found in drawn.items():
-        wanted = whole[(whole >= BOUNDARY) == high]
+    assert ranges_of is not None and (whole >= BOUNDARY).double().mean().item() == pytest.approx(ranges_of.share, abs=0.005)
+    for high, actual in drawn.items():
+        expected = whole[(whole >= BOUNDARY) == high]
         for level in (100.0, 400.0, 600.0, 800.0, 860.0, 890.0, 920.0, 950.0, 990.0):
-            assert (found < level).double().mean().item() == pytest.approx((wanted < level).double().mean().item(), abs=0.012)
+            assert (actual < level).double().mean().item() == pytest.approx((expected < level).double().mean().item(), abs=0.012)
 
 
 def test_a_side_is_the_same_for_all_micro_batches_of_a_step_and_changes_with_the_step(tmp_path: Path) -> None:
@@ -127,24 +127,24 @@ def test_a_side_is_the_same_for_all_micro_batches_of_a_step_and_changes_with_the
     found = []
     for step in range(400):
         method.shared_generator.manual_seed(step)
-        drawn = [method.sides.draw(method.shared("side")) for _ in range(2) if method.sides]
+        drawn = [method.ranges.draw(method.shared("side")) for _ in range(2) if method.ranges]
         assert drawn[0] == drawn[1]
         found.append(drawn[0])
-    assert method.sides is not None and sum(found) / 400 == pytest.approx(method.sides.share, abs=0.08)
+    assert method.ranges is not None and sum(found) / 400 == pytest.approx(method.ranges.share, abs=0.08)
 
 
-@pytest.mark.parametrize(("window", "wanted"), [((0.0, 1.0), None), ((0.02, 0.8), 0.0), ((0.9, 1.0), 1.0)])
+@pytest.mark.parametrize(("window", "expected"), [((0.0, 1.0), None), ((0.02, 0.8), 0.0), ((0.9, 1.0), 1.0)])
 def test_score_timesteps_are_of_a_side_as_often_as_of_the_sampling_window(
-    tmp_path: Path, window: tuple[float, float], wanted: float | None
+    tmp_path: Path, window: tuple[float, float], expected: float | None
 ) -> None:
     bounds = {"min_timestep_ratio": window[0], "max_timestep_ratio": window[1]}
     method = scored(tmp_path, **bounds)
     every = [min(max(1000 * 3 * k / (1000 + 2 * k), 1000 * window[0]), 1000 * window[1]) for k in range(1000)]
-    assert method.score_sides is not None
-    assert method.score_sides.share == pytest.approx(sum(t >= BOUNDARY for t in every) / 1000, abs=1e-12)
-    assert wanted is None or method.score_sides.share == wanted
+    assert method.score_ranges is not None
+    assert method.score_ranges.share == pytest.approx(sum(t >= BOUNDARY for t in every) / 1000, abs=1e-12)
+    assert expected is None or method.score_ranges.share == expected
     for high in (True, False):
-        if method.score_sides.entries(high, 1000)[0] == method.score_sides.entries(high, 1000)[1]:
+        if method.score_ranges.entries(high, 1000)[0] == method.score_ranges.entries(high, 1000)[1]:
             continue
         _, _, timesteps = method.noised(torch.zeros(500, 1, 1, 1, 1), high)
         assert {bool(t >= BOUNDARY) for t in timesteps} == {high}
@@ -227,8 +227,8 @@ def test_states_at_the_boundary_and_noise_above_it_are_those_derived_by_hand() -
     for n, sigma in enumerate((1.0, 0.9375)):
         torch.testing.assert_close(schedule.to_level(x, v, timesteps, level)[n], x[n] - (sigma - 0.875) * v[n], rtol=0, atol=1e-12)
         alpha = (1 - sigma) / 0.125
-        wanted = alpha * x[n] + (sigma**2 - (alpha * 0.875) ** 2) ** 0.5 * eps[n]
-        torch.testing.assert_close(schedule.add_noise_above(x, eps, timesteps, level)[n], wanted, rtol=0, atol=1e-12)
+        expected = alpha * x[n] + (sigma**2 - (alpha * 0.875) ** 2) ** 0.5 * eps[n]
+        torch.testing.assert_close(schedule.add_noise_above(x, eps, timesteps, level)[n], expected, rtol=0, atol=1e-12)
     assert torch.equal(schedule.to_level(x, v, timesteps, 0.0), schedule.to_clean(x, v, timesteps))
     torch.testing.assert_close(schedule.add_noise_above(x, eps, timesteps, 0.0), schedule.add_noise(x, eps, timesteps), rtol=0, atol=1e-12)
     assert torch.equal(schedule.add_noise_above(x, eps, torch.tensor([875.0, 875.0]), 0.875), x)
@@ -340,6 +340,6 @@ def test_roles_that_change_over_at_different_timesteps_are_told_of_each(tmp_path
 
 def test_diffusion_forcing_of_two_experts_needs_a_clean_past(tmp_path: Path) -> None:
     section = {"family": "causal-wan-a14b", "architecture": ARCHITECTURE, "num_frames_per_block": 1}
-    for forcing, wanted in ((False, [("method", "teacher_forcing")]), (True, [])):
+    for forcing, expected in ((False, [("method", "teacher_forcing")]), (True, [])):
         made = train(tmp_path, method={"kind": "dfsft", "teacher_forcing": forcing}, models={"student": section})
-        assert [problem.path for problem in check(made, 1)] == wanted
+        assert [problem.path for problem in check(made, 1)] == expected

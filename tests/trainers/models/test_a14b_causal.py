@@ -111,7 +111,7 @@ def by_hand(exits: list[int], stochastic: bool, generator: torch.Generator) -> t
 @pytest.mark.parametrize("stochastic", [True, False])
 @pytest.mark.parametrize("exits", [[0, 0], [1, 1], [2, 2], [3, 3], [1, 3]])
 def test_rollouts_and_their_gradients_are_those_derived_by_hand(exits: list[int], stochastic: bool) -> None:
-    wanted, gradient = by_hand(exits, stochastic, torch.Generator().manual_seed(4))
+    expected, gradient = by_hand(exits, stochastic, torch.Generator().manual_seed(4))
     model, schedule, generator = LinePair(), FlowSchedule(SHIFT), torch.Generator().manual_seed(4)
     noise = torch.randn(SHAPE, generator=generator, dtype=torch.float64)
     steps = steps_of(model, schedule, torch.tensor(STEPS), stochastic=stochastic)
@@ -126,7 +126,7 @@ def test_rollouts_and_their_gradients_are_those_derived_by_hand(exits: list[int]
         schedule=schedule,
         draw=lambda like: torch.randn(like.shape, generator=generator, dtype=like.dtype),
     )
-    torch.testing.assert_close(made, wanted, rtol=0, atol=1e-10)
+    torch.testing.assert_close(made, expected, rtol=0, atol=1e-10)
     made.sum().backward()
     for (high, name), value in gradient.items():
         grad = getattr(model.lines[high].transformer, name).grad

@@ -87,16 +87,16 @@ def test_the_family_is_found_by_its_name() -> None:
 
 
 def test_it_is_diffusers_network_under_the_mask(model: CausalWan, network: Any) -> None:
-    wanted = masked_by_diffusers(network, frame_blocks.causal(FRAMES, PER_BLOCK), *inputs())
-    torch.testing.assert_close(model.predict_velocity(*inputs()), wanted, rtol=0, atol=3e-6)
+    expected = masked_by_diffusers(network, frame_blocks.causal(FRAMES, PER_BLOCK), *inputs())
+    torch.testing.assert_close(model.predict_velocity(*inputs()), expected, rtol=0, atol=3e-6)
     unmasked = masked_by_diffusers(network, torch.ones(FRAMES, FRAMES, dtype=torch.bool), *inputs())
-    assert (wanted - unmasked).abs().max() > 1e-2
+    assert (expected - unmasked).abs().max() > 1e-2
 
 
 def test_one_block_of_all_frames_is_diffusers_network_as_it_is(parallel: ParallelContext, folder: Path, network: Any) -> None:
-    wanted = masked_by_diffusers(network, torch.ones(FRAMES, FRAMES, dtype=torch.bool), *inputs())
-    found = causal_wan(parallel, init_from=str(folder), num_frames_per_block=FRAMES).predict_velocity(*inputs())
-    torch.testing.assert_close(found, wanted, rtol=0, atol=3e-6)
+    expected = masked_by_diffusers(network, torch.ones(FRAMES, FRAMES, dtype=torch.bool), *inputs())
+    actual = causal_wan(parallel, init_from=str(folder), num_frames_per_block=FRAMES).predict_velocity(*inputs())
+    torch.testing.assert_close(actual, expected, rtol=0, atol=3e-6)
 
 
 def test_one_noise_level_for_all_frames_may_be_given_once(model: CausalWan) -> None:
@@ -180,20 +180,20 @@ def test_a_mask_first_made_for_sampling_does_for_training() -> None:
 def test_bfloat16_predicts_nearly_the_same(parallel: ParallelContext, folder: Path, model: CausalWan) -> None:
     config = Config.model_validate({"num_frames_per_block": PER_BLOCK, "init_from": str(folder)})
     half = CausalWan(config, "student", trainable=True, precision="bf16", seed=1, parallel=parallel, load_weights=True)
-    found, wanted = half.predict_velocity(*inputs()), model.predict_velocity(*inputs())
-    assert found.dtype == torch.float32 and 0 < (found - wanted).abs().max() < 0.1 * wanted.abs().max()
+    actual, expected = half.predict_velocity(*inputs()), model.predict_velocity(*inputs())
+    assert actual.dtype == torch.float32 and 0 < (actual - expected).abs().max() < 0.1 * expected.abs().max()
 
 
 # --- positions and the masks of flex_attention
 
 
 def test_angles_of_the_first_frames_are_diffusers_own(network: Any) -> None:
-    wanted = network.rope(torch.zeros(1, 4, FRAMES, 4, 8))
-    found = rope.rotary_angles(network.rope, torch.arange(FRAMES), 2, 4)
-    assert all(ours.equal(theirs) for ours, theirs in zip(found, wanted, strict=True))
+    expected = network.rope(torch.zeros(1, 4, FRAMES, 4, 8))
+    actual = rope.rotary_angles(network.rope, torch.arange(FRAMES), 2, 4)
+    assert all(ours.equal(theirs) for ours, theirs in zip(actual, expected, strict=True))
     later = rope.rotary_angles(network.rope, torch.tensor([3, 0]), 2, 4)
     tokens = 8
-    assert later[0][:, :tokens].equal(wanted[0][:, 3 * tokens : 4 * tokens]) and later[1][:, tokens:].equal(wanted[1][:, :tokens])
+    assert later[0][:, :tokens].equal(expected[0][:, 3 * tokens : 4 * tokens]) and later[1][:, tokens:].equal(expected[1][:, :tokens])
 
 
 MASKS = [
@@ -231,8 +231,8 @@ def test_flex_attention_sees_what_the_whole_mask_shows(parallel: ParallelContext
     flex.transformer.requires_grad_(False)
     with torch.no_grad():
         for context in ({}, {"clean": noisy.flip(0)}):
-            wanted = model.predict_velocity(noisy, levels, prompt, **context)
-            torch.testing.assert_close(flex.predict_velocity(noisy, levels, prompt, **context), wanted, rtol=0, atol=3e-6)
+            expected = model.predict_velocity(noisy, levels, prompt, **context)
+            torch.testing.assert_close(flex.predict_velocity(noisy, levels, prompt, **context), expected, rtol=0, atol=3e-6)
 
 
 def test_flex_attention_is_taken_only_where_it_trains() -> None:

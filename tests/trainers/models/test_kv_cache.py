@@ -84,8 +84,8 @@ WINDOWS = [Window(), Window(FRAMES), Window(FRAMES, sink=2), Window(40, sink=1)]
 
 @pytest.mark.parametrize("window", WINDOWS, ids=str)
 def test_block_by_block_is_one_pass_under_the_mask(model: CausalWan, window: Window) -> None:
-    wanted = model.predict_velocity(*inputs())
-    torch.testing.assert_close(streamed(model, *inputs(), window), wanted, rtol=1e-6, atol=1e-6)
+    expected = model.predict_velocity(*inputs())
+    torch.testing.assert_close(streamed(model, *inputs(), window), expected, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("window", WINDOWS, ids=str)
@@ -97,9 +97,9 @@ def test_in_float64_it_is_the_same_to_twelve_digits(parallel: ParallelContext, f
     double.transformer.double()
     double.compute_type = torch.float64
     latents, levels, prompt = inputs()
-    wanted = double.predict_velocity(latents.double(), levels, prompt)
-    assert wanted.dtype == torch.float64
-    torch.testing.assert_close(streamed(double, latents.double(), levels, prompt, window), wanted, rtol=1e-12, atol=1e-12)
+    expected = double.predict_velocity(latents.double(), levels, prompt)
+    assert expected.dtype == torch.float64
+    torch.testing.assert_close(streamed(double, latents.double(), levels, prompt, window), expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("frames", [2, 3, 5])
@@ -107,9 +107,9 @@ def test_a_window_that_rolls_is_one_pass_under_a_mask_that_rolls(
     parallel: ParallelContext, folder: Path, model: CausalWan, frames: int
 ) -> None:
     rolling = causal_wan(parallel, folder, local_attn_size=frames)
-    wanted = rolling.predict_velocity(*inputs())
-    torch.testing.assert_close(streamed(rolling, *inputs()), wanted, rtol=1e-6, atol=1e-6)
-    assert (wanted - model.predict_velocity(*inputs())).abs().max() > 1e-2
+    expected = rolling.predict_velocity(*inputs())
+    torch.testing.assert_close(streamed(rolling, *inputs()), expected, rtol=1e-6, atol=1e-6)
+    assert (expected - model.predict_velocity(*inputs())).abs().max() > 1e-2
 
 
 def test_the_mask_of_a_window_by_hand() -> None:
@@ -134,14 +134,14 @@ def test_sink_frames_are_seen_right_before_the_window_however_far_it_has_rolled(
     One layer: the keys of a frame depend on that frame only, so a video can be cut together.
     """
     latents, levels, prompt = inputs(40)
-    found = streamed(one_layer(parallel), latents, levels, prompt, Window(5, sink=1))
+    actual = streamed(one_layer(parallel), latents, levels, prompt, Window(5, sink=1))
     alone = one_layer(parallel, per_block=5)
     for start in (4, 20, 38):
         cut = [0, *range(start - 2, start + 2)]
-        wanted = alone.predict_velocity(latents[:, cut], levels[:, cut], prompt)[:, 3:]
-        torch.testing.assert_close(found[:, start : start + 2], wanted, rtol=1e-5, atol=1e-5)
+        expected = alone.predict_velocity(latents[:, cut], levels[:, cut], prompt)[:, 3:]
+        torch.testing.assert_close(actual[:, start : start + 2], expected, rtol=1e-5, atol=1e-5)
     without = streamed(one_layer(parallel), latents, levels, prompt, Window(4))
-    assert (found[:, 4:] - without[:, 4:]).abs().amax(dim=(0, 2, 3, 4)).min() > 1e-3
+    assert (actual[:, 4:] - without[:, 4:]).abs().amax(dim=(0, 2, 3, 4)).min() > 1e-3
 
 
 def test_positions_go_on_beyond_what_the_network_has_a_table_of(
@@ -151,13 +151,13 @@ def test_positions_go_on_beyond_what_the_network_has_a_table_of(
     assert config["rope_max_seq_len"] == 32
     (tmp_path / "config.json").write_text(json.dumps({**config, "rope_max_seq_len": 64}))
     (tmp_path / WEIGHTS).symlink_to(folder / "transformer" / WEIGHTS)
-    wanted = causal_wan(parallel, tmp_path).predict_velocity(*inputs(36))
-    torch.testing.assert_close(streamed(model, *inputs(36)), wanted, rtol=2e-6, atol=2e-6)
+    expected = causal_wan(parallel, tmp_path).predict_velocity(*inputs(36))
+    torch.testing.assert_close(streamed(model, *inputs(36)), expected, rtol=2e-6, atol=2e-6)
     rope: Any = model.transformer.rope
     longer = type(rope)(rope.attention_head_dim, rope.patch_size, 200)
-    found = rotary_angles(rope, torch.tensor([3, 190]), 2, 4, 190)
+    actual = rotary_angles(rope, torch.tensor([3, 190]), 2, 4, 190)
     wanted_angles = rotary_angles(longer, torch.tensor([3, 190]), 2, 4)
-    assert all(ours.equal(theirs) for ours, theirs in zip(found, wanted_angles, strict=True))
+    assert all(ours.equal(theirs) for ours, theirs in zip(actual, wanted_angles, strict=True))
 
 
 def test_keys_turned_by_a_number_of_frames_are_those_of_later_frames(model: CausalWan) -> None:
@@ -235,8 +235,8 @@ def test_no_gradient_reaches_the_cache(parallel: ParallelContext, folder: Path, 
         velocity, written = predicted(writer, reader)
         assert not leads_to(velocity, written)
         velocity.square().mean().backward()
-    ours, wanted = gradients(other), gradients(one)
-    assert len(wanted) == len(list(one.transformer.parameters())) and all(ours[name].equal(wanted[name]) for name in wanted)
+    ours, expected = gradients(other), gradients(one)
+    assert len(expected) == len(list(one.transformer.parameters())) and all(ours[name].equal(expected[name]) for name in expected)
     with_gradient: Any = CausalWan.write_block
     monkeypatch.setattr(CausalWan, "write_block", with_gradient.__wrapped__)
     assert leads_to(*predicted(other, other))
@@ -314,19 +314,19 @@ def test_a_cache_is_of_one_network_one_prompt_and_one_block_after_another(
 
 def test_a_pass_that_fails_leaves_no_trace(model: CausalWan) -> None:
     latents, levels, prompt = inputs()
-    wanted = model.predict_velocity(latents, levels, prompt)
+    expected = model.predict_velocity(latents, levels, prompt)
     cache = model.open_cache(2, prompt, FRAMES, SIZE)
     with pytest.raises(Exception, match=r"size|shape"):
         model.write_block(latents[:, :2], torch.zeros(3), prompt, cache, start=0)
     assert cache.frames_written == 0 and cache.num_bytes == 0
-    assert model.predict_velocity(latents, levels, prompt).equal(wanted)
+    assert model.predict_velocity(latents, levels, prompt).equal(expected)
 
 
 def test_bfloat16_goes_on_nearly_the_same(parallel: ParallelContext, folder: Path, model: CausalWan) -> None:
     half = causal_wan(parallel, folder, precision="bf16")
     for window in (Window(), Window(4, sink=1)):
-        found, wanted = streamed(half, *inputs(), window), streamed(model, *inputs(), window)
-        assert found.dtype == torch.float32 and 0 < (found - wanted).abs().max() < 0.1 * wanted.abs().max()
+        actual, expected = streamed(half, *inputs(), window), streamed(model, *inputs(), window)
+        assert actual.dtype == torch.float32 and 0 < (actual - expected).abs().max() < 0.1 * expected.abs().max()
 
 
 def test_adapters_are_heard_in_both_forms(parallel: ParallelContext, folder: Path, model: CausalWan) -> None:
@@ -336,9 +336,9 @@ def test_adapters_are_heard_in_both_forms(parallel: ParallelContext, folder: Pat
             if "lora_B" in name:
                 local: Any = parameter.data
                 dtensor.local(local).normal_(generator=torch.Generator().manual_seed(number), std=0.3)
-    wanted = adapted.predict_velocity(*inputs())
-    torch.testing.assert_close(streamed(adapted, *inputs()), wanted, rtol=2e-6, atol=2e-6)
-    assert (wanted - model.predict_velocity(*inputs())).abs().max() > 1e-2
+    expected = adapted.predict_velocity(*inputs())
+    torch.testing.assert_close(streamed(adapted, *inputs()), expected, rtol=2e-6, atol=2e-6)
+    assert (expected - model.predict_velocity(*inputs())).abs().max() > 1e-2
 
 
 def test_a_window_must_hold_its_sink_frames_and_a_block() -> None:

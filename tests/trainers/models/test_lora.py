@@ -66,9 +66,9 @@ def test_an_adapter_adds_alpha_over_rank_times_b_a(parallel: ParallelContext) ->
         dtensor.whole(parameter).detach().double()
         for parameter in (layer.base_layer.weight, layer.base_layer.bias, layer.lora_A["default"].weight, layer.lora_B["default"].weight)
     )
-    wanted = x.double() @ w.T + bias + 6 / 4 * (x.double() @ down.T) @ up.T
+    expected = x.double() @ w.T + bias + 6 / 4 * (x.double() @ down.T) @ up.T
     torch.testing.assert_close(lora.delta(down, up, 1.5).double(), 1.5 * up @ down, rtol=0, atol=2e-6)
-    torch.testing.assert_close(layer(x).double(), wanted, rtol=0, atol=2e-6)
+    torch.testing.assert_close(layer(x).double(), expected, rtol=0, atol=2e-6)
 
 
 def test_first_values_are_kaiming_uniform_and_follow_from_the_seed(parallel: ParallelContext) -> None:
@@ -103,8 +103,8 @@ def test_stock_diffusers_computes_the_same_from_what_comes_out(parallel: Paralle
     stock = WanTransformer3DModel.from_pretrained(folder / "transformer")
     stock.load_lora_adapter(folder, weight_name="pytorch_lora_weights.safetensors", prefix="transformer")
     noisy, timesteps, prompt = inputs()
-    wanted = stock(noisy.transpose(1, 2), timesteps, prompt, return_dict=False)[0].transpose(1, 2)
-    assert model.predict_velocity(noisy, timesteps, prompt).equal(wanted)
+    expected = stock(noisy.transpose(1, 2), timesteps, prompt, return_dict=False)[0].transpose(1, 2)
+    assert model.predict_velocity(noisy, timesteps, prompt).equal(expected)
     assert [config.lora_alpha for config in stock.peft_config.values()] == [6]
 
 

@@ -73,22 +73,22 @@ def with_gradients(function: Callable[..., Tensor], parts: list[Tensor], upstrea
 @pytest.mark.parametrize(("tiles", "kept"), CASES)
 def test_outputs_and_all_gradients_are_those_of_the_whole_matrix_in_float64(tiles: Tiles, kept: int) -> None:
     *parts, upstream = inputs(tiles)
-    wanted = with_gradients(lambda *of: reference(*of, tiles, kept)[0], parts, upstream)
+    expected = with_gradients(lambda *of: reference(*of, tiles, kept)[0], parts, upstream)
     ours = [part.float() for part in parts]
-    found = with_gradients(lambda *of: vsa.attend(*of, tiles, kept, "gather"), ours, upstream.float())
-    for ours_, theirs in zip(found, wanted, strict=True):
+    actual = with_gradients(lambda *of: vsa.attend(*of, tiles, kept, "gather"), ours, upstream.float())
+    for ours_, theirs in zip(actual, expected, strict=True):
         torch.testing.assert_close(ours_, theirs.float(), **TIGHT)
     dense = with_gradients(lambda *of: reference(*of, tiles, tiles.num)[0], parts, upstream)
-    assert all((sparse - full).abs().max() > 1e-3 for sparse, full in zip(wanted[:4], dense[:4], strict=True))
+    assert all((sparse - full).abs().max() > 1e-3 for sparse, full in zip(expected[:4], dense[:4], strict=True))
 
 
 @pytest.mark.parametrize(("tiles", "kept"), CASES)
 def test_the_tiles_of_the_highest_scores_are_chosen_in_each_head(tiles: Tiles, kept: int) -> None:
     query, key, value, gate, _ = inputs(tiles)
-    wanted = reference(query, key, value, gate, tiles, kept)[1]
+    expected = reference(query, key, value, gate, tiles, kept)[1]
     chosen = vsa.choose(vsa.over_means(tiles.cut(query), tiles.cut(key), tiles.cut(value), tiles)[1], kept)
     assert chosen.shape == (2, 3, tiles.num, kept)
-    assert torch.zeros_like(wanted).scatter_(-1, chosen, True).equal(wanted)
+    assert torch.zeros_like(expected).scatter_(-1, chosen, True).equal(expected)
     assert kept == 1 or (chosen.diff(dim=-1) > 0).all()
 
 
@@ -105,26 +105,26 @@ def test_a_gate_of_zero_leaves_torchs_attention_under_the_expanded_mask(tiles: T
     def ours(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         return vsa.attend(query, key, value, torch.zeros_like(gate, dtype=query.dtype), tiles, kept, "gather")
 
-    wanted = with_gradients(masked, [part.float() for part in parts], upstream.float())
-    found = with_gradients(ours, [part.float() for part in parts], upstream.float())
-    for ours_, theirs in zip(found, wanted, strict=True):
+    expected = with_gradients(masked, [part.float() for part in parts], upstream.float())
+    actual = with_gradients(ours, [part.float() for part in parts], upstream.float())
+    for ours_, theirs in zip(actual, expected, strict=True):
         torch.testing.assert_close(ours_, theirs, **TIGHT)
 
 
 @pytest.mark.parametrize("tiles", [tiles for tiles, _ in CASES])
 def test_all_tiles_and_a_gate_of_zero_are_dense_attention(tiles: Tiles) -> None:
     query, key, value, gate, _ = (part.float() for part in inputs(tiles))
-    found = vsa.attend(query, key, value, torch.zeros_like(gate), tiles, tiles.num, "gather")
-    wanted = scaled_dot_product_attention(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)).transpose(1, 2)
-    torch.testing.assert_close(found, wanted, **TIGHT)
+    actual = vsa.attend(query, key, value, torch.zeros_like(gate), tiles, tiles.num, "gather")
+    expected = scaled_dot_product_attention(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)).transpose(1, 2)
+    torch.testing.assert_close(actual, expected, **TIGHT)
 
 
 def test_a_gate_that_is_open_has_the_gradient_of_the_coarse_branch_also_where_nothing_is_left_out() -> None:
     tiles = Tiles((3, 4, 4), (2, 2, 2))
     *parts, upstream = inputs(tiles)
-    wanted = with_gradients(lambda *of: reference(*of, tiles, tiles.num)[0], parts, upstream)
-    found = with_gradients(lambda *of: vsa.attend(*of, tiles, tiles.num, "gather"), [p.float() for p in parts], upstream.float())
-    for ours, theirs in zip(found, wanted, strict=True):
+    expected = with_gradients(lambda *of: reference(*of, tiles, tiles.num)[0], parts, upstream)
+    actual = with_gradients(lambda *of: vsa.attend(*of, tiles, tiles.num, "gather"), [p.float() for p in parts], upstream.float())
+    for ours, theirs in zip(actual, expected, strict=True):
         torch.testing.assert_close(ours, theirs.float(), **TIGHT)
 
 
@@ -136,9 +136,9 @@ def test_no_gradient_comes_back_through_the_choice() -> None:
 def test_half_precision_is_computed_on_exactly() -> None:
     tiles, kept = CASES[1]
     *parts, upstream = (part.bfloat16() for part in inputs(tiles))
-    found = with_gradients(lambda *of: vsa.attend(*of, tiles, kept, "gather"), list(parts), upstream)
-    wanted = with_gradients(lambda *of: vsa.attend(*of, tiles, kept, "gather"), [p.float() for p in parts], upstream.float())
-    for ours, theirs in zip(found, wanted, strict=True):
+    actual = with_gradients(lambda *of: vsa.attend(*of, tiles, kept, "gather"), list(parts), upstream)
+    expected = with_gradients(lambda *of: vsa.attend(*of, tiles, kept, "gather"), [p.float() for p in parts], upstream.float())
+    for ours, theirs in zip(actual, expected, strict=True):
         assert ours.dtype == torch.bfloat16
         torch.testing.assert_close(ours.float(), theirs, rtol=1e-2, atol=1e-2)
 
@@ -184,8 +184,8 @@ def test_flex_attention_sees_the_same(tiles: Tiles, kept: int) -> None:
     """Its forward pass, uncompiled: a CPU has no more."""
     query, key, value, gate, _ = (part.float() for part in inputs(tiles))
     with torch.no_grad():
-        found, wanted = (vsa.attend(query, key, value, gate, tiles, kept, backend) for backend in ("flex", "gather"))
-    torch.testing.assert_close(found, wanted, **TIGHT)
+        actual, expected = (vsa.attend(query, key, value, gate, tiles, kept, backend) for backend in ("flex", "gather"))
+    torch.testing.assert_close(actual, expected, **TIGHT)
 
 
 @pytest.mark.parametrize(("tiles", "kept"), CASES)
@@ -193,11 +193,11 @@ def test_the_block_mask_shows_the_chosen_tiles_and_no_padding(tiles: Tiles, kept
     chosen = torch.rand(2, 3, tiles.num, tiles.num, generator=torch.Generator().manual_seed(1)).topk(kept, -1).indices
     valid = tiles.valid(CPU) if tiles.ragged else None
     mask: Any = sparse_gpu.block_mask(chosen, valid, tiles.size)
-    wanted = torch.zeros(2, 3, tiles.num, tiles.num, dtype=torch.int32).scatter_(-1, chosen, 1)
-    assert mask.to_dense().equal(wanted)
+    expected = torch.zeros(2, 3, tiles.num, tiles.num, dtype=torch.int32).scatter_(-1, chosen, 1)
+    assert mask.to_dense().equal(expected)
     every = torch.arange(tiles.num * tiles.size)
     looked = mask.mask_mod(torch.tensor(1), torch.tensor(2), every[:, None], every)
-    expanded = wanted[1, 2].bool().repeat_interleave(tiles.size, 0).repeat_interleave(tiles.size, 1)
+    expanded = expected[1, 2].bool().repeat_interleave(tiles.size, 0).repeat_interleave(tiles.size, 1)
     assert looked.equal(expanded if valid is None else expanded & valid.flatten())
     whole = torch.ones(tiles.num, dtype=torch.bool) if valid is None else valid.all(1)
     assert int(mask.full_kv_num_blocks.sum()) == int(whole[chosen].sum())
@@ -218,8 +218,10 @@ def stand_in(query: Tensor, key: Tensor, value: Tensor, chosen: Tensor, lengths:
 def test_the_packages_kernels_are_given_what_they_ask_for(tiles: Tiles, kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sparse_gpu, "kernel", lambda: stand_in)
     *parts, upstream = (part.float() for part in inputs(tiles))
-    found, wanted = (with_gradients(lambda *of, b=b: vsa.attend(*of, tiles, kept, b), list(parts), upstream) for b in ("kernel", "gather"))
-    for ours, theirs in zip(found, wanted, strict=True):
+    actual, expected = (
+        with_gradients(lambda *of, b=b: vsa.attend(*of, tiles, kept, b), list(parts), upstream) for b in ("kernel", "gather")
+    )
+    for ours, theirs in zip(actual, expected, strict=True):
         torch.testing.assert_close(ours, theirs, **TIGHT)
 
 
@@ -254,7 +256,7 @@ def test_a_gpus_backends_are_the_reference(backend: Any, grid: tuple[int, int, i
         pytest.skip("no package with kernels")
     tiles, kind = Tiles(grid, (4, 4, 4)), torch.bfloat16
     *parts, upstream = (part.to("cuda", kind) for part in inputs(tiles, head_dim=64))
-    wanted = with_gradients(lambda *of: vsa.attend(*of, tiles, 3, "gather"), [p.float() for p in parts], upstream.float())
-    found = with_gradients(lambda *of: vsa.attend(*of, tiles, 3, backend), list(parts), upstream)
-    for ours, theirs in zip(found, wanted, strict=True):
+    expected = with_gradients(lambda *of: vsa.attend(*of, tiles, 3, "gather"), [p.float() for p in parts], upstream.float())
+    actual = with_gradients(lambda *of: vsa.attend(*of, tiles, 3, backend), list(parts), upstream)
+    for ours, theirs in zip(actual, expected, strict=True):
         torch.testing.assert_close(ours.float(), theirs, rtol=3e-2, atol=3e-2)

@@ -43,12 +43,12 @@ def opened(model: Any) -> Any:
 
 def test_sparsity_zero_is_the_dense_network_until_the_gates_are_trained(parallel: ParallelContext) -> None:
     dense, sparse = wan(parallel, architecture=DEEP), wan(parallel, architecture=DEEP, attention={**SPARSE, "sparsity": 0})
-    wanted = dense.predict_velocity(*inputs())
-    torch.testing.assert_close(sparse.predict_velocity(*inputs()), wanted, rtol=0, atol=1e-6)
+    expected = dense.predict_velocity(*inputs())
+    torch.testing.assert_close(sparse.predict_velocity(*inputs()), expected, rtol=0, atol=1e-6)
     gates = {name: p for name, p in sparse.transformer.named_parameters() if "to_gate_compress" in name}
     assert set(gates) == {f"blocks.{n}.attn1.to_gate_compress.{part}" for n in (0, 1) for part in ("weight", "bias")}
     assert all(p.requires_grad and not dtensor.whole(p).any() for p in gates.values())
-    assert (opened(sparse).predict_velocity(*inputs()) - wanted).abs().max() > 1e-3
+    assert (opened(sparse).predict_velocity(*inputs()) - expected).abs().max() > 1e-3
 
 
 def test_the_whole_tiny_wan_is_unchanged_at_sparsity_zero_and_changed_above(parallel: ParallelContext, tmp_path: Path) -> None:
@@ -216,14 +216,14 @@ def test_an_export_is_put_back_where_it_is_trained_on_or_sampled(
     run: Path, parallel: ParallelContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = exported(run, tmp_path / "made")
-    wanted = predicted(trained_network.restored(open_checkpoint(run), "student", "live", parallel))
-    assert predicted(wan(parallel, init_from=str(made))).equal(wanted)
-    assert predicted(wan(parallel, init_from=str(made), attention={**SPARSE, "tile": [1, 1, 1]})).equal(wanted)
-    assert not predicted(wan(parallel, init_from=str(made), attention={**SPARSE, "tile": [1, 1, 1], "sparsity": 0})).equal(wanted)
+    expected = predicted(trained_network.restored(open_checkpoint(run), "student", "live", parallel))
+    assert predicted(wan(parallel, init_from=str(made))).equal(expected)
+    assert predicted(wan(parallel, init_from=str(made), attention={**SPARSE, "tile": [1, 1, 1]})).equal(expected)
+    assert not predicted(wan(parallel, init_from=str(made), attention={**SPARSE, "tile": [1, 1, 1], "sparsity": 0})).equal(expected)
     monkeypatch.setattr(sample.mesh, "start", lambda _config: parallel)
     monkeypatch.setattr(video_makers, "as_validated", lambda model, _train, _settings: model)
     sampled, _ = video_makers.maker_of(made, video_makers.SamplerOverrides(), step=None, weights="live", role="student")
-    assert predicted(sampled).equal(wanted)
+    assert predicted(sampled).equal(expected)
 
 
 def test_what_was_trained_sparse_is_not_silently_made_dense(run: Path, parallel: ParallelContext, tmp_path: Path) -> None:

@@ -32,11 +32,11 @@ def folder(network: Any, tmp_path: Path) -> Path:
 def test_it_predicts_what_diffusers_predicts_from_the_same_folder(parallel: ParallelContext, network: Any, folder: Path) -> None:
     noisy, timesteps, prompt = inputs()
     prompt[:, 3:] = 0  # padding: attended to, never masked
-    wanted = network(noisy.transpose(1, 2), timesteps, prompt, return_dict=False)[0].transpose(1, 2)
-    found = wan(parallel, init_from=str(folder)).predict_velocity(noisy, timesteps, prompt)
-    torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+    expected = network(noisy.transpose(1, 2), timesteps, prompt, return_dict=False)[0].transpose(1, 2)
+    actual = wan(parallel, init_from=str(folder)).predict_velocity(noisy, timesteps, prompt)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=0)
     shorter = wan(parallel, init_from=str(folder)).predict_velocity(noisy, timesteps, prompt[:, :3])
-    assert (shorter - wanted).abs().max() > 1e-4
+    assert (shorter - expected).abs().max() > 1e-4
 
 
 def test_a_noise_level_for_each_frame_equals_one_for_all_where_they_agree(parallel: ParallelContext) -> None:
@@ -129,5 +129,5 @@ def test_a_frozen_network_computes_what_stock_diffusers_does_in_half_precision(p
     assert not any(parameter.requires_grad for parameter in model.transformer.parameters())
     noisy, timesteps, prompt = inputs()
     with torch.no_grad():
-        wanted = stock(noisy.transpose(1, 2).bfloat16(), timesteps, prompt.bfloat16(), return_dict=False)[0]
-        assert model.predict_velocity(noisy, timesteps, prompt).equal(wanted.transpose(1, 2).float())
+        expected = stock(noisy.transpose(1, 2).bfloat16(), timesteps, prompt.bfloat16(), return_dict=False)[0]
+        assert model.predict_velocity(noisy, timesteps, prompt).equal(expected.transpose(1, 2).float())

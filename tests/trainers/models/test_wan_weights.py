@@ -43,11 +43,11 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "home"
 
 
-def same_weights(found: Any, wanted: Any) -> None:
-    tensors = dict(wanted.named_parameters())
-    names = {name for name, _ in found.transformer.named_parameters()}
+def same_weights(actual: Any, expected: Any) -> None:
+    tensors = dict(expected.named_parameters())
+    names = {name for name, _ in actual.transformer.named_parameters()}
     assert names == tensors.keys()
-    for name, parameter in found.transformer.named_parameters():
+    for name, parameter in actual.transformer.named_parameters():
         assert dtensor.whole(parameter).equal(tensors[name].to(parameter.dtype)), name
 
 

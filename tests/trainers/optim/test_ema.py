@@ -45,10 +45,10 @@ def test_a_role_that_did_not_step_keeps_its_average() -> None:
 def test_up_to_the_start_step_the_average_is_a_copy() -> None:
     modules = roles()
     ema = EMACallback(EMAConfig(decay=0.5, start_step=2), modules)
-    for step, wanted in ((1, 1.0), (2, 2.0), (3, 2.5)):
+    for step, expected in ((1, 1.0), (2, 2.0), (3, 2.5)):
         set_weights(modules, float(step))
         ema.on_step(step, ["student"])
-        assert shadow(ema, "student") == wanted
+        assert shadow(ema, "student") == expected
 
 
 def test_frozen_parameters_have_no_average_and_averages_no_gradient() -> None:

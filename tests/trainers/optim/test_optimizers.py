@@ -106,14 +106,14 @@ def test_two_steps_of_muon_by_the_formula(nesterov: bool) -> None:
     start, *gradients = torch.randn(3, 6, 4, generator=generator, dtype=torch.float64)
     parameter = nn.Parameter(start.clone())
     optimizer = ShardedMuon([parameter], 0.1, 0.9, nesterov, 0.01)
-    wanted, momentum = start.clone(), torch.zeros(6, 4, dtype=torch.float64)
+    expected, momentum = start.clone(), torch.zeros(6, 4, dtype=torch.float64)
     for gradient in gradients:
         parameter.grad = gradient.clone()
         optimizer.step()
         momentum = 0.9 * momentum + 0.1 * gradient
         direction = 0.1 * gradient + 0.9 * momentum if nesterov else momentum
-        wanted = (1 - 0.1 * 0.01) * wanted - 0.1 * math.sqrt(6 / 4) * newton_schulz(direction.T).T
-    torch.testing.assert_close(parameter.detach(), wanted, rtol=1e-12, atol=1e-12)
+        expected = (1 - 0.1 * 0.01) * expected - 0.1 * math.sqrt(6 / 4) * newton_schulz(direction.T).T
+    torch.testing.assert_close(parameter.detach(), expected, rtol=1e-12, atol=1e-12)
 
 
 def newton_schulz(x: torch.Tensor) -> torch.Tensor:

@@ -58,9 +58,9 @@ def test_a_trajectory_is_the_teachers_ode_with_guidance(whole: Path, prompted: P
 
     network = WanTransformer3DModel.from_pretrained(teacher / "transformer").eval()
     rows = pq.read_table(prompted / "part-00000.parquet").to_pylist()
-    found = read(files(whole / "cache")[7])
+    actual = read(files(whole / "cache")[7])
     text = decode_array(*(rows[7][f"text_embedding_{part}"] for part in ("bytes", "shape", "dtype")))
-    assert np.array_equal(found["text_embedding"], text)
+    assert np.array_equal(actual["text_embedding"], text)
     grid = [SHIFT * k / (1000 + (SHIFT - 1) * k) for k in range(1, 1001)]
     timesteps = [int(1000 * SHIFT * u / (1 + (SHIFT - 1) * u)) for u in (1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6)]
     assert timesteps == [1000, 961, 909, 833, 714, 500]
@@ -79,16 +79,16 @@ def test_a_trajectory_is_the_teachers_ode_with_guidance(whole: Path, prompted: P
         x0 = x - sigma * velocity
         eps = (x - (1 - sigma) * x0) / sigma
         x = (1 - then) * x0 + then * eps
-    assert found["trajectory_timesteps"].tolist() == [1000, 833, 0]
-    for stored, wanted in zip(found["trajectory_latents"], (states[1000], states[833], x), strict=True):
-        np.testing.assert_allclose(stored, wanted.numpy(), rtol=1e-3, atol=1e-3)  # half precision on the disk
+    assert actual["trajectory_timesteps"].tolist() == [1000, 833, 0]
+    for stored, expected in zip(actual["trajectory_latents"], (states[1000], states[833], x), strict=True):
+        np.testing.assert_allclose(stored, expected.numpy(), rtol=1e-3, atol=1e-3)  # half precision on the disk
 
 
 def test_a_cache_tells_what_it_is_of_and_is_complete(whole: Path, teacher: Path) -> None:
-    found = json.loads((whole / "cache/metadata.json").read_text())
-    assert found["teacher"] == teacher_digest(teacher) and str(teacher) not in json.dumps(found["teacher_name"])
-    wanted = {"flow_shift": SHIFT, "trajectory_steps": STEPS, "teacher_guidance_scale": 2.0, "timesteps": [1000, 833], "total": SAMPLES}
-    assert wanted.items() <= found.items()
+    actual = json.loads((whole / "cache/metadata.json").read_text())
+    assert actual["teacher"] == teacher_digest(teacher) and str(teacher) not in json.dumps(actual["teacher_name"])
+    expected = {"flow_shift": SHIFT, "trajectory_steps": STEPS, "teacher_guidance_scale": 2.0, "timesteps": [1000, 833], "total": SAMPLES}
+    assert expected.items() <= actual.items()
     assert (whole / "cache/COMPLETE").is_file()
     assert [path.name for path in files(whole / "cache")] == [f"{n:08d}.parquet" for n in range(SAMPLES)]
 

@@ -95,8 +95,8 @@ def test_averages_that_start_at_a_resume_start_from_the_loaded_weights(runs: Any
     runs.finish(tiny(data, max_steps=2, callbacks={"ema": {"decay": 0.75}}), run, attempt=2)
     before, after = read(run, 1), read(run, 2)
     name = "blocks.0.attn1.to_q.weight"
-    wanted = 0.75 * before[f"roles.student.transformer.{name}"] + 0.25 * after[f"roles.student.transformer.{name}"]
-    torch.testing.assert_close(after[f"callbacks.ema.student.{name}"], wanted, rtol=0, atol=1e-7)
+    expected = 0.75 * before[f"roles.student.transformer.{name}"] + 0.25 * after[f"roles.student.transformer.{name}"]
+    torch.testing.assert_close(after[f"callbacks.ema.student.{name}"], expected, rtol=0, atol=1e-7)
 
 
 def test_a_finished_run_finishes_again_at_once(runs: Any, data: Path, tmp_path: Path) -> None:

@@ -131,9 +131,9 @@ def test_its_loss_is_that_of_the_averages_at_fixed_noise_by_hand(validated: Path
         with torch.no_grad():
             v = network((1 - sigma) * clean + sigma * noise, torch.tensor([schedule.warp(step)]), prompt, return_dict=False)[0]
         values[step].append(float((v.double() - (noise - clean).double()).square().mean()))
-    by_step = {step: sum(found) / 3 for step, found in values.items()}
-    wanted = {"validation_loss": sum(by_step.values()) / 2, **{f"validation_loss_{step}": value for step, value in by_step.items()}}
-    assert told(validated, 4)["numbers"] == pytest.approx(wanted, rel=1e-5)
+    by_step = {step: sum(actual) / 3 for step, actual in values.items()}
+    expected = {"validation_loss": sum(by_step.values()) / 2, **{f"validation_loss_{step}": value for step, value in by_step.items()}}
+    assert told(validated, 4)["numbers"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_resume_makes_up_for_a_validation_that_was_cut_off(runs: Any, shapes: Path, validated: Path, tmp_path: Path) -> None:

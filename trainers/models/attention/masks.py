@@ -40,7 +40,7 @@ def mask(
     window: frame_blocks.Window = frame_blocks.ALL,
 ) -> Tensor | BlockMask:
     """Return the mask at `tokens` a frame; with teacher_forcing for twice the frames, [clean | noisy]."""
-    with torch.inference_mode(False):  # it is kept: one made while sampling must still do for training
+    with torch.inference_mode(False):  # the mask is cached: one made while sampling must be usable in training too
         between = (frame_blocks.teacher_forcing if teacher_forcing else frame_blocks.causal)(num_frames, per_block, window)
         if kind == "flex":
             return tile_mask(between, tokens, device)

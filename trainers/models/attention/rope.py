@@ -53,7 +53,7 @@ def _long_tables(
     """Return what diffusers computes for a network of a longer rope_max_seq_len."""
     from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed
 
-    with torch.inference_mode(False), torch.device("cpu"):  # kept, like the masks
+    with torch.inference_mode(False), torch.device("cpu"):  # cached: tables made while sampling must be usable in training too
         rope: Any = WanRotaryPosEmbed(head_dim, patch_size, length)
         cos, sin = (table[:, : rope.t_dim].to(device, dtype) for table in (rope.freqs_cos, rope.freqs_sin))
     return cos, sin

@@ -48,7 +48,7 @@ class VideoSparseProcessor:
         return output_projection(attn, attend(query, key, value, gate, rotary_emb.tiles, rotary_emb.kept, rotary_emb.backend), hidden)
 
 
-@torch.compiler.disable  # the choice is data, and the backends compile what they can themselves
+@torch.compiler.disable  # which tiles are chosen depends on the data, and the backends compile what they can themselves
 def attend(query: Tensor, key: Tensor, value: Tensor, gate: Tensor, tiles: Tiles, kept: int, backend: Backend) -> Tensor:
     """Return coarse x gate + fine, for [B, S, heads, head dim] each; S in the grid's order."""
     queries, keys, values = (tiles.cut(part) for part in (query, key, value))

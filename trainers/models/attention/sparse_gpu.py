@@ -45,7 +45,7 @@ def backend(requested: str, device: torch.device, dtype: torch.dtype, tile: int,
 
 
 def attend_flex(query: Tensor, key: Tensor, value: Tensor, chosen: Tensor, valid: Tensor | None) -> Tensor:
-    """Attend as sparse_gather.attend; the backward pass runs on CUDA alone."""
+    """Return what sparse_gather.attend returns, computed by flex_attention; the backward pass runs on CUDA alone."""
     whole = [part.flatten(2, 3) for part in (query, key, value)]
     result = _flex(query.device.type)(*whole, chosen, valid)
     return result.view_as(query)
@@ -57,7 +57,7 @@ def _flex(device_type: str) -> Callable[..., Tensor]:
     comparing on a CPU."""
     if device_type == "cpu":
         return lambda *qkv_chosen_valid: _with_mask(flex_attention, *qkv_chosen_valid)
-    # without max_autotune torch looks at its default backward blocks alone, passes over them as larger than a tile, and gives up;
+    # without max_autotune torch tries its default backward blocks alone, rejects them as larger than a tile, and gives up;
     # _FLEX_BLOCKS, warps and stages leave it nothing to choose, so no two runs compute with different kernels
     compiled = torch.compile(flex_attention, dynamic=False, options={"max_autotune": True})
     options = {**_FLEX_BLOCKS, "num_warps": 4, "num_stages": 2}
@@ -104,14 +104,14 @@ def kernel() -> Callable[..., Any] | None:
     for module, name in _PACKAGES:
         try:
             result: Callable[..., Any] = getattr(importlib.import_module(module), name)
-        except Exception:  # whatever a package that was built for another machine raises
+        except Exception:  # a package that was built for another machine may raise anything
             continue
         return result
     return None
 
 
 def attend_kernel(query: Tensor, key: Tensor, value: Tensor, chosen: Tensor, valid: Tensor | None) -> Tensor:
-    """Attend as sparse_gather.attend. The kernels need a tile's tokens before its padding."""
+    """Return what sparse_gather.attend returns, computed by a package's kernels. They need a tile's tokens before its padding."""
     block_sparse = kernel()
     assert block_sparse is not None, "no package with the kernels"
     b, heads, num, tile, head_dim = query.shape

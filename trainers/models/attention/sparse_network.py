@@ -62,7 +62,7 @@ def install(network: Any, config: SparseAttention) -> SparseSelfAttention:
 
 def _gate(attn: Any) -> nn.Linear:
     like = attn.to_q.weight
-    with torch.random.fork_rng(devices=[]):  # or a network from a seed would be another one with it
+    with torch.random.fork_rng(devices=[]):  # otherwise the gates would change which random weights a seed gives the rest
         made = nn.Linear(like.shape[1], like.shape[0], device=like.device, dtype=like.dtype)
     made.train(attn.training).requires_grad_(like.requires_grad)
     for parameter in made.parameters():
@@ -82,7 +82,7 @@ def zero_gates(network: nn.Module) -> None:
             local(parameter).zero_()
 
 
-# --- what an export tells
+# --- what an export says
 
 
 def write_note(folder: Path, config: SparseAttention) -> None:

@@ -72,7 +72,7 @@ class Tiles:
 
 @lru_cache(maxsize=8)
 def _valid(tiles: Tiles, device: torch.device) -> Tensor:
-    with torch.inference_mode(False):  # it is kept: one made while sampling must still do for training
+    with torch.inference_mode(False):  # it is cached: one made while sampling must be usable in training too
         return tiles.cut(torch.ones(1, math.prod(tiles.grid), 1, 1, device=device))[0, 0, :, :, 0].bool()
 
 

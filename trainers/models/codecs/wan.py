@@ -79,7 +79,7 @@ class WanCodec:
     def _unpatched(self, frames: Tensor) -> Tensor:
         from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 
-        size = self._vae_or_fail().config.patch_size  # of Wan2.2's 5B model
+        size = self._vae_or_fail().config.patch_size  # only Wan2.2's 5B model has one
         pixels: Tensor = frames if size is None else unpatchify(frames, patch_size=size)
         return pixels
 
@@ -88,7 +88,7 @@ class WanCodec:
         from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 
         assert self._tokenizer is not None and self._text_encoder is not None, "made without the text encoder"
-        # padded though the padding is cut off again: sums then come out as in WanPipeline, to the bit
+        # padded although the padding is cut off again, so that sums equal those of WanPipeline bit by bit
         options = {"padding": "max_length", "max_length": TEXT_LEN, "truncation": True, "return_tensors": "pt"}
         tokens = self._tokenizer([prompt_clean(text)], return_attention_mask=True, **options)
         mask = tokens.attention_mask

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import diffusers.loaders  # what it offers is decided here, while all is to be seen
+import diffusers.loaders  # it decides on import what it offers, so it is imported while all packages can be seen
 from diffusers.utils import import_utils
 
 _MADE_WITHOUT = ("lora_base", "lora_pipeline", "single_file_utils")

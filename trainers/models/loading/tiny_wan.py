@@ -54,7 +54,7 @@ def _pipeline(seed: int, experts: int) -> Any:
     import torch
     from diffusers import UniPCMultistepScheduler, WanPipeline
 
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):  # whoever asks may be making another network on "meta"
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):  # the caller may be making another network on "meta"
         torch.manual_seed(seed)
         return WanPipeline(
             tokenizer=_tokenizer(),
