@@ -12,3 +12,8 @@ class UserError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message}\nhint: {self.hint}" if self.hint else self.message
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, or its type's name where it says nothing: for a message of one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

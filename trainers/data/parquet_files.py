@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..config.data import Needs
-from ..errors import UserError
+from ..errors import UserError, first_line
 from .parquet_schema import FOLDER
 
 ARRAYS: dict[Needs, tuple[str, ...]] = {
@@ -114,7 +114,3 @@ def _kind(column: pa.DataType) -> str:
 def _bytes(group: pq.RowGroupMetaData, read: tuple[str, ...]) -> int:
     stored = (group.column(number) for number in range(group.num_columns))
     return sum(column.total_uncompressed_size for column in stored if column.path_in_schema.partition(".")[0] in read)
-
-
-def first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

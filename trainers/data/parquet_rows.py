@@ -19,8 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..config.data import Needs
-from ..errors import UserError
-from .parquet_files import ARRAYS, CAPTION, DAMAGED, File, find, first_line, read_footers
+from ..errors import UserError, first_line
+from .parquet_files import ARRAYS, CAPTION, DAMAGED, File, find, read_footers
 from .parquet_schema import Floats, decode_array
 
 WHOLE_FILE_BYTES = 16 * 2**20

@@ -18,7 +18,7 @@ from ..config.attention import SparseAttention
 from ..config.export_folder import COMPONENT, TRAINING, WeightsKind
 from ..distributed.collectives import taking_part
 from ..distributed.mesh import ParallelContext
-from ..errors import UserError
+from ..errors import UserError, first_line
 from ..models import model_class
 from ..models.base import ModelBase
 
@@ -96,7 +96,7 @@ def training_of(folder: Path) -> tuple[TrainConfig, str, int] | None:
         train, role, step = TrainConfig.model_validate(found["train"]), str(found["role"]), int(found["step"])
         return _as_of(train, role, step), role, step
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"cannot read {folder / TRAINING}: {str(error).splitlines()[0]}", "export again") from None
+        raise UserError(f"cannot read {folder / TRAINING}: {first_line(error)}", "export again") from None
 
 
 def _as_of(train: TrainConfig, role: str, step: int) -> TrainConfig:

@@ -20,7 +20,7 @@ from ..config.validation import ValidationConfig
 from ..data.dataset import statistics
 from ..diffusion.samplers import few_step_solver
 from ..distributed import mesh
-from ..errors import UserError
+from ..errors import UserError, first_line
 from ..models.attention import sparse_network
 from ..models.base import ModelBase
 from ..models.loading import diffusers_weights as model_weights
@@ -165,7 +165,7 @@ def _pipeline(folder: Path, told_of: tuple[TrainConfig, str, int] | None, settin
         if adapter.is_file():
             _load_adapters(pipeline, folder)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise UserError(f"diffusers cannot load {base}: {str(error).strip().splitlines()[0]}", "is it a whole Wan pipeline?") from None
+        raise UserError(f"diffusers cannot load {base}: {first_line(error)}", "is it a whole Wan pipeline?") from None
     if settings.timesteps is not None:
         assert told_of is not None
         pipeline.scheduler = few_step_solver(settings.timesteps, told_of[0].flow_shift, stochastic=settings.solver == "sde")

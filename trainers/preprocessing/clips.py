@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from ..errors import first_line
 from .video_decoding import pictures
 
 _LARGEST_PICTURE = 8192 * 8192
@@ -66,7 +67,7 @@ def read_clip(video: Path | bytes, settings: Settings, start: float = 0.0) -> Cl
         with av.open(str(video) if isinstance(video, Path) else io.BytesIO(video)) as container:
             return _read(video, container, settings, start)
     except (OSError, av.FFmpegError, ValueError, MemoryError) as error:  # ValueError: FFmpeg's "invalid data" is one, too
-        raise Rejected("unreadable", (str(error).strip() or type(error).__name__).splitlines()[0]) from error
+        raise Rejected("unreadable", first_line(error)) from error
 
 
 def _read(video: Path | bytes, container: Any, settings: Settings, start: float) -> Clip:

@@ -17,7 +17,7 @@ from typing import Any
 from ..config import hub_cache
 from ..config.programs.download import Config, RepositoryConfig
 from ..control import EXIT_FINISHED, EXIT_SAVED, Control
-from ..errors import UserError
+from ..errors import UserError, first_line
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +117,7 @@ def _ask(kind: hub_cache.Kind, repository: RepositoryConfig) -> _Wanted:
     except RepositoryNotFoundError as error:
         raise UserError(f"there is no {place} on the hub, or it is not yours to see", "check the id; private ones need HF_TOKEN") from error
     except Exception as error:  # the http library's own, which changes between versions, or an answer that says "later"
-        raise _Unreachable(_line(error)) from error
+        raise _Unreachable(first_line(error)) from error
     kept = set(
         filter_repo_objects(
             [file.path for file in tree], allow_patterns=repository.allow_patterns, ignore_patterns=repository.ignore_patterns
@@ -178,7 +178,3 @@ def _clear_abandoned(storage: Path) -> None:
                 path.unlink()
         except FileNotFoundError:
             continue
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..data.parquet_schema import T2V, TEXT_ONLY, TRAJECTORY, array_columns, decode_array
-from ..errors import UserError
+from ..errors import UserError, first_line
 from .clips import Rejected
 from .task_loop import Outcome
 
@@ -64,7 +64,7 @@ class Rewrite:
             metadata = pq.read_metadata(path)
         except _UNREADABLE as error:
             self.names.append(name)
-            self._places.append(_Place(path, problem=Rejected("unreadable", _line(error))))
+            self._places.append(_Place(path, problem=Rejected("unreadable", first_line(error))))
             return None
         schema = _kind(path, metadata.schema.to_arrow_schema())
         if expected is not None and schema is not expected:
@@ -88,14 +88,14 @@ class Rewrite:
             table = _group(place.file, place.group, tuple(self.schema.names))
             stored = table.slice(place.row, 1).to_pylist()[0]
         except _UNREADABLE as error:
-            raise Rejected("unreadable", _line(error)) from error
+            raise Rejected("unreadable", first_line(error)) from error
         row: dict[str, object] = {name: stored.get(name) for name in self.schema.names}
         for name in (column.removesuffix("_bytes") for column in self.schema.names if column.endswith("_bytes")):
             row |= _checked(name, stored)
         try:
             pa.Table.from_pylist([row], self.schema)
         except (pa.ArrowException, OverflowError) as error:  # others' idea of a width
-            raise Rejected("bad_column", _line(error)) from error
+            raise Rejected("bad_column", first_line(error)) from error
         return row
 
 
@@ -121,7 +121,3 @@ def _group(path: Path, group: int, columns: tuple[str, ...]) -> pa.Table:
     with pq.ParquetFile(path) as file:
         there = [name for name in columns if name in file.schema_arrow.names]
         return file.read_row_group(group, columns=there, use_threads=False)
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

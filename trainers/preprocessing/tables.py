@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.ipc
 import pyarrow.parquet as pq
 
-from ..errors import UserError
+from ..errors import UserError, first_line
 from .clips import Rejected
 from .entries import CAPTION_COLUMNS, VIDEO_COLUMNS, Columns, Entry, inside, stem, text
 
@@ -77,7 +77,7 @@ def _video(path: Path, column: str, row: int) -> bytes | Path:
     try:
         cell: Any = _cell(path, column, row)
     except _UNREADABLE as error:
-        raise Rejected("unreadable", str(error).splitlines()[0]) from error
+        raise Rejected("unreadable", first_line(error)) from error
     if isinstance(cell, dict):
         named, cell = cell.get("path"), cell.get("bytes")
         if cell is None and isinstance(named, str):

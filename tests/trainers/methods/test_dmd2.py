@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +40,6 @@ class LineModel(ModelBase):
         self.trainable = role != "teacher"
         self.transformer.requires_grad_(self.trainable)
         self.passes: list[tuple[bool, list[float]]] = []
-
-    def build(self) -> nn.Module: ...
-    def blocks(self) -> Iterable[nn.Module]: ...
-    def restore_buffers(self) -> None: ...
-    def load_weights(self) -> None: ...
 
     def predict_velocity(self, noisy: Tensor, timesteps: Tensor, prompt: Tensor) -> Tensor:
         self.passes.append((torch.is_grad_enabled(), timesteps.tolist()))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -31,11 +30,6 @@ class Line(nn.Module):
 class LineModel(ModelBase):
     def __init__(self) -> None:
         self.transformer, self.device, self.role, self.trainable = Line(), torch.device("cpu"), "student", True
-
-    def build(self) -> nn.Module: ...
-    def blocks(self) -> Iterable[nn.Module]: ...
-    def restore_buffers(self) -> None: ...
-    def load_weights(self) -> None: ...
 
     def predict_velocity(self, noisy: Tensor, timesteps: Tensor, prompt: Tensor) -> Tensor:
         self.seen = noisy, timesteps

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +50,6 @@ class LineModel(ModelBase):
         self.transformer.requires_grad_(self.trainable)
         self.passes: list[tuple[str, int, bool, float]] = []
         """(what, first frame, with gradient, timestep)."""
-
-    def build(self) -> nn.Module: ...
-    def blocks(self) -> Iterable[nn.Module]: ...
-    def restore_buffers(self) -> None: ...
-    def load_weights(self) -> None: ...
 
     def predict_velocity(self, noisy: Tensor, timesteps: Tensor, prompt: Tensor) -> Tensor:
         return self.line(noisy, prompt, torch.zeros(()))

@@ -17,7 +17,7 @@ from ...config.discovery import is_own
 from ...config.export_folder import COMPONENT, LORA_FILE, TRAINING
 from ...config.validation import ValidationConfig
 from ...diffusion.samplers import few_step_solver, solver, unshifted_sigmas
-from ...errors import UserError
+from ...errors import UserError, first_line
 from ...files import fsync_path
 from ...own_code import with_built_in_sections
 from .model_card import Card, FewSteps, without_paths
@@ -187,6 +187,6 @@ def push(folder: Path, hub_id: str) -> str:
         address = api.create_repo(hub_id, private=True, exist_ok=True)
         api.upload_folder(repo_id=hub_id, folder_path=folder, commit_message=f"Upload {folder.name}")
     except Exception as error:  # whatever the network or the hub says; the folder is here
-        line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        line = first_line(error)
         raise UserError(f"{folder} is exported, but the upload to {hub_id} failed: {line}", f"hf upload {hub_id} {folder}") from None
     return str(address)

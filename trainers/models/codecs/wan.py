@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...errors import UserError
+from ...errors import UserError, first_line
 from ...files import digest_file
 
 TEXT_LEN = 512
@@ -144,5 +144,6 @@ def _load(folder: Path, part: str, load: Callable[[Path], Any]) -> Any:
     try:
         return load(folder / part)
     except Exception as error:  # the libraries raise nearly everything for a damaged folder
-        line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"cannot load {folder / part}: {line}", "the folder is damaged or not a Wan model's: download it again") from error
+        raise UserError(
+            f"cannot load {folder / part}: {first_line(error)}", "the folder is damaged or not a Wan model's: download it again"
+        ) from error
