@@ -21,6 +21,7 @@ from tests.support.paths import ROOT
 from trainers.config.train import Model
 
 PARTS = [(page, part) for page in PAGES for part in page.parts]
+GUIDE = ROOT / "README.md"
 EXAMPLES = [ROOT / "templates/README.md", ROOT / "clusters/README.md"]
 """Pages whose YAML blocks are files that the launcher takes, and whose shell blocks run one after another in a folder with these."""
 
@@ -114,6 +115,14 @@ def test_every_shell_block_runs_or_says_what_it_needs(page: Path, tmp_path: Path
     write_files(found, tmp_path)
     run = [run_shell(block, tmp_path) for block in found if block.language == "bash" and not block.needs]
     assert run, "a page of commands has some that a test can run"
+
+
+def test_the_guide_is_short_and_its_commands_run(tmp_path: Path) -> None:
+    """They follow each other in one folder, as a reader types them; the others say what they need that is not here."""
+    assert links.too_large(GUIDE, 15) is None
+    for block in blocks(GUIDE):
+        if block.language == "bash" and not block.needs:
+            run_shell(block, tmp_path)
 
 
 # --- what looks at pages

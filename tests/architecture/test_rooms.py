@@ -1,133 +1,19 @@
-"""The rooms of both packages: which may import which, read from every import in every file, also inside functions and TYPE_CHECKING.
+"""The rooms of both packages keep to their table: one direction of imports, no circle of rooms or files, modules that one can read.
 
-A room is a folder of fvlaunch/ or trainers/; a file beside them is a room of its own. The table says what each may import; what it
-does not list is refused, and so is a circle of rooms or of files.
+Every import of every file is read, also those inside functions and under TYPE_CHECKING.
 """
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 from tests.support.paths import ROOT
-
-ROOMS: dict[str, dict[str, str]] = {
-    "fvlaunch": {
-        "__init__": "",
-        "__main__": "cli",
-        "errors": "",
-        "files": "",
-        "cli": "commands config runs errors __init__",
-        "commands": "lifecycle diagnostics planning status runs schedulers config errors files",
-        "lifecycle": "agent planning status runs schedulers config errors files",
-        "planning": "runs schedulers config errors",
-        "diagnostics": "runs schedulers config errors",
-        "status": "runs schedulers errors files",
-        "agent": "runs schedulers config errors files",
-        "runs": "schedulers config errors files",
-        "schedulers": "errors files",
-        "config": "schedulers errors",
-    },
-    "trainers": {
-        "__init__": "",
-        "errors": "",
-        "files": "",
-        "seeding": "",
-        "control": "",
-        "command_line": "errors",
-        "own_code": "config errors",
-        "__main__": "inference own_code config control errors",
-        "forkserver": "__main__ methods models config control",
-        "export": "inference checkpointing command_line",
-        "sample": "inference distributed command_line errors",
-        "training": (
-            "inference methods preprocessing checkpointing optim models data diffusion distributed config seeding control errors files"
-        ),
-        "methods": "optim models data diffusion distributed own_code config seeding errors",
-        "inference": "checkpointing models data diffusion distributed own_code config seeding control errors files",
-        "preprocessing": "models data distributed config control errors files",
-        "optim": "distributed config",
-        "models": "diffusion distributed own_code config seeding errors files",
-        "checkpointing": "distributed own_code config control errors files",
-        "data": "own_code config control errors files",
-        "distributed": "config control errors",
-        "diffusion": "errors",
-        "config": "",
-    },
-}
-"""room -> the rooms of the same package that it may import"""
-
-ACROSS = {
-    ("fvlaunch/config", "trainers.config"),
-    ("fvlaunch/planning", "trainers.config"),
-    ("fvlaunch/agent", "trainers.control"),
-}
-"""What the launcher may know of the trainers, and where: their configuration, and the exit codes of a rank."""
-
-NARROW = {
-    ("lifecycle", "agent"): {"fvlaunch.agent.main.run_agent"},
-    ("cli", "runs"): {"fvlaunch.runs.registry"},
-    ("config", "schedulers"): {"fvlaunch.schedulers.registry"},
-    ("runs", "schedulers"): {"fvlaunch.schedulers.local_process"},
-}
-"""Where one room may import only a little of another: what the job runs; what shell completion lists; which schedulers there are; who a
-process is."""
-
-FILES = {package: sorted((ROOT / package).rglob("*.py")) for package in ROOMS}
-
-
-def module_of(path: Path) -> str:
-    """The dotted name of a file: fvlaunch/cli/app.py is fvlaunch.cli.app, a folder's __init__.py is the folder."""
-    parts = path.relative_to(ROOT).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 2 else parts)
-
-
-MODULES = {module_of(path): path for paths in FILES.values() for path in paths}
-
-
-def imported(path: Path) -> Iterator[tuple[str, str, int]]:
-    """(module of ours, full name of what is imported, line) of every import in a file, relative ones resolved."""
-    here = path.relative_to(ROOT).parent.parts
-    for node in ast.walk(ast.parse(path.read_text(), str(path))):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            base = [*here[: len(here) - node.level + 1]] if node.level else []
-            stem = ".".join([*base, *([node.module] if node.module else [])])
-            names = [f"{stem}.{alias.name}" for alias in node.names]
-        else:
-            continue
-        for name in names:
-            module = _longest_module(name)
-            if module is not None:
-                yield module, name, node.lineno
-
-
-def _longest_module(name: str) -> str | None:
-    if name.split(".")[0] not in ROOMS:
-        return None
-    parts = name.split(".")
-    for end in range(len(parts), 0, -1):
-        if (candidate := ".".join(parts[:end])) in MODULES:
-            return candidate
-    return f"{parts[0]}.__init__"
-
-
-def room_of(module: str) -> str:
-    return module.split(".")[1]
-
-
-def crossings(package: str) -> Iterator[tuple[str, str, str, str]]:
-    """(file:line, room, other room, full name) of every import between rooms of one package."""
-    for path in FILES[package]:
-        room = room_of(module_of(path))
-        for module, name, line in imported(path):
-            if module.split(".")[0] == package and room_of(module) != room:
-                yield f"{path.relative_to(ROOT)}:{line}", room, room_of(module), name
+from tests.support.rooms import ACROSS, FILES, MODULES, NARROW, ROOMS, crossings, imported, module_of, room_of
 
 
 @pytest.mark.parametrize("package", ROOMS)

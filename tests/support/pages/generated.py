@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from tests.support.pages import commands, keys, presets, sbatch_options
+from tests.support.pages import commands, keys, presets, rooms, sbatch_options
 from tests.support.pages.page import Page
 
 PAGES = (
-    Page("README.md", {"help": commands.rendered}),
+    Page("trainers/README.md", {"rooms": lambda: rooms.rendered("trainers")}),
+    Page("fvlaunch/README.md", {"rooms": lambda: rooms.rendered("fvlaunch"), "help": commands.rendered}),
     Page(
         "templates/README.md",
         {
