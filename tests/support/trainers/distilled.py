@@ -52,3 +52,9 @@ def dmd2(data: Path, teacher: Path, **changes: Any) -> dict[str, Any]:
     block = {"method": method, "models": models, "optimizers": optimizers, "callbacks": {"ema": {"decay": 0.5}}, "max_steps": 7}
     block["data__micro_batch_size"] = 4
     return tiny(data, **{**block, **changes})
+
+
+def nearest_sigma(t: float, shift: float) -> float:
+    """Return the noise level, of the 1000 that a shift gives, that is nearest to a timestep t in [0, 1000]."""
+    grid = [shift * k / (1000 + (shift - 1) * k) for k in range(1, 1001)]
+    return min(grid, key=lambda sigma: abs(1000 * sigma - t))

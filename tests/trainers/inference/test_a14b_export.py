@@ -10,26 +10,24 @@ import pytest
 import torch
 
 from tests.support.trainers.alignment import realigned
-from tests.support.trainers.trainer_ranks import ARCHITECTURE, tiny
-from tests.trainers.inference.test_export import (
+from tests.support.trainers.exports import (
     LORA,
     VALIDATION,
     finished,
     network_inputs,
     run_export,
     same_bits,
+    sampled_by_the_run,
     trained_weights,
     wan_config,
-    wan_data,
 )
+from tests.support.trainers.trainer_ranks import ARCHITECTURE, tiny
 from trainers.checkpointing.reader import open_checkpoint
 from trainers.distributed import dtensor
 from trainers.distributed.mesh import ParallelContext
-from trainers.inference import generation, prompt_encoding, trained_network, video_makers
-from trainers.inference import settings as settings_
+from trainers.inference import trained_network, video_makers
 from trainers.models.loading.tiny_wan import build
 
-__all__ = ["wan_data"]
 NETWORKS = ("transformer", "transformer_2")
 
 
@@ -83,22 +81,13 @@ def test_the_stock_pipeline_samples_across_the_boundary_as_the_run_does(
     assert run_export(capsys, both, "--to", tmp_path / "made")[0] == 0
     pipe = WanPipeline.from_pretrained(tmp_path / "made")
     pipe.set_progress_bar_config(disable=True)
-    checkpoint = open_checkpoint(both)
-    settings, train = checkpoint.config.callbacks.validation, checkpoint.config
-    assert settings is not None
-    model = trained_network.restored(checkpoint, "student", "live", parallel)
-    codec = prompt_encoding.make_codec(prompt_encoding.model_reference(train, None), train, model.device, text=True, video=True)
-    (prompt,), negative = (
-        prompt_encoding.embed(["a cat"], train, lambda: codec),
-        prompt_encoding.negative_embedding(train, "dull", lambda: codec),
-    )
-    ours = generation.latents(model, prompt.embedding, negative.embedding, 7, settings_.sampling_of(train, settings, 16))
+    ours = sampled_by_the_run(both, parallel, "a cat", seed=7)
     options = {"num_inference_steps": 4, "guidance_scale": 3.0, "num_frames": 5, "height": 32, "width": 32, "max_sequence_length": 16}
     used: list[float] = []
     for network in NETWORKS:
         getattr(pipe, network).register_forward_hook(lambda *_, name=network: used.append(name))
     generator = torch.Generator().manual_seed(7)
-    theirs = pipe("a cat", negative_prompt=negative.text, generator=generator, output_type="latent", **options).frames
+    theirs = pipe("a cat", negative_prompt=VALIDATION["negative_prompt"], generator=generator, output_type="latent", **options).frames
     torch.testing.assert_close(ours[None], theirs, rtol=0, atol=1e-6)
     assert set(used) == set(NETWORKS)
 

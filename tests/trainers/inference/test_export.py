@@ -7,67 +7,31 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from tests.support.trainers.alignment import realigned
-from tests.support.trainers.trainer_ranks import read, tiny
+from tests.support.trainers.exports import (
+    LORA,
+    PREFIX,
+    VALIDATION,
+    finished,
+    network_inputs,
+    run_export,
+    same_bits,
+    sampled_by_the_run,
+    trained_weights,
+    wan_config,
+)
+from tests.support.trainers.trainer_ranks import tiny
 from trainers import export
 from trainers.checkpointing.reader import open_checkpoint
 from trainers.config.programs.export import Config
 from trainers.control import Control
-from trainers.data.parquet_schema import PartWriter, Sample
 from trainers.distributed.mesh import ParallelContext
-from trainers.inference import generation, prompt_encoding, trained_network
-from trainers.inference import settings as settings_
+from trainers.inference import trained_network
 from trainers.inference.export import job
-from trainers.models.loading.tiny_wan import build
-
-PREFIX = "roles.student.transformer."
-VALIDATION = {
-    "num_steps": 4,
-    "guidance_scale": 3.0,
-    "prompts": ["a cat on the grass"],
-    "solver": "unipc",
-    "flow_shift": 5.0,
-    "loss": None,
-    "negative_prompt": "dull",
-}
-LORA = {"rank": 4, "alpha": 8, "target_modules": ["to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj"]}
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(tmp_path_factory.mktemp("base") / "wan")
-
-
-@pytest.fixture(scope="module")
-def wan_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder, random = tmp_path_factory.mktemp("wan-data"), np.random.RandomState(0)
-    with PartWriter(folder, rows_per_file=8) as writer:
-        for n in range(8):
-            latents, text = random.standard_normal((16, 2, 4, 4)).astype("f4"), random.standard_normal((3, 32)).astype("f4")
-            writer.write(Sample(str(n), latents, text, f"{n}.mp4", f"clip {n}", 32, 32, 1.0, 16.0))
-    return folder
-
-
-def finished(runs: Any, folder: Path, config: dict[str, Any], attempt: int = 1) -> Path:
-    """A run as a launcher leaves it."""
-    (folder / "attempts").mkdir(exist_ok=True)
-    (folder / "attempts" / f"{attempt:04d}.config.json").write_text(json.dumps({"train": config}))
-    run: Path = runs.finish(config, folder, attempt=attempt)
-    return run
-
-
-def wan_config(data: Path, base: Path, **model: Any) -> dict[str, Any]:
-    config = tiny(data, max_steps=2, models={"student": {"init_from": str(base), **model}})
-    config["data"] |= {"num_frames": 5, "height": 32, "width": 32, "vae_stride": [4, 8, 8], "text_len": 16, "global_batch_size": 2}
-    config["data"] |= {"latents_mean": None, "latents_std": None, "check_statistics": False}
-    config["callbacks"] = {"ema": {"decay": 0.5}}
-    config["optimizers"]["student"]["lr"] = 1e-2
-    return config
 
 
 @pytest.fixture(scope="module")
@@ -88,22 +52,6 @@ def wan(runs: Any, wan_data: Path, base: Path, tmp_path_factory: pytest.TempPath
 @pytest.fixture(scope="module")
 def lora(runs: Any, wan_data: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return finished(runs, tmp_path_factory.mktemp("lora"), wan_config(wan_data, base, lora=LORA))
-
-
-def run_export(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
-    code = export.main([str(word) for word in words])
-    said = capsys.readouterr()
-    return code, said.out, said.err
-
-
-def trained_weights(run: Path, step: int, prefix: str = PREFIX) -> dict[str, torch.Tensor]:
-    return {key.removeprefix(prefix): value for key, value in read(run, step).items() if key.startswith(prefix)}
-
-
-def same_bits(module: torch.nn.Module, wanted: dict[str, torch.Tensor]) -> None:
-    state = module.state_dict()
-    assert state.keys() == wanted.keys()
-    assert all(torch.equal(state[name], wanted[name]) and state[name].dtype == wanted[name].dtype for name in state)
 
 
 @pytest.mark.parametrize(
@@ -175,20 +123,10 @@ def test_the_stock_pipeline_samples_as_the_run_does(
     assert run_export(capsys, wan, "--to", tmp_path / "made")[0] == 0
     pipe = WanPipeline.from_pretrained(tmp_path / "made")
     pipe.set_progress_bar_config(disable=True)
-    checkpoint = open_checkpoint(wan)
-    settings, train = checkpoint.config.callbacks.validation, checkpoint.config
-    assert settings is not None
-    model = trained_network.restored(checkpoint, "student", "live", parallel)
-    codec = prompt_encoding.make_codec(prompt_encoding.model_reference(train, None), train, model.device, text=True, video=True)
-    (prompt,), negative = (
-        prompt_encoding.embed(["a cat"], train, lambda: codec),
-        prompt_encoding.negative_embedding(train, "dull", lambda: codec),
-    )
-    sampling = settings_.sampling_of(train, settings, 16)
-    ours = generation.latents(model, prompt.embedding, negative.embedding, 7, sampling)
+    ours = sampled_by_the_run(wan, parallel, "a cat", seed=7)
     options = {"num_inference_steps": 4, "guidance_scale": 3.0, "num_frames": 5, "height": 32, "width": 32, "max_sequence_length": 16}
     generator = torch.Generator().manual_seed(7)
-    theirs = pipe("a cat", negative_prompt=negative.text, generator=generator, output_type="latent", **options).frames
+    theirs = pipe("a cat", negative_prompt=VALIDATION["negative_prompt"], generator=generator, output_type="latent", **options).frames
     torch.testing.assert_close(ours[None], theirs, rtol=0, atol=1e-6)
 
 
@@ -210,12 +148,6 @@ def test_an_adapter_in_the_stock_pipeline_computes_what_was_trained_exactly(
     assert not torch.equal(theirs, before)
     names = load_file(tmp_path / "made/pytorch_lora_weights.safetensors").keys()
     assert {name.split(".")[0] for name in names} == {"transformer" if keys == "diffusers" else "diffusion_model"}
-
-
-def network_inputs() -> dict[str, torch.Tensor]:
-    random = torch.Generator().manual_seed(0)
-    hidden, text = torch.randn(1, 16, 2, 4, 4, generator=random), torch.randn(1, 16, 32, generator=random)
-    return {"hidden_states": hidden, "timestep": torch.tensor([500.0]), "encoder_hidden_states": text}
 
 
 def test_a_merged_adapter_is_a_plain_pipeline(

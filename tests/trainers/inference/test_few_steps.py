@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from tests.support.trainers.distilled import dmd2
+from tests.support.trainers.exports import finished, wan_config
 from tests.support.trainers.one_rank import inputs, one_rank, wan
-from tests.trainers.inference.test_export import base, finished, wan_config, wan_data  # noqa: F401  fixtures
-from tests.trainers.inference.test_sample import call, frames, same
+from tests.support.trainers.videos import frames, run_sample, same_video
 from trainers import export
 from trainers.config import TrainConfig, check
 from trainers.config.denoising_steps import sigmas
@@ -120,7 +120,7 @@ def test_weights_of_an_unknown_shift_take_no_timesteps_and_another_sampler_forge
 
 
 @pytest.fixture(scope="module")
-def student(runs: Any, wan_data: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
+def student(runs: Any, wan_data: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Distilled from a whole pipeline, with samples."""
     config, role = wan_config(wan_data, base), {"init_from": str(base)}
     config["method"] = {"kind": "dmd2", "denoising_steps": STEPS, "generator_update_interval": 1, "teacher_guidance_scale": 1}
@@ -158,15 +158,15 @@ def test_an_export_records_steps_and_shift_and_its_snippet_runs(
     # the same seed and steps with the implied noise: ours and the stock pipeline's are one video
     words = ["--prompt", "a cat", "--solver", "ode", "--seed", 4, "--height", 32, "--width", 32, "--num-frames", 5]
     for source, name in ((student, "ours"), (made, "stock")):
-        code, _, err = call(capsys, source, *words, "--to", tmp_path / f"{name}.mp4")
+        code, _, err = run_sample(capsys, source, *words, "--to", tmp_path / f"{name}.mp4")
         assert code == 0, err
-    assert same(tmp_path / "ours.mp4", tmp_path / "stock.mp4")
+    assert same_video(tmp_path / "ours.mp4", tmp_path / "stock.mp4")
     assert np.abs(frames(tmp_path / "ours.mp4").astype(int)).max() > 0
 
 
 def test_another_number_of_steps_is_refused_with_what_takes_it(capsys: pytest.CaptureFixture[str], student: Path, tmp_path: Path) -> None:
     words = ["--prompt", "a cat on the grass", "--to", tmp_path / "x.mp4"]
-    code, _, err = call(capsys, student, *words, "--steps", 5)
+    code, _, err = run_sample(capsys, student, *words, "--steps", 5)
     assert code == 1 and "5 are not the 3 timesteps" in err and "unipc" in err
-    assert call(capsys, student, *words, "--steps", 5, "--solver", "unipc")[0] == 0
-    assert call(capsys, student, "--prompt", "x", "--timesteps", "1000,500", "--to", tmp_path / "y.mp4")[0] == 0
+    assert run_sample(capsys, student, *words, "--steps", 5, "--solver", "unipc")[0] == 0
+    assert run_sample(capsys, student, "--prompt", "x", "--timesteps", "1000,500", "--to", tmp_path / "y.mp4")[0] == 0

@@ -6,19 +6,19 @@ import json
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
 
-from tests.trainers.training.test_validation import VALIDATION, config, shapes  # noqa: F401  a fixture
-from trainers import export, sample
+from tests.support.trainers.shapes_runs import VALIDATION, config
+from tests.support.trainers.videos import frames, run_sample, same_video
+from trainers import export
 from trainers.models.loading.tiny_wan import build
 
 
 @pytest.fixture(scope="module")
-def run(runs: Any, shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
+def run(runs: Any, shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     (folder / "attempts").mkdir()
     made = config(shapes, {**VALIDATION, "videos": False, "loss": None})
@@ -27,42 +27,26 @@ def run(runs: Any, shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return finished
 
 
-def frames(path: Path) -> np.ndarray:
-    with av.open(str(path)) as container:
-        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
-
-
-def same(left: Path, right: Path) -> bool:
-    """x264 now and then encodes the same pixels a little differently."""
-    return bool(np.abs(frames(left).astype(int) - frames(right)).max() < 16)
-
-
-def call(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
-    code = sample.main([str(word) for word in words])
-    said = capsys.readouterr()
-    return code, said.out, said.err
-
-
 def test_a_run_is_sampled_as_its_seed_says(capsys: pytest.CaptureFixture[str], run: Path, tmp_path: Path) -> None:
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        code, out, err = call(capsys, run, "--prompt", "a cross moving down", "--seed", seed, "--to", tmp_path / f"{name}.mp4")
+        code, out, err = run_sample(capsys, run, "--prompt", "a cross moving down", "--seed", seed, "--to", tmp_path / f"{name}.mp4")
         assert (code, out) == (0, f"{tmp_path / name}.mp4\n"), err
     assert frames(tmp_path / "a.mp4").shape == (5, 64, 64, 3)
-    assert same(tmp_path / "a.mp4", tmp_path / "b.mp4")
-    assert not same(tmp_path / "a.mp4", tmp_path / "c.mp4")
+    assert same_video(tmp_path / "a.mp4", tmp_path / "b.mp4")
+    assert not same_video(tmp_path / "a.mp4", tmp_path / "c.mp4")
 
 
 def test_its_export_gives_the_same_video(capsys: pytest.CaptureFixture[str], run: Path, tmp_path: Path) -> None:
     assert export.main([str(run), "--to", str(tmp_path / "made"), "--weights", "ema"]) == 0
     for source, words, name in ((run, ["--weights", "ema"], "run"), (tmp_path / "made", [], "export")):
-        assert call(capsys, source, *words, "--prompt", "a cross moving down", "--to", tmp_path / f"{name}.mp4")[0] == 0
-    assert same(tmp_path / "run.mp4", tmp_path / "export.mp4")
+        assert run_sample(capsys, source, *words, "--prompt", "a cross moving down", "--to", tmp_path / f"{name}.mp4")[0] == 0
+    assert same_video(tmp_path / "run.mp4", tmp_path / "export.mp4")
 
 
 def test_a_file_of_prompts_gives_a_folder_with_a_sheet(capsys: pytest.CaptureFixture[str], run: Path, tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_text("a cross moving down\n\na square moving right\n")
     words = ["--prompts", tmp_path / "prompts.txt", "--num-videos", 2, "--steps", 2, "--guidance", 1, "--to", tmp_path / "out"]
-    code, out, _ = call(capsys, run, *words)
+    code, out, _ = run_sample(capsys, run, *words)
     assert code == 0
     assert out.split() == [str(tmp_path / "out" / f"{n:03d}.mp4") for n in range(4)]
     assert (tmp_path / "out/sheet.png").stat().st_size > 100
@@ -73,7 +57,7 @@ def test_a_pipelines_folder_goes_through_stock_diffusers(capsys: pytest.CaptureF
 
     folder = build(tmp_path / "wan")
     words = ["--steps", 2, "--guidance", 3, "--num-frames", 5, "--height", 32, "--width", 32, "--seed", 5]
-    code, _, err = call(capsys, folder, "--prompt", "a cat", *words, "--to", tmp_path / "x.mp4")
+    code, _, err = run_sample(capsys, folder, "--prompt", "a cat", *words, "--to", tmp_path / "x.mp4")
     assert code == 0, err
     pipe = WanPipeline.from_pretrained(folder)
     options = {"num_inference_steps": 2, "guidance_scale": 3.0, "num_frames": 5, "height": 32, "width": 32, "output_type": "np"}
@@ -98,16 +82,16 @@ def test_what_cannot_be_sampled_is_told(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, run: Path, tmp_path: Path, words: list[str], said: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    code, out, err = call(capsys, run, *words)
+    code, out, err = run_sample(capsys, run, *words)
     assert (code, out) == (1, "") and said in err and "Traceback" not in err
     assert not list(tmp_path.rglob("*.mp4"))
 
 
 def test_a_folder_that_is_neither_is_refused_and_nothing_overwritten(capsys: pytest.CaptureFixture[str], run: Path, tmp_path: Path) -> None:
-    code, _, err = call(capsys, tmp_path, "--prompt", "a", "--to", tmp_path / "x.mp4")
+    code, _, err = run_sample(capsys, tmp_path, "--prompt", "a", "--to", tmp_path / "x.mp4")
     assert code == 1 and "is neither a run nor a folder that can be sampled" in err
     (tmp_path / "there.mp4").write_text("")
-    code, _, err = call(capsys, run, "--prompt", "a", "--to", tmp_path / "there.mp4")
+    code, _, err = run_sample(capsys, run, "--prompt", "a", "--to", tmp_path / "there.mp4")
     assert code == 1 and "exists already" in err
 
 
@@ -121,8 +105,8 @@ def test_an_adapters_folder_is_sampled_on_its_base(
     tensors = {f"{layer}.lora_{side}.weight": torch.randn(shape, generator=random) for side, shape in (("A", (2, 24)), ("B", (24, 2)))}
     safetensors.torch.save_file(tensors, made / "pytorch_lora_weights.safetensors")
     words = ["--prompt", "a cat", "--steps", 2, "--num-frames", 5, "--height", 32, "--width", 32]
-    code, _, err = call(capsys, made, *words, "--to", tmp_path / "x.mp4")
+    code, _, err = run_sample(capsys, made, *words, "--to", tmp_path / "x.mp4")
     assert code == 1 and "--model names its base" in err
     for name, source in (("with", made), ("without", base)):
-        assert call(capsys, source, *words, "--model", base, "--to", tmp_path / f"{name}.mp4")[0] == 0
+        assert run_sample(capsys, source, *words, "--model", base, "--to", tmp_path / f"{name}.mp4")[0] == 0
     assert (tmp_path / "with.mp4").read_bytes() != (tmp_path / "without.mp4").read_bytes()

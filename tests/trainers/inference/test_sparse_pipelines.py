@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.support.trainers.alignment import realigned
-from tests.trainers.inference.test_export import base, finished, network_inputs, wan_config, wan_data  # noqa: F401  fixtures among them
+from tests.support.trainers.exports import finished, network_inputs, wan_config
 from trainers import export
 from trainers.checkpointing.reader import open_checkpoint
 from trainers.config.validation import ValidationConfig
@@ -22,7 +22,7 @@ LORA = {"rank": 4, "alpha": 8, "target_modules": ["to_q", "to_v", "to_gate_compr
 
 
 @pytest.fixture(scope="module")
-def run(runs: Any, wan_data: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
+def run(runs: Any, wan_data: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Adapters, also of the gates, on a whole pipeline's dense network."""
     return finished(runs, tmp_path_factory.mktemp("run"), wan_config(wan_data, base, lora=LORA, attention=SPARSE))
 
@@ -38,7 +38,7 @@ def as_sampled(folder: Path, model: Path | None = None) -> torch.Tensor:
     return predicted(video_makers._pipeline(folder, trained_network.training_of(folder), settings).transformer)
 
 
-def test_an_adapter_of_the_gates_is_sampled_as_it_was_trained(run: Path, base: Path, parallel: ParallelContext, tmp_path: Path) -> None:  # noqa: F811
+def test_an_adapter_of_the_gates_is_sampled_as_it_was_trained(run: Path, base: Path, parallel: ParallelContext, tmp_path: Path) -> None:
     from diffusers import WanPipeline
 
     wanted = predicted(trained_network.restored(open_checkpoint(run), "student", "live", parallel).transformer)

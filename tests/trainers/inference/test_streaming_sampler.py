@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.support.trainers.shapes_runs import config
 from tests.support.trainers.trainer_ranks import ARCHITECTURE
-from tests.trainers.training.test_validation import config
 from trainers.config import TrainConfig, check
 from trainers.config.models.causal_wan import Config
 from trainers.diffusion import samplers

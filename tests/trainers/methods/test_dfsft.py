@@ -11,13 +11,13 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from tests.support.trainers.formula_network import FormulaModel
 from tests.support.trainers.trainer_ranks import ARCHITECTURE, losses, tiny
 from trainers.config import TrainConfig
 from trainers.config.methods.dfsft import Config
 from trainers.errors import UserError
 from trainers.methods import method_class
 from trainers.methods.dfsft import DiffusionForcingSFTMethod
-from trainers.models.base import ModelBase
 
 SHIFT, FRAMES, PER_BLOCK = 5.0, 5, 2
 BLOCKS = ((0, 0), (1, 0), (2, 1), (3, 1), (4, 2))
@@ -32,11 +32,11 @@ class Line(nn.Module):
         self.a, self.b, self.c = (nn.Parameter(torch.tensor(value, dtype=torch.float64)) for value in (0.7, -0.2, 0.3))
 
 
-class LineModel(ModelBase):
+class LineModel(FormulaModel):
     num_frames_per_block = PER_BLOCK
 
     def __init__(self) -> None:
-        self.transformer, self.device, self.role, self.trainable = Line(), torch.device("cpu"), "student", True
+        super().__init__(Line())
 
     def predict_velocity(self, noisy: Tensor, timesteps: Tensor, prompt: Tensor, clean: Tensor | None = None) -> Tensor:
         self.seen = timesteps

@@ -12,6 +12,8 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from tests.support.trainers.distilled import nearest_sigma
+from tests.support.trainers.formula_network import FormulaModel
 from trainers.config import TrainConfig, check
 from trainers.config.methods.dmd2 import Config
 from trainers.diffusion import losses
@@ -34,11 +36,9 @@ class Line(nn.Module):
         self.a, self.b, self.c = (nn.Parameter(torch.tensor(value)) for value in weights)
 
 
-class LineModel(ModelBase):
+class LineModel(FormulaModel):
     def __init__(self, role: str) -> None:
-        self.transformer, self.device, self.role = Line(WEIGHTS[role]), torch.device("cpu"), role
-        self.trainable = role != "teacher"
-        self.transformer.requires_grad_(self.trainable)
+        super().__init__(Line(WEIGHTS[role]), role)
         self.passes: list[tuple[bool, list[float]]] = []
 
     def predict_velocity(self, noisy: Tensor, timesteps: Tensor, prompt: Tensor) -> Tensor:
@@ -85,11 +85,6 @@ def batch(rollout: str) -> dict[str, Tensor]:
 # --- by hand, in float64 and without autograd
 
 
-def sigma_of(t: float, shift: float = SHIFT) -> float:
-    grid = [shift * k / (1000 + (shift - 1) * k) for k in range(1, 1001)]
-    return min(grid, key=lambda sigma: abs(1000 * sigma - t))
-
-
 class ByHand:
     """One iteration: `loss` and `gradient` (da, db, dc) of student and critic; `generator` is left where the draws end."""
 
@@ -117,7 +112,7 @@ class ByHand:
 
     def starts(self) -> tuple[list[Tensor], list[float]]:
         index = torch.randint(0, len(STEPS), (BATCH,), generator=self.generator).tolist()
-        noise, sigmas = self.noise(), [sigma_of(t) for t in STEPS]
+        noise, sigmas = self.noise(), [nearest_sigma(t, SHIFT) for t in STEPS]
         if self.rollout == "data_latent":
             latents = self.batch["latents"].double()
             return [(1 - sigmas[j]) * latents[n] + sigmas[j] * noise[n] for n, j in enumerate(index)], [sigmas[j] for j in index]
@@ -136,7 +131,7 @@ class ByHand:
         for k in torch.randint(0, 1000, (BATCH,), generator=self.generator).tolist():
             u = k / 1000
             t = 1000 * self.score_shift * u / (1 + (self.score_shift - 1) * u)
-            levels.append(sigma_of(min(max(t, 1000 * self.window[0]), 1000 * self.window[1])))
+            levels.append(nearest_sigma(min(max(t, 1000 * self.window[0]), 1000 * self.window[1]), SHIFT))
         return levels, self.noise()
 
     def student_loss(self, inputs: list[Tensor], sigmas: list[float]) -> None:

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.support.trainers.formula_network import FormulaModel
 from trainers.config import TrainConfig
 from trainers.methods import method_class
 from trainers.methods.base import TrainingMethod
 from trainers.methods.finetune import FineTuneMethod, mode_sampled
-from trainers.models.base import ModelBase
 
 SHIFT = 3.0
 
@@ -27,9 +27,9 @@ class Line(nn.Module):
         self.b = nn.Parameter(torch.tensor(-0.2, dtype=torch.float64))
 
 
-class LineModel(ModelBase):
+class LineModel(FormulaModel):
     def __init__(self) -> None:
-        self.transformer, self.device, self.role, self.trainable = Line(), torch.device("cpu"), "student", True
+        super().__init__(Line())
 
     def predict_velocity(self, noisy: Tensor, timesteps: Tensor, prompt: Tensor) -> Tensor:
         self.seen = noisy, timesteps

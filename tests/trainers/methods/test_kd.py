@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.support.trainers.checkpoint_states import same_state
 from tests.support.trainers.distilled import kd, write_prompted_data, write_teacher
+from tests.support.trainers.formula_network import FormulaModel
 from tests.support.trainers.trainer_ranks import losses, read
-from tests.trainers.training.test_trainer_runs import same_state
 from trainers.config import TrainConfig, check
 from trainers.config.denoising_steps import trajectory
 from trainers.methods import method_class
 from trainers.methods.kd import KDMethod
-from trainers.models.base import ModelBase
 
 SHIFT, T_LIST, BATCH = 5.0, [1000, 909, 833, 0], 3
 SHAPE = (BATCH, 2, 4, 3, 3)
@@ -32,9 +32,9 @@ class Line(nn.Module):
         self.a, self.b = (nn.Parameter(torch.tensor(value)) for value in (0.7, -0.2))
 
 
-class LineModel(ModelBase):
+class LineModel(FormulaModel):
     def __init__(self) -> None:
-        self.transformer, self.device, self.role, self.trainable = Line(), torch.device("cpu"), "student", True
+        super().__init__(Line())
 
     def predict_velocity(self, noisy: Tensor, timesteps: Tensor, prompt: Tensor) -> Tensor:
         self.seen = timesteps.tolist()

@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.support.trainers.checkpoint_states import same_state
 from tests.support.trainers.distilled import kd, write_prompted_data, write_teacher
+from tests.support.trainers.formula_network import FormulaModel
 from tests.support.trainers.trainer_ranks import ARCHITECTURE, losses
-from tests.trainers.training.test_trainer_runs import same_state
 from trainers.config import TrainConfig, check
 from trainers.errors import UserError
 from trainers.methods import method_class
 from trainers.methods.kd_causal import KDCausalMethod
-from trainers.models.base import ModelBase
 
 SHIFT, T_LIST, BATCH, FRAMES, PER_BLOCK = 5.0, [1000, 909, 833, 0], 3, 5, 2
 STORED = [1000.0, 961.0, 909.0, 833.0, 0.0]
@@ -32,11 +32,11 @@ class Line(nn.Module):
         self.a, self.b, self.c = (nn.Parameter(torch.tensor(value)) for value in (0.7, -0.2, 0.1))
 
 
-class LineModel(ModelBase):
+class LineModel(FormulaModel):
     num_frames_per_block: int | None = PER_BLOCK
 
     def __init__(self) -> None:
-        self.transformer, self.device, self.role, self.trainable = Line(), torch.device("cpu"), "student", True
+        super().__init__(Line())
 
     def predict_velocity(self, noisy: Tensor, timesteps: Tensor, prompt: Tensor) -> Tensor:
         self.seen = timesteps.tolist()

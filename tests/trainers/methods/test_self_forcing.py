@@ -13,7 +13,8 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from tests.trainers.methods.test_dmd2 import sigma_of
+from tests.support.trainers.distilled import nearest_sigma
+from tests.support.trainers.formula_network import FormulaModel
 from trainers.config import TrainConfig, check
 from trainers.config import causal_checks as causal
 from trainers.config.models.causal_wan_a14b import Config as TwoCausalExperts
@@ -39,15 +40,14 @@ class Line(nn.Module):
         self.a, self.b, self.c, self.d, self.e = (nn.Parameter(torch.tensor(value)) for value in weights)
 
 
-class LineModel(ModelBase):
+class LineModel(FormulaModel):
     """What it remembers has a gradient, where the rollout lets it."""
 
     num_frames_per_block: int | None
 
     def __init__(self, role: str) -> None:
-        self.transformer, self.device, self.role = Line(WEIGHTS[role]), torch.device("cpu"), role
-        self.trainable, self.num_frames_per_block = role != "teacher", PER_BLOCK if role == "student" else None
-        self.transformer.requires_grad_(self.trainable)
+        super().__init__(Line(WEIGHTS[role]), role)
+        self.num_frames_per_block = PER_BLOCK if role == "student" else None
         self.passes: list[tuple[str, int, bool, float]] = []
         """(what, first frame, with gradient, timestep)."""
 
@@ -136,7 +136,7 @@ class ByHand:
     def rollout(self, exits: list[int]) -> None:
         """`made`, and of each frame dG/da, dG/db, dG/dc, dG/dd."""
         start = self.noise(SHAPE[1])
-        sigmas, e = [sigma_of(t) for t in STEPS], float(torch.tensor(WEIGHTS["student"][4]))
+        sigmas, e = [nearest_sigma(t, SHIFT) for t in STEPS], float(torch.tensor(WEIGHTS["student"][4]))
         made, slopes, kept = list[Tensor](), list[list[Tensor]](), list[Tensor]()
         for (first, end), last in zip(BLOCKS, exits, strict=True):
             x = start[:, first:end]
@@ -152,7 +152,7 @@ class ByHand:
             if end < SHAPE[1]:
                 shown = made[-1]
                 if self.context:
-                    shown = (1 - sigma_of(self.context)) * shown + sigma_of(self.context) * self.noise(end - first)
+                    shown = (1 - nearest_sigma(self.context, SHIFT)) * shown + nearest_sigma(self.context, SHIFT) * self.noise(end - first)
                 kept.append(shown)
         self.made = torch.cat(made, 1)
         self.slopes = [torch.cat(parts, 1) for parts in zip(*slopes, strict=True)]
@@ -162,7 +162,7 @@ class ByHand:
         levels = []
         for k in torch.randint(0, 1000, (BATCH,), generator=self.generator).tolist():
             t = 1000 * SHIFT * k / (1000 + (SHIFT - 1) * k)
-            levels.append(sigma_of(min(max(t, 1000 * window[0]), 1000 * window[1])))
+            levels.append(nearest_sigma(min(max(t, 1000 * window[0]), 1000 * window[1]), SHIFT))
         sigma, noise = torch.tensor(levels, dtype=torch.float64)[:, None, None, None, None], self.noise(SHAPE[1])
         return (1 - sigma) * self.made + sigma * noise, noise, sigma
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.support.trainers.distilled import kd, write_teacher
+from tests.support.trainers.distilled import kd, nearest_sigma, write_teacher
 from tests.support.trainers.trainer_ranks import ARCHITECTURE
 from trainers.config import TrainConfig
 from trainers.config.models.causal_wan_a14b import Config
@@ -26,10 +26,6 @@ from trainers.models.causal_wan_a14b import CausalWanA14B, ExpertCaches
 SHIFT, LEVEL = 5.0, 0.875
 STEPS = (1000.0, 937.5, 833.3333, 625.0)
 SHAPE = (2, 3, 2, 2, 2)
-
-
-def sigma_of(t: float) -> float:
-    return min((SHIFT * k / (1000 + (SHIFT - 1) * k) for k in range(1, 1001)), key=lambda sigma: abs(1000 * sigma - t))
 
 
 # --- rollouts, by hand
@@ -83,7 +79,7 @@ class LinePair(ModelBase):
 
 def by_hand(exits: list[int], stochastic: bool, generator: torch.Generator) -> tuple[Tensor, dict[tuple[bool, str], float]]:
     """(the video, by expert and parameter the gradient of the video's sum)."""
-    noise, sigmas = torch.randn(SHAPE, generator=generator, dtype=torch.float64), [sigma_of(t) for t in STEPS]
+    noise, sigmas = torch.randn(SHAPE, generator=generator, dtype=torch.float64), [nearest_sigma(t, SHIFT) for t in STEPS]
     made, gradient = list[Tensor](), {(high, name): 0.0 for high in (True, False) for name in "ab"}
     for x, last in zip(noise.split([2, 1], 1), exits, strict=True):
         past = float(made[0].mean()) if made else 0.0
@@ -227,7 +223,7 @@ def test_the_first_expert_learns_to_lead_to_the_boundary_and_the_second_starts_t
                 state, end = trajectory[n, stored.index(shown), frame], trajectory[n, 2 if high and t else 5, frame]
                 assert torch.equal(noisy[n, frame], state)
                 to = LEVEL if high and t else 0.0
-                student.answer[n, frame] = (state - end) / (sigma_of(t) - to)
+                student.answer[n, frame] = (state - end) / (nearest_sigma(t, SHIFT) - to)
         for generator_ in (method.shared_generator, method.cuda_generator):
             generator_.manual_seed(step)
         assert method.single_train_step(batch, 1)[0]["total_loss"].item() == pytest.approx(0.0, abs=1e-12)

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.support.trainers.checkpoint_states import same_state
 from tests.support.trainers.distilled import dmd2, write_prompted_data, write_teacher
 from tests.support.trainers.one_rank import one_rank
 from tests.support.trainers.trainer_ranks import ARCHITECTURE, losses, metrics
-from tests.trainers.training.test_trainer_runs import same_state
 from trainers.config.models.causal_wan import Config
 from trainers.diffusion.block_rollout import FewSteps, roll_out
 from trainers.diffusion.flow_schedule import FlowSchedule

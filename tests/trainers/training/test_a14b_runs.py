@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from tests.support.trainers.checkpoint_states import same_state
 from tests.support.trainers.distilled import dmd2, kd, write_prompted_data, write_teacher
 from tests.support.trainers.trainer_ranks import ARCHITECTURE, losses, metrics, read, tiny
-from tests.trainers.training.test_trainer_runs import same_state
 
 NETWORKS = ("transformer", "transformer_2")
 EMA = {"ema": {"decay": 0.5}}

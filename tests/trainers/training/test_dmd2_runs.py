@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from tests.support.trainers.checkpoint_states import same_state
 from tests.support.trainers.distilled import dmd2, write_prompted_data, write_teacher
 from tests.support.trainers.trainer_ranks import losses, metrics, read
-from tests.trainers.training.test_trainer_runs import same_state
 
 
 @pytest.fixture(scope="module")

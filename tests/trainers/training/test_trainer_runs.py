@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.support.trainers.checkpoint_states import same_state
 from tests.support.trainers.trainer_ranks import ARCHITECTURE, losses, metrics, read, tiny
 
 MUON = {"kind": "muon", "lr": 0.02, "rest": {"kind": "adamw", "lr": 1e-3}, "schedule": {"kind": "cosine", "warmup_steps": 2}}
@@ -19,16 +20,6 @@ def plain(runs: Any, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     """The uninterrupted run of 4 steps on one rank."""
     run: Path = runs.finish(tiny(data, callbacks=EMA), tmp_path_factory.mktemp("plain"))
     return run
-
-
-def same_state(left: Path, right: Path, step: int, tolerance: float) -> None:
-    a, b = read(left, step), read(right, step)
-    assert a.keys() == b.keys()
-    for key, value in a.items():
-        if isinstance(value, torch.Tensor):
-            torch.testing.assert_close(b[key], value, rtol=0, atol=tolerance, msg=lambda text, key=key: f"{key}: {text}")
-        else:
-            assert b[key] == value
 
 
 @pytest.mark.parametrize(("world", "mesh"), [(2, {}), (4, {"shard": 2}), (4, {})], ids=["2", "2x2", "4"])

@@ -2,61 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import safetensors.torch
 import torch
 from PIL import Image
 
-from tests.support.trainers.trainer_ranks import ARCHITECTURE, losses, metrics, read, tiny
+from tests.support.trainers.shapes_runs import PROMPTS, VALIDATION, config, samples, validation_of
+from tests.support.trainers.trainer_ranks import ARCHITECTURE, losses, metrics, read
 from trainers.config import TrainConfig, check
-from trainers.data.parquet_schema import PartWriter, Sample
 from trainers.diffusion.flow_schedule import FlowSchedule
 from trainers.models.codecs.shapes import MODES, TRAINING, ShapesCodec
 from trainers.seeding import derived_seed
-
-VALIDATION = {"every_steps": 2, "num_steps": 3, "guidance_scale": 2.0, "model": "shapes", "loss": {"num_samples": 3, "steps": [300, 700]}}
-PROMPTS = ["a square moving right", "a cross moving down", "a cross moving right"]
-
-
-@pytest.fixture(scope="module")
-def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """12 clips of the shapes task with the prompts that a preprocessing leaves beside them."""
-    folder, codec = tmp_path_factory.mktemp("shapes"), ShapesCodec()
-    with PartWriter(folder / "data", rows_per_file=12) as writer:
-        for number in TRAINING[:12]:
-            mode = MODES[number]
-            latents = codec.encode_video(mode.pixels().expand(3, -1, -1, -1)).numpy()
-            writer.write(Sample(mode.name, latents, codec.encode_text(mode.caption).numpy(), mode.name, mode.caption, 8, 8, 1.0, 8.0))
-    texts = {"empty": "", "negative": "", **{f"validation.{n:03d}": text for n, text in enumerate(PROMPTS)}}
-    safetensors.torch.save_file(
-        {name: codec.encode_text(text) for name, text in texts.items()}, folder / "prompts.safetensors", {"texts": json.dumps(texts)}
-    )
-    return folder / "data"
-
-
-def config(shapes: Path, validation: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
-    made = tiny(shapes, callbacks={"ema": {"decay": 0.5}}, data__num_frames=5, data__latents_mean=[-0.63] * 4, data__latents_std=[0.78] * 4)
-    made["models"]["student"]["architecture"] = {**ARCHITECTURE, "text_dim": 32}
-    if validation is not None:
-        made["callbacks"]["validation"] = validation
-    for key, value in changes.items():
-        made[key] = value
-    return made
-
-
-def samples(run: Path, step: int) -> Path:
-    return run / "samples" / f"step-{step:08d}"
-
-
-def told(run: Path, step: int) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((samples(run, step) / "validation.json").read_text())
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +48,7 @@ def test_on_two_ranks_too_from_live_weights_and_averages(runs: Any, shapes: Path
     without = runs.finish(config(shapes), tmp_path / "without", world=2)
     with_it = runs.finish(config(shapes, VALIDATION), tmp_path / "with", world=2)
     same_training(without, with_it)
-    one, two = told(validated, 4)["numbers"], told(with_it, 4)["numbers"]
+    one, two = validation_of(validated, 4)["numbers"], validation_of(with_it, 4)["numbers"]
     assert two == pytest.approx(one, rel=1e-5)
     sheets = [np.asarray(Image.open(samples(run, 4) / "sheet.png")).astype(int) for run in (validated, with_it)]
     assert np.abs(sheets[0] - sheets[1]).max() <= 1
@@ -97,7 +57,7 @@ def test_on_two_ranks_too_from_live_weights_and_averages(runs: Any, shapes: Path
 
 def test_each_validation_leaves_videos_a_sheet_and_its_numbers(validated: Path) -> None:
     assert sorted(p.name for p in (validated / "samples").iterdir()) == ["step-00000002", "step-00000004"]
-    found = told(validated, 4)
+    found = validation_of(validated, 4)
     assert found["videos"] == {f"{n:03d}.mp4": text for n, text in enumerate(PROMPTS)}
     assert found["negative_prompt"] == ""
     assert all((samples(validated, 4) / name).stat().st_size > 500 for name in found["videos"])
@@ -108,7 +68,7 @@ def test_its_loss_stands_in_the_line_of_its_step(validated: Path) -> None:
     lines = metrics(validated)
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
     assert ["validation_loss" in line for line in lines] == [False, True, False, True]
-    assert {k: v for k, v in lines[3].items() if k.startswith("validation_loss")} == told(validated, 4)["numbers"]
+    assert {k: v for k, v in lines[3].items() if k.startswith("validation_loss")} == validation_of(validated, 4)["numbers"]
     assert list(lines[3])[:2] == ["step", "loss"]
 
 
@@ -133,7 +93,7 @@ def test_its_loss_is_that_of_the_averages_at_fixed_noise_by_hand(validated: Path
         values[step].append(float((v.double() - (noise - clean).double()).square().mean()))
     by_step = {step: sum(actual) / 3 for step, actual in values.items()}
     expected = {"validation_loss": sum(by_step.values()) / 2, **{f"validation_loss_{step}": value for step, value in by_step.items()}}
-    assert told(validated, 4)["numbers"] == pytest.approx(expected, rel=1e-5)
+    assert validation_of(validated, 4)["numbers"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_resume_makes_up_for_a_validation_that_was_cut_off(runs: Any, shapes: Path, validated: Path, tmp_path: Path) -> None:
@@ -147,7 +107,7 @@ def test_a_resume_makes_up_for_a_validation_that_was_cut_off(runs: Any, shapes: 
     runs.finish(config(shapes, VALIDATION), cut, attempt=2)
     same_training(validated, cut)
     for step in (2, 4):
-        assert told(cut, step)["numbers"] == told(validated, step)["numbers"]
+        assert validation_of(cut, step)["numbers"] == validation_of(validated, step)["numbers"]
         assert (samples(cut, step) / "sheet.png").read_bytes() == (samples(validated, step) / "sheet.png").read_bytes()
     assert [line.get("validation_loss") for line in metrics(cut)] == [line.get("validation_loss") for line in metrics(validated)]
 
@@ -205,5 +165,5 @@ def test_what_can_be_known_of_a_validation_is_told_at_submit(
 def test_without_prompts_anywhere_the_first_two_samples_are_shown(runs: Any, shapes: Path, tmp_path: Path) -> None:
     shutil.copytree(shapes, tmp_path / "others")
     run = runs.finish(config(tmp_path / "others", {**VALIDATION, "guidance_scale": 1.0, "loss": None}), tmp_path / "run")
-    assert list(told(run, 4)["videos"].values()) == [MODES[number].caption for number in TRAINING[:2]]
+    assert list(validation_of(run, 4)["videos"].values()) == [MODES[number].caption for number in TRAINING[:2]]
     assert (samples(run, 4) / "001.mp4").is_file()
