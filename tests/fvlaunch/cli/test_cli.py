@@ -15,17 +15,11 @@ import pytest
 import yaml
 
 from fvlaunch.cli import app
-from fvlaunch.runs.directory import Record, Run, create
+from fvlaunch.runs.directory import Run, create
+from tests.support.isolation import isolate
 from tests.support.paths import ROOT
-
-RECIPE = """\
-extends: base/shapes
-train:
-  max_steps: 5
-  method: {kind: finetune}
-  optimizers: {student: {kind: adamw, lr: 1e-3}}
-"""
-
+from tests.support.plans import RECIPE
+from tests.support.records import record
 
 OTHER_DATA = ("--set", "train.data.prepare=null", "--set", "train.data.path=clips")
 
@@ -43,11 +37,7 @@ Call = Callable[..., Answer]
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory with nothing in it but a recipe, away from the person's own settings and runs."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "home/state"))
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home/config"))
-    for name in [key for key in os.environ if key.startswith(("FVLAUNCH_", "SBATCH_", "SLURM_"))]:
-        monkeypatch.delenv(name)
+    isolate(tmp_path, monkeypatch)
     write("own.yaml", RECIPE)
     return tmp_path
 
@@ -78,8 +68,7 @@ def write(name: str, value: Any) -> Path:
 
 def make_run(name: str = "old", **changes: Any) -> Run:
     """A run as a submission leaves it, without a job."""
-    base = {"name": name, "recipe": "r", "cluster": "local", "executor": "local", "generation": 1, "token": "t", "max_steps": 10}
-    return create(Path("runs") / name, Record(**{**base, "ranks": 1, "nodes": 1, "submitted_at": 1.0, "updated_at": 1.0, **changes}))
+    return create(Path("runs") / name, record(name, **{"cluster": "local", **changes}))
 
 
 @pytest.fixture

@@ -14,13 +14,11 @@ from typing import Any
 import pytest
 
 from fvlaunch.cli import app
-from fvlaunch.runs.directory import Record, Run, create
+from fvlaunch.runs.directory import Run, create
 from fvlaunch.runs.pipeline_directory import Pipeline, PipelineRecord, StageRecord
+from tests.support.records import finished_record
 
-RECORD = Record(
-    name="good", recipe="r", cluster="c", executor="local", generation=1, token="t", max_steps=100, ranks=8, nodes=1,
-    submitted_at=1.0, updated_at=1.0, state="finished", job_id="7", job_ids=("7",),
-)  # fmt: skip
+RECORD = finished_record("good", ranks=8)
 
 
 @pytest.fixture(autouse=True)

@@ -20,11 +20,7 @@ from fvlaunch.schedulers import local_process
 from fvlaunch.status import cache as status_cache
 from fvlaunch.status import run_status
 from fvlaunch.status.goodput import spent, total
-
-RECORD = Record(
-    name="a", recipe="r", cluster="c", executor="local", generation=1, token="t", max_steps=100, ranks=8, nodes=1,
-    submitted_at=1.0, updated_at=1.0, state="finished", job_id="7", job_ids=("7",),
-)  # fmt: skip
+from tests.support.records import finished_record
 
 
 @pytest.fixture(autouse=True)
@@ -34,6 +30,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("FVLAUNCH_RUNS", raising=False)
     (tmp_path / "runs").mkdir()
     return tmp_path
+
+
+RECORD = finished_record(ranks=8)
 
 
 @pytest.fixture

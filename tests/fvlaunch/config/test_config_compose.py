@@ -14,7 +14,7 @@ from fvlaunch.config import strict_yaml
 from fvlaunch.config.compose import Composed, compose
 from fvlaunch.config.merge import merge, overlay
 from fvlaunch.errors import ConfigError, FvlaunchError, NotFound, render
-from tests.fvlaunch.conftest import RECIPE, Write, problems
+from tests.support.configuration import RECIPE, Write, problems
 
 
 def _at(found: Composed, path: str) -> Any:

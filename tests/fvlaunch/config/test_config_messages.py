@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fvlaunch.conftest import RECIPE, Write, problems
+from tests.support.configuration import RECIPE, Write, problems
 
 
 def test_all_errors_of_both_files_and_the_command_line_come_at_once(write: Write, here: Path) -> None:

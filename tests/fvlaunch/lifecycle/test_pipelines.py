@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from fvlaunch.runs.directory import Record, create
 from fvlaunch.runs.pipeline_directory import Export, Pipeline, PipelineRecord, StageRecord
 from fvlaunch.status.pipeline_status import PipelineStatus, fold
 from fvlaunch.status.run_status import RunStatus
+from tests.support.isolation import isolate
 from tests.support.paths import ROOT
 
 FILE = """\
@@ -37,11 +37,7 @@ stages:
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "home/state"))
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home/config"))
-    for name in [key for key in os.environ if key.startswith(("FVLAUNCH_", "SBATCH_", "SLURM_"))]:
-        monkeypatch.delenv(name)
+    isolate(tmp_path, monkeypatch)
     (tmp_path / "templates/pipelines").mkdir(parents=True)
     (tmp_path / "clusters").mkdir()
     (tmp_path / "clusters/big.yaml").write_text("executor: slurm\nranks_per_node: 1\npaths: {data: data}\nslurm: {partition: low}\n")

@@ -14,11 +14,7 @@ from fvlaunch.files import append_line, overwrite_json, publish_json, read_json,
 from fvlaunch.runs import registry
 from fvlaunch.runs.attempts import Cause, read_attempts
 from fvlaunch.runs.directory import Record, Run, create
-
-
-def record(name: str = "a", **changes) -> Record:
-    base = {"name": name, "recipe": "r", "cluster": "c", "executor": "local", "generation": 1, "token": "t", "max_steps": 10}
-    return Record(**{**base, "ranks": 1, "nodes": 1, "submitted_at": 1.0, "updated_at": 1.0, **changes})
+from tests.support.records import record
 
 
 @pytest.fixture(autouse=True)

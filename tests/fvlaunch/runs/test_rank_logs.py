@@ -11,12 +11,8 @@ import pytest
 from fvlaunch.cli import app
 from fvlaunch.errors import FvlaunchError
 from fvlaunch.runs import rank_logs
-from fvlaunch.runs.directory import Record, Run, create
-
-RECORD = Record(
-    name="a", recipe="r", cluster="c", executor="slurm", generation=2, token="t", max_steps=100, ranks=1, nodes=1,
-    submitted_at=1.0, updated_at=1.0, state="finished", job_id="7", job_ids=("7",),
-)  # fmt: skip
+from fvlaunch.runs.directory import Run, create
+from tests.support.records import finished_record
 
 
 @pytest.fixture
@@ -39,6 +35,9 @@ def write_log(run: Run, attempt: int, text: str, rank: int = 0) -> Path:
 
 def line(second: int, rank: int, text: str) -> str:
     return f"2026-11-21 12:00:{second:02},500 rank {rank}: {text}\n"
+
+
+RECORD = finished_record(executor="slurm", generation=2)
 
 
 @pytest.fixture

@@ -15,18 +15,16 @@ import pytest
 from fvlaunch.commands import output, progress
 from fvlaunch.errors import SchedulerUnreachable
 from fvlaunch.runs.attempts import Attempt, Cause
-from fvlaunch.runs.directory import FINAL_STATES, Intent, Record, Run, create
+from fvlaunch.runs.directory import FINAL_STATES, Intent, Run, create
 from fvlaunch.schedulers import local_process
 from fvlaunch.schedulers.slurm import commands as slurm
 from fvlaunch.schedulers.slurm.parsing import QueuedJob
 from fvlaunch.schedulers.slurm.scheduler import Slurm
 from fvlaunch.status import run_status
 from fvlaunch.status.run_status import JobObservation, RunStatus, judge, last_metrics
+from tests.support.records import record
 
-RECORD = Record(
-    name="a", recipe="r", cluster="c", executor="slurm", generation=2, token="t", max_steps=100, ranks=1, nodes=1,
-    submitted_at=1.0, updated_at=1.0, state="submitted", job_id="7", job_ids=("7",),
-)  # fmt: skip
+RECORD = record(executor="slurm", generation=2, max_steps=100, state="submitted", job_id="7", job_ids=("7",))
 RUNNING = Attempt(1, 2, "7", ("n1",), 1.0, None, Cause.RUNNING, None, 30)
 PREEMPTED = replace(RUNNING, ended_at=2.0, cause=Cause.PREEMPTION)
 BEFORE_RESUME = replace(PREEMPTED, generation=1)

@@ -15,20 +15,6 @@ from trainers.distributed import dtensor
 from trainers.distributed.mesh import ParallelContext
 
 
-@pytest.fixture(scope="module")
-def network() -> Any:
-    from diffusers import WanTransformer3DModel
-
-    torch.manual_seed(3)
-    return WanTransformer3DModel(**ARCHITECTURE)
-
-
-@pytest.fixture
-def folder(network: Any, tmp_path: Path) -> Path:
-    network.save_pretrained(tmp_path / "transformer")
-    return tmp_path
-
-
 def test_it_predicts_what_diffusers_predicts_from_the_same_folder(parallel: ParallelContext, network: Any, folder: Path) -> None:
     noisy, timesteps, prompt = inputs()
     prompt[:, 3:] = 0  # padding: attended to, never masked

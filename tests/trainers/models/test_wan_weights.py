@@ -12,27 +12,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.support.trainers.one_rank import inputs, wan
-from tests.support.trainers.trainer_ranks import ARCHITECTURE
 from trainers.distributed import dtensor
 from trainers.distributed.mesh import ParallelContext
 from trainers.errors import UserError
 from trainers.models.loading import tiny_wan
 
 NAME = "diffusion_pytorch_model.safetensors"
-
-
-@pytest.fixture(scope="module")
-def network() -> Any:
-    from diffusers import WanTransformer3DModel
-
-    torch.manual_seed(3)
-    return WanTransformer3DModel(**ARCHITECTURE)
-
-
-@pytest.fixture
-def folder(network: Any, tmp_path: Path) -> Path:
-    network.save_pretrained(tmp_path / "transformer")
-    return tmp_path
 
 
 @pytest.fixture
