@@ -11,8 +11,8 @@ from .errors import UserError
 log = logging.getLogger(__name__)
 
 
-def told(run: Callable[[], None]) -> int:
-    """An exit code: 0; 1 for what a person can mend, told in a line; 2 for a crash."""
+def exit_code_of(run: Callable[[], None]) -> int:
+    """Run a program and return its exit code: 0; 1 for a UserError, printed in a line; 130 for Ctrl-C; 2 for a crash."""
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="warning: %(message)s", force=True)
     try:
         run()

@@ -1,10 +1,10 @@
-"""Owns the errors that a person can cause. Anything else that escapes a rank is a crash."""
+"""Owns the errors that a person can cause, and how an error is shortened. Anything else that escapes a rank is a crash."""
 
 from __future__ import annotations
 
 
 class UserError(Exception):
-    """Wrong input that no restart mends: told in one line with a hint, and the rank exits with 76."""
+    """Wrong input that no restart mends: printed in one line with a hint, and the rank exits with 76."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)

@@ -14,27 +14,27 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 from .checkpointing import reader
-from .command_line import told
+from .command_line import exit_code_of
+from .config.export_folder import WeightsKind
 from .inference.export.folder import export, push
 from .inference.export.weights import ExportRequest
 
-# --- the command
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    return told(lambda: _main(_parser().parse_args(arguments)))
+    return exit_code_of(lambda: _main(_parser().parse_args(arguments)))
 
 
 def _main(options: argparse.Namespace) -> None:
     checkpoint = reader.open_checkpoint(options.run, options.step)
-    asked = ExportRequest(
+    request = ExportRequest(
         checkpoint, options.to, options.role, options.weights, options.merge, options.dtype, options.max_shard_gb, options.lora_keys,
         options.push_to_hub,
     )  # fmt: skip
-    made = export(asked)
-    sys.stderr.write(f"step {checkpoint.step}, {options.weights} weights of {options.role}: {asked.kind} in {made}\n")
+    made = export(request)
+    sys.stderr.write(f"step {checkpoint.step}, {options.weights} weights of {options.role}: {request.kind} in {made}\n")
     if options.push_to_hub:
         sys.stderr.write(f"uploaded to {push(made, options.push_to_hub)}\n")
     sys.stdout.write(f"{made}\n")
@@ -48,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     add("run", type=Path, help="the run's directory")
     add("--to", type=Path, required=True, metavar="DIR", help="folder to make")
     add("--step", type=int, help="checkpoint; default: the newest that verifies")
-    add("--weights", choices=["live", "ema"], default="live", help="trained weights or their moving average")
+    add("--weights", choices=get_args(WeightsKind), default="live", help="trained weights or their moving average")
     add("--role", default="student")
     add("--merge", action="store_true", help="LoRA: write whole weights with the adapter in them")
     add("--lora-keys", choices=["diffusers", "original"], default="diffusers", help="names in an adapter's file")

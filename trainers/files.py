@@ -9,44 +9,73 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+_CHUNK_BYTES = 4 << 20
 
-def publish(path: Path, write: Callable[[Path], None]) -> Path:
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+
+def publish(path: Path, write: Callable[[Path], object]) -> Path:
+    """Let `write` make a file under a temporary name, then give it its own, durably; what was there before is replaced.
+
+    A reader sees the old file or the whole new one, whenever the process dies. Returns `path`.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         write(temporary)
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
-        temporary.replace(path)
+        publish_written(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     return path
 
 
+def publish_written(temporary: Path, path: Path) -> None:
+    """Give a file that is written and closed its name, durably, in place of one that has it."""
+    fsync_path(temporary)
+    temporary.replace(path)
+    fsync_path(path.parent)
+
+
 def publish_json(path: Path, content: Any) -> None:
+    """Publish `content` as indented JSON; folders that lead to it are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    sync(temporary)
-    temporary.rename(path)
-    sync(path.parent)
+    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    publish(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-_CHUNK_BYTES = 4 << 20
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """Make a temporary folder beside `target`, which the caller fills and publishes; what is left of it is deleted."""
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def publish_folder(temporary: Path, target: Path) -> None:
+    """Give a filled folder its name, durably, with all that is in it; OSError where a folder that is not empty has the name."""
+    for path in [*temporary.rglob("*"), temporary]:
+        fsync_path(path)
+    os.rename(temporary, target)  # noqa: PTH104  refuses a folder that is not empty
+    fsync_path(target.parent)
 
 
 @dataclass(frozen=True)
 class FileEntry:
+    """The size in bytes and the digest of a file."""
+
     size: int
     digest: str
 
 
 def digest_file(path: Path, tick: Callable[[int], None] = lambda _bytes: None) -> FileEntry:
-    """Size and digest of what a reader gets now; `tick` hears of every chunk."""
+    """Return the size and blake2b-256 digest of what a reader gets now; `tick` is called with the bytes of every chunk."""
     hasher, size = hashlib.blake2b(digest_size=32), 0
     buffer = memoryview(bytearray(_CHUNK_BYTES))
     with path.open("rb", buffering=0) as stream:
@@ -58,18 +87,9 @@ def digest_file(path: Path, tick: Callable[[int], None] = lambda _bytes: None) -
 
 
 def fsync_path(path: Path) -> None:
-    """Files and folders alike."""
+    """Make a file's content, or a folder's entries, survive a power cut."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def sync(path: Path) -> None:
-    """Make a file or a folder's entries survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

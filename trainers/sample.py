@@ -12,23 +12,23 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import get_args
 
 import torch
 from torch import Tensor
 
-from .command_line import told
+from .command_line import exit_code_of
+from .config.export_folder import WeightsKind
 from .distributed import mesh
 from .errors import UserError
 from .inference import video_files
 from .inference.video_makers import SamplerOverrides, maker_of
 
-# --- the command
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
-        return told(lambda: _main(options))
+        return exit_code_of(lambda: _main(options))
     finally:
         mesh.stop()
 
@@ -38,13 +38,13 @@ def _main(options: argparse.Namespace) -> None:
     count = len(prompts) * options.num_videos
     to = options.to or Path("sample.mp4" if count == 1 else "samples")
     targets = _targets(to, count)
-    asked = SamplerOverrides(**{name: getattr(options, name) for name in vars(SamplerOverrides())})
-    make, settings = maker_of(options.source, asked, step=options.step, weights=options.weights, role=options.role)
+    overrides = SamplerOverrides(**{name: getattr(options, name) for name in vars(SamplerOverrides())})
+    make, settings = maker_of(options.source, overrides, step=options.step, weights=options.weights, role=options.role)
     shown = []
     for number, path in enumerate(targets):
         prompt, started, kept = prompts[number // options.num_videos], time.monotonic(), list[Tensor]()
-        parts = _told(path, make(prompt, options.seed + number))
-        video_files.write_mp4_parts(path, _also(kept, parts) if count > 1 else parts, settings.fps)
+        parts = _announced(path, make(prompt, options.seed + number))
+        video_files.write_mp4_parts(path, _keeping(kept, parts) if count > 1 else parts, settings.fps)
         shown += [(prompt, torch.cat(kept, 1))] if kept else []
         sys.stderr.write(f"{path}: {prompt} ({time.monotonic() - started:.1f} s)\n")
         sys.stdout.write(f"{path}\n")
@@ -52,8 +52,8 @@ def _main(options: argparse.Namespace) -> None:
         video_files.write_png(to / "sheet.png", video_files.contact_sheet(shown))
 
 
-def _told(path: Path, parts: Iterator[Tensor]) -> Iterator[Tensor]:
-    """Of a video in more than one part, how many frames there are after each but the first."""
+def _announced(path: Path, parts: Iterator[Tensor]) -> Iterator[Tensor]:
+    """Pass a video's parts on and print, after each but the first, how many frames there are by then."""
     frames, started = 0, time.monotonic()
     for number, part in enumerate(parts):
         frames += part.shape[1]
@@ -62,26 +62,27 @@ def _told(path: Path, parts: Iterator[Tensor]) -> Iterator[Tensor]:
         yield part
 
 
-def _also(kept: list[Tensor], parts: Iterator[Tensor]) -> Iterator[Tensor]:
+def _keeping(kept: list[Tensor], parts: Iterator[Tensor]) -> Iterator[Tensor]:
+    """Pass a video's parts on and append each to `kept`."""
     for part in parts:
         kept.append(part)
         yield part
 
 
 def _prompts(options: argparse.Namespace) -> list[str]:
-    found = list(options.prompt or [])
+    prompts = list(options.prompt or [])
     if options.prompts is not None:
         try:
-            found += [line.strip() for line in options.prompts.read_text(encoding="utf-8").splitlines() if line.strip()]
+            prompts += [line.strip() for line in options.prompts.read_text(encoding="utf-8").splitlines() if line.strip()]
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"cannot read {options.prompts}: {error}", "a text file with a prompt a line") from None
-    if not found:
+    if not prompts:
         raise UserError("no prompt", "--prompt TEXT, or --prompts FILE with one a line")
-    return found
+    return prompts
 
 
 def _targets(to: Path, count: int) -> list[Path]:
-    """Where the videos go; nothing is overwritten."""
+    """Return the files of the videos, whose folder is made; UserError where one exists already."""
     if count > 1 and to.suffix == ".mp4":
         raise UserError(f"{count} videos do not fit into {to}", "--to a folder")
     targets = [to] if count == 1 and to.suffix == ".mp4" else [to / f"{number:03d}.mp4" for number in range(count)]
@@ -116,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--sink-frames", type=int, metavar="N", help="of a causal student: the first so many of them, however long the video")
     add("--model", help="base model of an adapter, or whose VAE and text encoder to use: a folder, a hub id, or shapes")
     add("--step", type=int, help="a run's checkpoint; default: the newest that verifies")
-    add("--weights", choices=["live", "ema"], default="live")
+    add("--weights", choices=get_args(WeightsKind), default="live")
     add("--role", default="student")
     return parser
 

@@ -19,11 +19,10 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import create_default_local_load_plan
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata
 
+from .keys import is_optional
 from .manifest import METADATA
 
 _PLAIN = (int, float, bool, str, type(None))
-_OPTIONAL = "callbacks."
-"""Callbacks may change between attempts, so their keys may be missing or left over."""
 _SHOWN = 10
 
 
@@ -54,8 +53,8 @@ def mismatches(wanted: Mapping[str, Any], saved: Mapping[str, Any]) -> str:
     both = sorted(wanted.keys() & saved.keys())
     here, there = {key: _describe_wanted(wanted[key]) for key in both}, {key: _describe_saved(saved[key]) for key in both}
     groups = {
-        "missing in the checkpoint": [key for key in sorted(wanted.keys() - saved.keys()) if not key.startswith(_OPTIONAL)],
-        "unexpected in the checkpoint": [key for key in sorted(saved.keys() - wanted.keys()) if not key.startswith(_OPTIONAL)],
+        "missing in the checkpoint": [key for key in sorted(wanted.keys() - saved.keys()) if not is_optional(key)],
+        "unexpected in the checkpoint": [key for key in sorted(saved.keys() - wanted.keys()) if not is_optional(key)],
         "different": [f"{key} ({there[key]} in the checkpoint, {here[key]} here)" for key in both if here[key] != there[key]],
     }
     return "; ".join(f"{kind}: {_some(keys)}" for kind, keys in groups.items() if keys)

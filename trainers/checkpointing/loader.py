@@ -18,6 +18,7 @@ from ..errors import UserError
 from . import manifest as manifests
 from . import store
 from .dcp_io import KeyMismatch, SafeReader, StrictPlanner, one_line, read_metadata
+from .keys import CheckpointKeys
 from .manifest import BadManifest, Manifest, NewerFormat
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ class Loader:
             return set()
         folder = store.folder_of(self._directory, self._chosen.step)
         keys = self._peers.from_rank_0(lambda: list(read_metadata(folder).state_dict_metadata))
-        return {key.split(".")[1] for key in keys if key.startswith("roles.")}
+        return CheckpointKeys(keys).roles
 
     def load(self, state: dict[str, Any]) -> tuple[int | None, set[str]]:
         """The step, and the keys of callbacks that the checkpoint does not hold."""
@@ -60,7 +61,7 @@ class Loader:
             problems = [problem] if manifest is None else self._verify(manifest)
             if manifest is not None and not problems:
                 return manifest
-            self._peers.from_rank_0(lambda: self._condemn(step, problems))  # noqa: B023  called at once
+            self._peers.from_rank_0(lambda: self._quarantine(step, problems))  # noqa: B023  called at once
         return None
 
     def _clear(self) -> None:
@@ -83,7 +84,7 @@ class Loader:
 
     def _refuse_silent_start(self) -> None:
         """Nothing left to load is fine for a run that never saved, and only for that one."""
-        if bad := store.condemned(self._directory):
+        if bad := store.quarantined(self._directory):
             raise UserError(
                 f"checkpoints exist in {self._directory} and none verifies: {', '.join(bad)}",
                 "restore one from a copy, or move the *.bad folders away to start from step 0",
@@ -107,9 +108,9 @@ class Loader:
         self._hashed_bytes += count
         self._control.progress("loading", self._hashed_bytes)
 
-    def _condemn(self, step: int, problems: list[str]) -> None:
+    def _quarantine(self, step: int, problems: list[str]) -> None:
         self._peers.end_if_superseded()
-        target = store.condemn(store.folder_of(self._directory, step))
+        target = store.quarantine(store.folder_of(self._directory, step))
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
         self._peers.warn(f"the checkpoint of step {step} is damaged and now called {target.name}: {'; '.join(problems[:5])}{more}")
 

@@ -23,21 +23,21 @@ def verify(folder: Path, step: int | None = None) -> list[dict[str, Any]]:
 
 
 def _verified(folder: Path, step: int) -> dict[str, Any]:
-    told: dict[str, Any] = {"step": step, "files": 0, "bytes": 0, "problems": []}
+    report: dict[str, Any] = {"step": step, "files": 0, "bytes": 0, "problems": []}
     try:
         manifest = manifests.read(folder)
-        told["files"], told["bytes"] = len(manifest.files), sum(entry.size for entry in manifest.files.values())
-        told["world_size"] = manifest.world_size
-        told["problems"] = manifests.wrong_files(folder, manifest, manifest.files)
+        report["files"], report["bytes"] = len(manifest.files), sum(entry.size for entry in manifest.files.values())
+        report["world_size"] = manifest.world_size
+        report["problems"] = manifests.wrong_files(folder, manifest, manifest.files)
     except (BadManifest, NewerFormat) as error:
-        told["problems"] = [str(error)]
+        report["problems"] = [str(error)]
     except OSError as error:
-        told["problems"] = [f"cannot be read now: {error.strerror}"]
-    return told
+        report["problems"] = [f"cannot be read now: {error.strerror}"]
+    return report
 
 
-def prune(folder: Path, *, keep_last: int, keep_every: int | None, bad: bool, look: bool) -> list[dict[str, Any]]:
-    """Delete all complete checkpoints but the newest, and multiples of keep_every; `look`: only say which.
+def prune(folder: Path, *, keep_last: int, keep_every: int | None, bad: bool, preview_only: bool) -> list[dict[str, Any]]:
+    """Delete all complete checkpoints but the newest, and multiples of keep_every; with `preview_only` only say which.
 
     The newest complete one always stays, and nothing is deleted before every byte of it was read and found right.
     """
@@ -51,14 +51,14 @@ def prune(folder: Path, *, keep_last: int, keep_every: int | None, bad: bool, lo
         ]
     stale = [step for step in complete if step < kept[0] and not (keep_every and step % keep_every == 0)]
     doomed: list[tuple[Path, int | None]] = [(store.folder_of(folder, step), step) for step in stale]
-    doomed += [(folder / name, None) for name in store.condemned(folder)] if bad else []
-    return [_deleted(path, step, look) for path, step in doomed]
+    doomed += [(folder / name, None) for name in store.quarantined(folder)] if bad else []
+    return [_deleted(path, step, preview_only) for path, step in doomed]
 
 
-def _deleted(path: Path, step: int | None, look: bool) -> dict[str, Any]:
+def _deleted(path: Path, step: int | None, preview_only: bool) -> dict[str, Any]:
     size = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
-    problems = [] if look else store.delete(path)
-    return {"name": path.name, "step": step, "bytes": size, "deleted": not look and not problems, "problems": problems}
+    problems = [] if preview_only else store.delete(path)
+    return {"name": path.name, "step": step, "bytes": size, "deleted": not preview_only and not problems, "problems": problems}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -76,12 +76,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = parser.parse_args(argv)
     folder = given.run / "checkpoints"
     if given.what == "verify":
-        found = verify(folder, given.step)
+        lines = verify(folder, given.step)
     else:
-        found = prune(folder, keep_last=given.keep_last, keep_every=given.keep_every, bad=given.bad, look=given.look)
-    for line in found:
+        lines = prune(folder, keep_last=given.keep_last, keep_every=given.keep_every, bad=given.bad, preview_only=given.look)
+    for line in lines:
         print(json.dumps(line))  # noqa: T201
-    return 1 if any(line["problems"] for line in found) else 0
+    return 1 if any(line["problems"] for line in lines) else 0
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import FileEntry, digest_file, fsync_path
+from .step_names import step_name
 
 MANIFEST = "MANIFEST.json"
 METADATA = ".metadata"
@@ -122,7 +123,7 @@ def _parse(folder: Path, content: dict[str, Any]) -> Manifest:
         raise BadManifest(f"{MANIFEST}: a file name with a path")
     if METADATA not in files:
         raise BadManifest(f"{MANIFEST}: {METADATA} is not listed")
-    if not folder.name.startswith(".") and folder.name != f"step-{manifest.step:08d}":
+    if not folder.name.startswith(".") and folder.name != step_name(manifest.step):
         raise BadManifest(f"{MANIFEST}: of step {manifest.step}, in {folder.name}")
     return manifest
 

@@ -10,6 +10,7 @@ import logging
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from ..own_code import with_own_sections
 from . import manifest as manifests
 from . import store
 from .dcp_io import SafeReader, one_line, read_metadata
+from .keys import CheckpointKeys
 from .manifest import BadManifest, NewerFormat
 
 log = logging.getLogger(__name__)
@@ -43,25 +45,29 @@ class Checkpoint:
     saved: dict[str, Any]
     """DCP's index: flat key -> sizes and types."""
 
+    @cached_property
+    def _keys(self) -> CheckpointKeys:
+        return CheckpointKeys(self.saved)
+
     def networks(self, role: str) -> list[str]:
         """Of a role that was trained, by their folders in a pipeline; UserError for another."""
-        found = sorted({".".join(key.split(".")[2:3]) for key in self.saved if key.startswith(f"roles.{role}.")})
-        if not found:
+        networks = self._keys.networks(role)
+        if not networks:
             self._refuse(role, "live")
-        return found
+        return networks
 
     def names(self, role: str, weights: WeightsKind, network: str = "transformer") -> dict[str, tuple[str, torch.Size, torch.dtype]]:
         """By parameter name: (key in the checkpoint, shape, type). UserError where the checkpoint has no such weights."""
-        part = role if len(self.networks(role)) == 1 else f"{role}.{network}"
-        prefix = f"roles.{role}.{network}." if weights == "live" else f"callbacks.ema.{part}."
-        found = {
+        self.networks(role)  # refuses a role that was not trained
+        prefix = self._keys.prefix(role, network, weights)
+        named = {
             key.removeprefix(prefix): (key, entry.size, entry.properties.dtype)
             for key, entry in self.saved.items()
             if key.startswith(prefix) and hasattr(entry, "properties")
         }
-        if not found:
+        if not named:
             self._refuse(role, weights)
-        return found
+        return named
 
     def read(self, keys: Iterable[str]) -> dict[str, Tensor]:
         """Whole tensors on the CPU, as they were saved."""
@@ -83,7 +89,7 @@ class Checkpoint:
         return {name: read[key] for name, (key, _, _) in names.items()}
 
     def _refuse(self, role: str, weights: WeightsKind) -> None:
-        trained = sorted({key.split(".")[1] for key in self.saved if key.startswith("roles.")})
+        trained = sorted(self._keys.roles)
         if role not in trained:
             raise UserError(f"the run trained no role {role!r}", f"--role may be {' or '.join(trained)}")
         assert weights == "ema", f"a role without weights: {role}"
@@ -98,21 +104,21 @@ def is_run(folder: Path) -> bool:
 def open_checkpoint(run: Path, step: int | None = None) -> Checkpoint:
     """The checkpoint of `step`, or the newest that verifies; what is passed over is told in the log."""
     config = read_config(run)
-    shelf_ = run / "checkpoints"
-    found = store.steps(shelf_)
-    if not found:
+    checkpoints = run / "checkpoints"
+    steps = store.steps(checkpoints)
+    if not steps:
         raise UserError(f"{run} has no checkpoint yet", "wait for its first one, or stop the run: it saves before it ends")
-    if step is not None and step not in found:
-        raise UserError(f"{run} has no checkpoint of step {step}", f"there are: {', '.join(map(str, found))}")
-    for candidate in [step] if step is not None else reversed(found):
-        folder = store.folder_of(shelf_, candidate)
+    if step is not None and step not in steps:
+        raise UserError(f"{run} has no checkpoint of step {step}", f"there are: {', '.join(map(str, steps))}")
+    for candidate in [step] if step is not None else reversed(steps):
+        folder = store.folder_of(checkpoints, candidate)
         problem = _problem(folder)
         if not problem:
             return Checkpoint(run, candidate, folder, config, dict(read_metadata(folder).state_dict_metadata))
         log.warning("the checkpoint of step %d is damaged: %s", candidate, problem)
         if step is not None:
-            raise UserError(f"the checkpoint of step {step} is damaged: {problem}", f"there are: {', '.join(map(str, found))}")
-    raise UserError(f"none of the checkpoints in {shelf_} verifies: {', '.join(map(str, found))}", "restore one from a copy")
+            raise UserError(f"the checkpoint of step {step} is damaged: {problem}", f"there are: {', '.join(map(str, steps))}")
+    raise UserError(f"none of the checkpoints in {checkpoints} verifies: {', '.join(map(str, steps))}", "restore one from a copy")
 
 
 def read_config(run: Path) -> TrainConfig:

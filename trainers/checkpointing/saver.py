@@ -19,11 +19,10 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
-from .. import files as files_
 from ..config.checkpoint import CheckpointConfig
 from ..control import Control
 from ..distributed.collectives import RankGroup, taking_part
-from ..files import FileEntry
+from ..files import FileEntry, digest_file, fsync_path
 from . import manifest as manifests
 from . import store
 from .dcp_io import ErrorRevealingWriter, check_state, one_line
@@ -145,8 +144,8 @@ class Checkpointer:
             index = upload.result()
             files = {}
             for path in self._own_files(temporary):
-                files[path.name] = files_.digest_file(path, self._count_bytes)
-                files_.fsync_path(path)
+                files[path.name] = digest_file(path, self._count_bytes)
+                fsync_path(path)
             written = {info.relative_path for info in index.storage_data.values()}
             if lost := {name for name in written if name.startswith(f"__{self._peers.rank}_")} - files.keys():
                 raise FileNotFoundError(f"written and not there: {', '.join(sorted(lost))}")

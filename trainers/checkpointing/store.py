@@ -1,4 +1,4 @@
-"""Owns the folder `checkpoints/`: names, temporary folders, publishing by rename, condemning, pruning. Only rank 0 changes it.
+"""Owns the folder `checkpoints/`: temporary folders, publishing by rename, quarantine, pruning. Only rank 0 changes it.
 
 Must not import torch or know what is inside a checkpoint beyond its manifest. Whatever instant the process dies at, a
 folder called step-* is a whole checkpoint, or one that pruning had begun to delete (then its manifest is gone first).
@@ -16,53 +16,56 @@ from pathlib import Path
 from ..files import fsync_path
 from . import manifest as manifests
 from .manifest import MANIFEST, Manifest
+from .step_names import STEP_NAME, step_name, step_of
 
-_PUBLISHED = re.compile(r"step-(\d{8,})")
-_TEMPORARY = re.compile(r"\.step-\d{8,}\.\w+")
-_CONDEMNED = re.compile(r"step-\d{8,}(\.\d+)?\.bad")
+_TEMPORARY = re.compile(rf"\.{STEP_NAME}\.\w+")
+_QUARANTINED = re.compile(rf"{STEP_NAME}(\.\d+)?\.bad")
 
 
 def folder_of(directory: Path, step: int) -> Path:
-    return directory / f"step-{step:08d}"
+    """Return the folder of a step's checkpoint."""
+    return directory / step_name(step)
 
 
 def steps(directory: Path) -> list[int]:
-    """Steps of all folders with a published name, oldest first, sound or not."""
-    return sorted(int(match.group(1)) for name in _names(directory) if (match := _PUBLISHED.fullmatch(name)))
+    """Return the steps of all folders with a published name, oldest first, sound or not."""
+    return sorted(step for name in _names(directory) if (step := step_of(name)) is not None)
 
 
-def condemned(directory: Path) -> list[str]:
-    return sorted(name for name in _names(directory) if _CONDEMNED.fullmatch(name))
+def quarantined(directory: Path) -> list[str]:
+    """Return the names of the damaged checkpoints that were put aside."""
+    return sorted(name for name in _names(directory) if _QUARANTINED.fullmatch(name))
 
 
 def new_temporary(directory: Path, step: int) -> Path:
+    """Make a folder in which the checkpoint of a step is written before it is published."""
     directory.mkdir(parents=True, exist_ok=True)
-    temporary = directory / f".step-{step:08d}.{secrets.token_hex(4)}"
+    temporary = directory / f".{step_name(step)}.{secrets.token_hex(4)}"
     temporary.mkdir()
     return temporary
 
 
 def remove_leftovers(directory: Path) -> list[str]:
-    """Delete the temporary folders of dead attempts; returns what could not be deleted."""
+    """Delete the temporary folders of dead attempts; return what could not be deleted, a line each."""
     return [problem for name in _names(directory) if _TEMPORARY.fullmatch(name) for problem in delete(directory / name)]
 
 
 def publish(temporary: Path, manifest: Manifest) -> bool:
-    """Make `temporary` the checkpoint of its step, durably. One that is already there wins: then False, and `temporary` is gone."""
+    """Make `temporary` the checkpoint of its step, durably, and return True; False where a whole one is there: then `temporary` goes."""
     target = folder_of(temporary.parent, manifest.step)
     if target.exists():
         if manifests.is_complete(target):
             delete(temporary)
             return False
-        condemn(target)
+        quarantine(target)
     manifests.write(temporary, manifest)
     os.rename(temporary, target)  # noqa: PTH104  refuses a folder that is not empty
     fsync_path(target.parent)
     return True
 
 
-def condemn(folder: Path) -> Path:
-    """Put a damaged checkpoint aside under a name of its own; nothing is deleted."""
+def quarantine(folder: Path) -> Path:
+    """Put a damaged checkpoint aside as NAME.bad and return its new path; nothing is deleted."""
     names = (f"{folder.name}.bad" if n == 1 else f"{folder.name}.{n}.bad" for n in count(1))
     target = next(folder.parent / name for name in names if not (folder.parent / name).exists())
     folder.rename(target)
@@ -71,21 +74,21 @@ def condemn(folder: Path) -> Path:
 
 
 def prune(directory: Path, *, keep_last: int, keep_every: int | None, protected: int | None) -> list[str]:
-    """Delete what the policy does not keep, oldest first; returns what could not be deleted.
+    """Delete what the policy does not keep, oldest first; return what could not be deleted.
 
-    Only complete ones count as kept, so a damaged newest does not cost the last good one. Folders without a manifest
-    that are older than all of these are deletions that did not finish: they are finished. Newer ones are left to `load`.
+    Only complete checkpoints count as kept, so a damaged newest one does not cost the last good one. Folders without a manifest that
+    are older than all of these are deletions that did not finish: they are finished. Newer ones are left to whoever loads.
     """
-    found = steps(directory)
-    newest = [step for step in found if manifests.is_complete(folder_of(directory, step))][-max(keep_last, 2) :]
+    published = steps(directory)
+    newest = [step for step in published if manifests.is_complete(folder_of(directory, step))][-max(keep_last, 2) :]
     if len(newest) < 2:
         return []
-    stale = [step for step in found if step < newest[0] and step != protected and not (keep_every and step % keep_every == 0)]
+    stale = [step for step in published if step < newest[0] and step != protected and not (keep_every and step % keep_every == 0)]
     return [problem for step in stale for problem in delete(folder_of(directory, step))]
 
 
 def delete(folder: Path, unlink: Callable[[Path], None] = Path.unlink) -> list[str]:
-    """Manifest first, so that no half-deleted folder looks like a checkpoint. What fails is returned, a line a cause, not raised."""
+    """Delete a checkpoint, its manifest first, so that no half-deleted folder looks like one; return what failed, a line a cause."""
     problem = _attempt(folder / MANIFEST, unlink)
     if problem:
         return [f"{folder.name}: {problem}"]

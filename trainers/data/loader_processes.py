@@ -7,7 +7,6 @@ fraction of a second and take little memory. Arrays come back through a pipe: sh
 
 from __future__ import annotations
 
-import atexit
 import itertools
 import multiprocessing
 import os
@@ -16,16 +15,15 @@ import queue
 import signal
 import threading
 import traceback
-import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
 from typing import Any, Generic, Protocol, TypeVar
 
 from ..control import SIGNALS, die_with_parent
 from ..errors import UserError
+from ..processes import ignore_rank_signals, kill_at_exit
 
 Item = TypeVar("Item")
 Loaded = TypeVar("Loaded", covariant=True)
@@ -92,7 +90,7 @@ class _Worker:
         (theirs, self._keys), (self._items, out) = context.Pipe(duplex=False), context.Pipe(duplex=False)
         self._process = context.Process(target=_serve, args=(source, theirs, out, os.getpid()), daemon=True)
         self._process.start()
-        _processes.add(self._process)
+        kill_at_exit(self._process)
         theirs.close()  # so that the death of the process is the end of its pipe
         out.close()
         self.asked = 0
@@ -150,9 +148,7 @@ def receive(pipe: Connection[Any, Any]) -> Any:
 
 def _serve(source: Source[Any], keys: Connection[Any, Any], items: Connection[Any, Any], parent: int) -> None:
     """Was started with the rank's signals blocked."""
-    # a notice that is sent to the whole process group is for the rank, which still needs its loader to finish the step
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+    ignore_rank_signals()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     die_with_parent(parent)
     ready: queue.SimpleQueue[Any] = queue.SimpleQueue()  # of no more items than were asked for
@@ -181,19 +177,6 @@ def _send_all(ready: queue.SimpleQueue[Any], items: Connection[Any, Any]) -> Non
             send(items, ready.get())
         except OSError:  # the rank takes no more
             return
-
-
-# --- ends
-
-_processes: weakref.WeakSet[BaseProcess] = weakref.WeakSet()
-
-
-@atexit.register  # runs before multiprocessing's own, which was registered when it was imported above
-def _end_all() -> None:
-    """multiprocessing ends its daemons at exit by SIGTERM and then waits for them, which would be for ever: they ignore it."""
-    for process in _processes:
-        if process.is_alive():
-            process.kill()
 
 
 @contextmanager

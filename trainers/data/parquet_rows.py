@@ -31,7 +31,10 @@ Indices = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Row:
-    """One stored sample: `arrays` by the names in files.ARRAYS, which may be shared and are not to be changed; `place`: file and row."""
+    """One stored sample; `place` names its file and row.
+
+    `arrays` are by the names in parquet_files.ARRAYS; they may be shared and must not be changed.
+    """
 
     arrays: dict[str, Floats]
     caption: str

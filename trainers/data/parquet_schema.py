@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..files import sync
+from ..files import publish_written
 
 Floats = npt.NDArray[np.float32]
 
@@ -168,11 +168,9 @@ class PartFile:
         self.rows += 1
 
     def publish(self) -> int:
-        """The file's size in bytes."""
+        """Give the file its name, durably, and return its size in bytes."""
         self._writer.close()
-        sync(self._temporary)
-        self._temporary.rename(self.path)
-        sync(self.path.parent)
+        publish_written(self._temporary, self.path)
         return self.path.stat().st_size
 
     def abandon(self) -> None:

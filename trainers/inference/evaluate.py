@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import files
 from ..config.parallel import ParallelConfig
 from ..config.programs.evaluate import Config, RowConfig
 from ..control import EXIT_FINISHED, EXIT_SAVED, Control, StopRequested
@@ -22,7 +21,7 @@ from ..data.dataset import pad, statistics, unnormalised
 from ..distributed import mesh
 from ..distributed.mesh import ParallelContext
 from ..errors import UserError
-from ..files import publish_json
+from ..files import publish, publish_json
 from ..models.codecs.shapes import MODES, ShapesCodec
 from . import generation, video_files
 from . import settings as settings_
@@ -62,7 +61,7 @@ def run(config: Config, run_dir: Path, control: Control) -> int:
         return EXIT_SAVED
     write_png(run_dir / "evaluation.png", video_files.contact_sheet([video for row in rows for video in row.shown]))
     text = table(rows, config.num_videos)
-    files.publish(run_dir / "evaluation.md", lambda temporary: _write(temporary, text))
+    publish(run_dir / "evaluation.md", lambda temporary: temporary.write_text(text))
     publish_json(run_dir / "evaluation.json", {row.name: {"calls": row.calls, **asdict(row.quality)} for row in rows})
     log.info("\n%s", text)
     mesh.stop()
@@ -116,10 +115,6 @@ def samples(found: TrainedNetwork, sampling: Sampling, captions: list[str], conf
         negative = embedded[""] if sampling.guidance_scale != 1 else None
         made.append(generation.denoised(found.model, noise[part].to(device), prompts, negative, sampling, later, step).cpu())
     return torch.cat(made).transpose(1, 2)
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text)
 
 
 def table(rows: list[Row], count: int) -> str:

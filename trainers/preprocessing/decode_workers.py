@@ -6,13 +6,10 @@ may end a job. Results come in the order of the jobs, so what is written does no
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import multiprocessing
 import resource
-import signal
 import time
-import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -23,7 +20,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..control import SIGNALS, die_with_parent
+from ..control import die_with_parent
+from ..processes import ignore_rank_signals, kill_at_exit
 from .clips import Clip, Rejected, Settings, read_clip
 
 Job = tuple[Path | bytes, float]
@@ -102,7 +100,7 @@ class _Worker:
         self._process: BaseProcess | None = self._context.Process(target=_serve, args=(theirs, self._settings), daemon=True)  # type: ignore[attr-defined]
         self._process.start()
         theirs.close()
-        _processes.add(self._process)
+        kill_at_exit(self._process)
 
     def send(self, job: Job) -> None:
         if self._process is None:
@@ -130,20 +128,9 @@ class _Worker:
             self._process = None
 
 
-_processes: weakref.WeakSet[BaseProcess] = weakref.WeakSet()
-
-
-@atexit.register  # multiprocessing's own would ask them to end, which they ignore, and wait
-def _end_all() -> None:
-    for process in _processes:
-        if process.is_alive():
-            process.kill()
-
-
 def _serve(pipe: Connection, settings: Settings) -> None:
     """A decoder's whole life: signals that are sent to the whole process group are for the rank, and it never outlives the rank."""
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+    ignore_rank_signals()
     die_with_parent()  # a parent that is dead already closes the pipe
     resource.setrlimit(resource.RLIMIT_DATA, (_MEMORY_BYTES, _MEMORY_BYTES))
     torch.set_num_threads(1)

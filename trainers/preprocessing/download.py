@@ -27,7 +27,7 @@ _ABANDONED_S = 3600
 
 
 @dataclass(frozen=True)
-class _Wanted:
+class _Listing:
     """A repository at a commit, and its files: blob name -> bytes."""
 
     kind: hub_cache.Kind
@@ -75,7 +75,7 @@ def run(config: Config, run_dir: Path, control: Control) -> int:
     return EXIT_FINISHED
 
 
-def _listed(repositories: list[tuple[hub_cache.Kind, RepositoryConfig]]) -> list[_Wanted]:
+def _listed(repositories: list[tuple[hub_cache.Kind, RepositoryConfig]]) -> list[_Listing]:
     """What has to be fetched. Without internet: nothing, where all is here, else one error that names all that is missing."""
     found, missing = [], []
     for kind, repository in repositories:
@@ -99,7 +99,7 @@ class _Unreachable(Exception):
     """The network or the hub is not there."""
 
 
-def _ask(kind: hub_cache.Kind, repository: RepositoryConfig) -> _Wanted:
+def _ask(kind: hub_cache.Kind, repository: RepositoryConfig) -> _Listing:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
     from huggingface_hub.hf_api import RepoFile
@@ -126,10 +126,10 @@ def _ask(kind: hub_cache.Kind, repository: RepositoryConfig) -> _Wanted:
     if not kept:
         raise UserError(f"the {place} has no files that are wanted", "check allow_patterns and ignore_patterns")
     files = {(file.lfs.sha256 if file.lfs is not None else file.blob_id): file.size for file in tree if file.path in kept}
-    return _Wanted(kind, repository, commit, files)
+    return _Listing(kind, repository, commit, files)
 
 
-def _fetch(wanted: _Wanted, before: int, total: int, control: Control) -> bool:
+def _fetch(wanted: _Listing, before: int, total: int, control: Control) -> bool:
     """Whether it is all here; False after a notice, what is written stays."""
     hub_cache.note(wanted.kind, wanted.repository.id, wanted.commit, wanted.chosen)
     _clear_abandoned(hub_cache.storage(wanted.kind, wanted.repository.id))
@@ -151,7 +151,7 @@ def _fetch(wanted: _Wanted, before: int, total: int, control: Control) -> bool:
 class _Fetching(threading.Thread):
     """In the background, so that progress and a notice do not wait for a file of many gigabytes; the process may exit meanwhile."""
 
-    def __init__(self, wanted: _Wanted) -> None:
+    def __init__(self, wanted: _Listing) -> None:
         super().__init__(daemon=True)
         self._wanted = wanted
         self.failure: BaseException | None = None

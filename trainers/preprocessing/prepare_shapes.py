@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import errno
 import json
-import secrets
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ..config.data import DataConfig, ShapesConfig
 from ..errors import UserError
-from ..files import sync
+from ..files import new_folder, publish_folder
 from ..models.codecs import shapes
 from .clips import Settings
 from .video_task import preprocess
@@ -73,17 +71,10 @@ def _differences(found: Any, wanted: dict[str, Any]) -> str:
 
 
 def _make_and_publish(prepare: ShapesConfig, target: Path, wanted: dict[str, Any], report: Callable[[str, int], None]) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
-    temporary.mkdir()
-    try:
+    with new_folder(target) as temporary:
         _make(prepare, temporary, report)
         (temporary / MARKER).write_text(json.dumps(wanted))
-        sync(temporary / MARKER)
-        sync(temporary)
         _publish(temporary, target, wanted)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _make(prepare: ShapesConfig, folder: Path, report: Callable[[str, int], None]) -> None:
@@ -106,8 +97,7 @@ def _make(prepare: ShapesConfig, folder: Path, report: Callable[[str, int], None
 
 def _publish(temporary: Path, target: Path, wanted: dict[str, Any]) -> None:
     try:
-        temporary.rename(target)  # an empty folder gives way, one with anything in it does not
+        publish_folder(temporary, target)  # an empty folder gives way, one with anything in it does not
     except OSError as error:
         if error.errno not in (errno.EEXIST, errno.ENOTEMPTY) or not _is_there(target, wanted):
             raise
-    sync(target.parent)

@@ -1,7 +1,7 @@
 """Owns prompts.safetensors: the embeddings that no sample holds, and whose they are. Must not load an encoder.
 
 Keys: `empty`, `negative`, `validation.000`, …, each [L, D] float32. Metadata: `texts`, JSON of {key: prompt}, and `encoder`, the text
-encoder's digest; so a run can tell which prompts it shows, and that data of two encoders are not mixed. data/prompts.py reads it.
+encoder's digest; so a run can tell which prompts it shows, and that data of two encoders are not mixed. data/prompt_embeddings.py reads it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import safetensors.torch
 
 from ..config.programs.preprocess import DEFAULT_NEGATIVE
 from ..data.parquet_schema import PROMPTS
-from ..files import sync
+from ..files import publish
 from ..models.codecs.base import Codec
 
 
@@ -29,20 +29,12 @@ def write(output: Path, codec: Codec, wanted: dict[str, str], encoder: str) -> N
     plain = {key: codec.encode_text(text).float().cpu().contiguous() for key, text in wanted.items()}
     output.mkdir(parents=True, exist_ok=True)
     metadata = {"texts": json.dumps(wanted, ensure_ascii=False), "encoder": encoder}
-    _publish(output / PROMPTS, safetensors.torch.save(plain, metadata))
+    publish(output / PROMPTS, lambda temporary: temporary.write_bytes(safetensors.torch.save(plain, metadata)))
 
 
 def copy(source: Path, output: Path) -> None:
     """Of data that is written again."""
-    _publish(output / PROMPTS, source.read_bytes())
-
-
-def _publish(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(content)
-    sync(temporary)
-    temporary.rename(path)
-    sync(path.parent)
+    publish(output / PROMPTS, lambda temporary: temporary.write_bytes(source.read_bytes()))
 
 
 def holds(path: Path, wanted: dict[str, str]) -> bool:

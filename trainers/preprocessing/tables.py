@@ -28,7 +28,7 @@ def entries(folder: Path, files: list[Path], columns: Columns) -> Iterator[Entry
         try:
             yield from _of_file(path, name, columns)
         except _UNREADABLE as error:
-            yield Entry(name, name, "", problem=Rejected("unreadable", str(error).splitlines()[0] if str(error) else "damaged"))
+            yield Entry(name, name, "", problem=Rejected("unreadable", first_line(error)))
 
 
 def _of_file(path: Path, name: str, columns: Columns) -> Iterator[Entry]:

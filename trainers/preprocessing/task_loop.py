@@ -7,6 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Protocol
 
+from ..control import StopRequested
 from ..data.parquet_schema import Storable
 from .clips import Rejected
 from .output_shards import Shards
@@ -32,10 +33,6 @@ class Task(Protocol):
         """One an entry, in order. `waiting` is called now and then while one takes long; it may raise."""
 
 
-class Stopped(Exception):
-    """A notice came while an entry was waited for."""
-
-
 def work(
     task: Task,
     shards: Shards,
@@ -49,7 +46,7 @@ def work(
 
     def waiting() -> None:
         if stop():
-            raise Stopped
+            raise StopRequested
 
     try:
         with closing(task.outcomes(indices, waiting)) as outcomes:
@@ -57,7 +54,7 @@ def work(
                 _settle(shards, index, task.names[index], outcome, warn_crop)
                 done(number)
                 waiting()
-    except Stopped:
+    except StopRequested:
         shards.publish()
         return False
     except BaseException:

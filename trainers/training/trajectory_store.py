@@ -17,7 +17,7 @@ from ..config import TrainConfig, trajectory_metadata
 from ..data.parquet_schema import PartFile, TrajectorySample
 from ..data.prompt_embeddings import required
 from ..errors import UserError
-from ..files import publish, publish_json, sync
+from ..files import fsync_path, publish, publish_json
 from ..models.loading import model_folder
 
 _LEFT_OVER_S = 3600.0
@@ -88,12 +88,11 @@ class TrajectoryCache:
         file.write(trajectory.row())
         file.publish()
         temporary.rename(self.path(index))
-        sync(self._samples)
+        fsync_path(self._samples)
 
     def complete(self) -> None:
         """Say that no trajectory is missing."""
         publish(self.folder / trajectory_metadata.COMPLETE, Path.touch)
-        sync(self.folder)
 
     def _required(self) -> dict[str, Any]:
         """Return the settings that the cache must have been made with; the teacher is compared only where the run has one, as a complete

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..checkpointing.step_names import step_name
 from ..config import TrainConfig
 from ..control import Control, StopRequested
 from ..data.dataset import ParquetDataset, normalised, statistics
@@ -242,7 +243,7 @@ class Validation:
         return {"settings": self.config.model_dump(mode="json"), "negative_prompt": negative}
 
     def _folder(self, step: int) -> Path:
-        return self._samples / f"step-{step:08d}"
+        return self._samples / step_name(step)
 
 
 def _use_averages(train: TrainConfig) -> bool:

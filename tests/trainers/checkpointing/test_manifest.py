@@ -154,10 +154,10 @@ def test_a_damaged_folder_in_the_way_is_put_aside_and_not_deleted(tmp_path: Path
     assert manifests.is_complete(tmp_path / "step-00000500")
 
 
-def test_condemned_names_are_unique(tmp_path: Path) -> None:
+def test_quarantined_names_are_unique(tmp_path: Path) -> None:
     for _ in range(3):
-        store.condemn(publish(tmp_path, 500))
-    assert tree(tmp_path) == ["step-00000500.2.bad", "step-00000500.3.bad", "step-00000500.bad"] == store.condemned(tmp_path)
+        store.quarantine(publish(tmp_path, 500))
+    assert tree(tmp_path) == ["step-00000500.2.bad", "step-00000500.3.bad", "step-00000500.bad"] == store.quarantined(tmp_path)
     assert store.steps(tmp_path) == []
 
 
@@ -292,7 +292,7 @@ def test_leftovers_are_removed_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_a_directory_that_is_not_there_holds_nothing(tmp_path: Path) -> None:
-    assert store.steps(tmp_path / "none") == store.condemned(tmp_path / "none") == store.remove_leftovers(tmp_path / "none") == []
+    assert store.steps(tmp_path / "none") == store.quarantined(tmp_path / "none") == store.remove_leftovers(tmp_path / "none") == []
 
 
 def test_steps_are_ordered_by_number_past_eight_digits(tmp_path: Path) -> None:

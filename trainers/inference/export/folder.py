@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import shutil
 from contextlib import suppress
 from importlib.metadata import version
@@ -12,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from ...checkpointing.reader import Checkpoint
+from ...checkpointing.step_names import step_of
 from ...config import denoising_steps
 from ...config.discovery import is_own
 from ...config.export_folder import COMPONENT, LORA_FILE, TRAINING
 from ...config.validation import ValidationConfig
 from ...diffusion.samplers import few_step_solver, solver, unshifted_sigmas
 from ...errors import UserError, first_line
-from ...files import fsync_path
+from ...files import new_folder, publish_folder
 from ...own_code import with_built_in_sections
 from .model_card import Card, FewSteps, without_paths
 from .weights import ExportRequest, write_adapter, write_transformer
@@ -39,18 +39,12 @@ def export(asked: ExportRequest) -> Path:
     if asked.merge and asked.model.lora is None:
         raise UserError(f"{asked.role!r} was trained without LoRA: there is nothing to merge", "leave out --merge")
     target = asked.to.absolute()
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     try:
-        temporary.mkdir(parents=True)
-        _fill(temporary, asked)
-        for path in [*temporary.rglob("*"), temporary]:
-            fsync_path(path)
-        os.rename(temporary, target)  # noqa: PTH104  refuses a folder that is not empty
-        fsync_path(target.parent)
+        with new_folder(target) as temporary:
+            _fill(temporary, asked)
+            publish_folder(temporary, target)
     except OSError as error:
         raise UserError(f"cannot write {target}: {error.strerror or error}", "--to needs a folder on a disk with room") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return asked.to
 
 
@@ -165,8 +159,8 @@ def _few_steps(asked: ExportRequest) -> FewSteps | None:
 
 def _sample(folder: Path, checkpoint: Checkpoint) -> str | None:
     """The run's newest validation video up to this step, beside the card."""
-    found = sorted(checkpoint.run.glob("samples/step-*/*.mp4"))
-    fitting = [path for path in found if int(path.parent.name.removeprefix("step-")) <= checkpoint.step]
+    videos = sorted(checkpoint.run.glob("samples/step-*/*.mp4"))
+    fitting = [path for path in videos if (step := step_of(path.parent.name)) is not None and step <= checkpoint.step]
     newest = [path for path in fitting if path.parent == fitting[-1].parent]
     if not newest:
         return None

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from ...files import sync
+from ...files import fsync_path
 
 TEXT_DIM = 32
 BOUNDARY_RATIO = 0.875
@@ -41,13 +41,13 @@ def build(folder: Path, *, seed: int = 0, experts: int = 1) -> Path:
 def _publish(temporary: Path, folder: Path) -> None:
     for path in [*temporary.rglob("*"), temporary]:
         path.chmod(0o755 if path.is_dir() else 0o644)
-        sync(path)
+        fsync_path(path)
     try:
         temporary.rename(folder)
     except OSError:  # it is there: another process was faster
         if not folder.is_dir():
             raise
-    sync(folder.parent)
+    fsync_path(folder.parent)
 
 
 def _pipeline(seed: int, experts: int) -> Any:
