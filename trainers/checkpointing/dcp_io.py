@@ -1,7 +1,7 @@
-"""Owns what may stand in a checkpoint and how torch.distributed.checkpoint (DCP) reads and writes it here.
+"""Owns what a checkpoint may hold and how torch.distributed.checkpoint (DCP) reads and writes it here.
 
-Must not know about publishing or process groups. DCP by itself loads what it finds, casts types silently,
-unpickles values without restriction and hides "no space left" behind its own error; the classes below close these gaps.
+Must not know about publishing or process groups. DCP by itself loads what it finds, casts types silently, unpickles values without
+restriction and hides "no space left" behind its own error; the classes below close these gaps.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class KeyMismatch(Exception):
 
 
 def check_state(state: Mapping[str, Any], path: str = "") -> None:
-    """TypeError for a value that `weights_only=True` could not load again."""
+    """Raise TypeError for a value that `weights_only=True` could not load again; the error names its key."""
     for key, value in state.items():
         where = f"{path}.{key}" if path else str(key)
         if isinstance(value, Mapping):
@@ -48,14 +48,16 @@ def _loadable(value: Any) -> bool:
     return isinstance(value, torch.Tensor) or type(value) in _PLAIN
 
 
-def mismatches(wanted: Mapping[str, Any], saved: Mapping[str, Any]) -> str:
-    """The keys that `wanted` (flat state) and `saved` (DCP's metadata of it) do not agree on, in one line; "" where there are none."""
-    both = sorted(wanted.keys() & saved.keys())
-    here, there = {key: _describe_wanted(wanted[key]) for key in both}, {key: _describe_saved(saved[key]) for key in both}
+def mismatches(required: Mapping[str, Any], saved: Mapping[str, Any]) -> str:
+    """Return, in one line, the keys on which `required` (flat state) and `saved` (DCP's metadata of it) differ; "" where none do."""
+    both = sorted(required.keys() & saved.keys())
+    required_as, saved_as = {key: _describe_required(required[key]) for key in both}, {key: _describe_saved(saved[key]) for key in both}
     groups = {
-        "missing in the checkpoint": [key for key in sorted(wanted.keys() - saved.keys()) if not is_optional(key)],
-        "unexpected in the checkpoint": [key for key in sorted(saved.keys() - wanted.keys()) if not is_optional(key)],
-        "different": [f"{key} ({there[key]} in the checkpoint, {here[key]} here)" for key in both if here[key] != there[key]],
+        "missing in the checkpoint": [key for key in sorted(required.keys() - saved.keys()) if not is_optional(key)],
+        "unexpected in the checkpoint": [key for key in sorted(saved.keys() - required.keys()) if not is_optional(key)],
+        "different": [
+            f"{key} ({saved_as[key]} in the checkpoint, {required_as[key]} here)" for key in both if required_as[key] != saved_as[key]
+        ],
     }
     return "; ".join(f"{kind}: {_some(keys)}" for kind, keys in groups.items() if keys)
 
@@ -65,7 +67,7 @@ def _some(keys: list[str]) -> str:
     return ", ".join(keys[:_SHOWN]) + (f" and {hidden} more" if hidden > 0 else "")
 
 
-def _describe_wanted(value: Any) -> str:
+def _describe_required(value: Any) -> str:
     return _tensor(value.dtype, value.shape) if isinstance(value, torch.Tensor) else "a plain value"
 
 
@@ -78,7 +80,8 @@ def _tensor(dtype: Any, shape: Any) -> str:
 
 
 class StrictPlanner(DefaultLoadPlanner):
-    """Raises KeyMismatch before anything is read; afterwards `absent` holds the callback keys that the checkpoint lacks."""
+    """DCP's plan of a load that raises KeyMismatch before anything is read; `absent` then holds the callback keys that the checkpoint
+    lacks."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -101,14 +104,15 @@ class StrictPlanner(DefaultLoadPlanner):
 
 
 class SafeReader(FileSystemReader):
-    """Reads `.metadata` without running what a pickle may ask for, and with no fallback that only some ranks would take."""
+    """DCP's reader that reads `.metadata` without running what a pickle may ask for, and with no fallback that only some ranks would
+    take."""
 
     def read_metadata(self) -> Any:
         return read_metadata(Path(self.path))
 
 
 class ErrorRevealingWriter(FileSystemWriter):
-    """torch.save turns a failed write into "unexpected pos"; this one says what the system said."""
+    """DCP's writer that raises the operating system's error of a failed write; torch.save turns it into "unexpected pos"."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, sync_files=False, overwrite=False)  # the publisher fsyncs
@@ -126,14 +130,14 @@ class ErrorRevealingWriter(FileSystemWriter):
 
 
 def _system_error(error: BaseException) -> BaseException:
-    found: BaseException | None = error
-    while found is not None and not isinstance(found, OSError):
-        found = found.__context__
-    return OSError(found.errno, found.strerror) if isinstance(found, OSError) else error
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OSError):
+        cause = cause.__context__
+    return OSError(cause.errno, cause.strerror) if isinstance(cause, OSError) else error
 
 
 def one_line(error: BaseException) -> str:
-    """The cause in one line; DCP's own exception is a traceback a rank."""
+    """Return the cause of an error in one line; the text of DCP's own exception is a traceback of every rank."""
     if isinstance(error, CheckpointException) and error.failures:
         return "; ".join(dict.fromkeys(f"rank {rank}: {one_line(pair[0])}" for rank, pair in error.failures.items()))
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -141,7 +145,8 @@ def one_line(error: BaseException) -> str:
 
 
 def read_metadata(folder: Path) -> Any:
-    """DCP's index of the checkpoint: `state_dict_metadata` maps flat keys to shapes. A pickle, so only known types are let in."""
+    """Read DCP's index of the checkpoint: `state_dict_metadata` maps flat keys to shapes. It is a pickle, so only known types are let
+    in."""
     with (folder / METADATA).open("rb") as stream:
         metadata = _MetadataUnpickler(stream).load()
     if not isinstance(metadata, Metadata):
@@ -159,14 +164,14 @@ class _MetadataUnpickler(pickle.Unpickler):
 
 
 def _member(kind: Any, name: str) -> Any:
-    """How Python 3.11.0 to 3.11.3 (Debian 12's is one) writes a member of an enum down: as getattr(its class, its name)."""
+    """Return a member of an enum, which Python 3.11.0 to 3.11.3 (Debian 12 has one of these) pickles as getattr(its class, its name)."""
     if isinstance(kind, type) and issubclass(kind, enum.Enum) and name in kind.__members__:
         return kind[name]
     raise pickle.UnpicklingError(f"{METADATA} asks for {name} of {kind}")
 
 
 def _permitted(module: str, name: str) -> bool:
-    """DCP's plain record types, and torch's sizes, types and layouts."""
+    """Return whether a pickle may name this: DCP's plain record types, and torch's sizes, types and layouts."""
     if module == "torch":
         return name == "Size" or isinstance(getattr(torch, name, None), (torch.dtype, torch.layout, torch.memory_format))
     if module == "torch.serialization":
@@ -174,6 +179,6 @@ def _permitted(module: str, name: str) -> bool:
     if module in ("pathlib", "pathlib._local"):
         return name in ("PosixPath", "Path", "PurePosixPath")
     if module in ("torch.distributed.checkpoint.metadata", "torch.distributed.checkpoint.filesystem"):
-        found = getattr(__import__(module, fromlist=[name]), name, None)
-        return isinstance(found, type) and (dataclasses.is_dataclass(found) or issubclass(found, enum.Enum))
+        member = getattr(__import__(module, fromlist=[name]), name, None)
+        return isinstance(member, type) and (dataclasses.is_dataclass(member) or issubclass(member, enum.Enum))
     return False

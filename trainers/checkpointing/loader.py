@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 class Loader:
-    """`loaded`: the step that this attempt started from; pruning spares it."""
+    """Chooses and loads the checkpoint that an attempt starts from; `loaded` is its step, which pruning spares."""
 
     def __init__(self, directory: Path, peers: RankGroup, control: Control, facts: dict[str, Any], config_digest: str) -> None:
         self._directory, self._peers, self._control = directory, peers, control
@@ -43,18 +43,18 @@ class Loader:
         return CheckpointKeys(keys).roles
 
     def load(self, state: dict[str, Any]) -> tuple[int | None, set[str]]:
-        """The step, and the keys of callbacks that the checkpoint does not hold."""
+        """Fill `state` in place; return the step, and the keys of callbacks that the checkpoint does not hold."""
         manifest, self._chosen = self._chosen or self._choose(), None
         if manifest is None:
             return None, set()
         absent = self._read(manifest.step, state)
         self.loaded = manifest.step
         if self._peers.rank == 0:
-            self._tell_differences(manifest)
+            self._warn_of_differences(manifest)
         return manifest.step, absent
 
     def _choose(self) -> Manifest | None:
-        """Of the newest checkpoint whose every byte is as published; damaged ones above it are put aside."""
+        """Return the manifest of the newest checkpoint whose every byte is as published; newer ones that are damaged are put aside."""
         self._peers.from_rank_0(self._clear)
         while (candidate := self._peers.from_rank_0(self._newest)) is not None:
             step, manifest, problem = candidate
@@ -70,20 +70,20 @@ class Loader:
             self._peers.warn(f"a leftover of a dead attempt stays: {problem}")
 
     def _newest(self) -> tuple[int, Manifest | None, str] | None:
-        """Rank 0: the newest that is left, with its manifest or what is wrong with that."""
-        found = store.steps(self._directory)
-        if not found:
+        """Return, on rank 0, the newest checkpoint that is left: its step, and its manifest or what is wrong with that."""
+        steps = store.steps(self._directory)
+        if not steps:
             self._refuse_silent_start()
             return None
         try:
-            return found[-1], manifests.read(store.folder_of(self._directory, found[-1])), ""
+            return steps[-1], manifests.read(store.folder_of(self._directory, steps[-1])), ""
         except BadManifest as error:
-            return found[-1], None, str(error)
+            return steps[-1], None, str(error)
         except NewerFormat as error:
-            raise UserError(f"step {found[-1]} in {self._directory}: {error}", "resume with the version that wrote it") from None
+            raise UserError(f"step {steps[-1]} in {self._directory}: {error}", "resume with the version that wrote it") from None
 
     def _refuse_silent_start(self) -> None:
-        """Nothing left to load is fine for a run that never saved, and only for that one."""
+        """Raise UserError where checkpoints exist and all are damaged: only a run that never saved may start from step 0."""
         if bad := store.quarantined(self._directory):
             raise UserError(
                 f"checkpoints exist in {self._directory} and none verifies: {', '.join(bad)}",
@@ -91,7 +91,8 @@ class Loader:
             )
 
     def _verify(self, manifest: Manifest) -> list[str]:
-        """What any rank finds wrong. A file that cannot be read right now proves nothing: that is raised, on all ranks."""
+        """Return what any rank finds wrong. A file that cannot be read right now proves nothing: that is raised as OSError, on all
+        ranks."""
         share = sorted(manifest.files)[self._peers.rank :: self._peers.world_size]
         wrong: list[str] = []
         unreadable = ""
@@ -115,7 +116,7 @@ class Loader:
         self._peers.warn(f"the checkpoint of step {step} is damaged and now called {target.name}: {'; '.join(problems[:5])}{more}")
 
     def _read(self, step: int, state: dict[str, Any]) -> set[str]:
-        """The digests have passed, so a failure here says nothing against the checkpoint: nothing is renamed."""
+        """Load the state; its digests have passed, so a failure says nothing against the checkpoint, and nothing is renamed."""
         planner, folder = StrictPlanner(), store.folder_of(self._directory, step)
         try:
             dcp.load(state, storage_reader=SafeReader(folder), planner=planner, **taking_part(self._peers.group))
@@ -123,10 +124,12 @@ class Loader:
             raise _load_error(step, [pair[0] for pair in error.failures.values()]) from None
         return planner.absent
 
-    def _tell_differences(self, manifest: Manifest) -> None:
-        then = _flat({**manifest.facts, "world size": manifest.world_size})
+    def _warn_of_differences(self, manifest: Manifest) -> None:
+        saved_with = _flat({**manifest.facts, "world size": manifest.world_size})
         now = _flat({**self._facts, "world size": self._peers.world_size})
-        changed = [f"{key} {then.get(key)} -> {now.get(key)}" for key in sorted(then | now) if then.get(key) != now.get(key)]
+        changed = [
+            f"{key} {saved_with.get(key)} -> {now.get(key)}" for key in sorted(saved_with | now) if saved_with.get(key) != now.get(key)
+        ]
         if changed:
             self._peers.warn(f"resume is not bitwise: {', '.join(changed)}")
         if manifest.config_digest != self._config_digest:
@@ -134,7 +137,7 @@ class Loader:
 
 
 def _load_error(step: int, causes: list[BaseException]) -> Exception:
-    """A misfit is the user's to mend; a disk that fails between two readings is not."""
+    """Return the error to raise: a misfit is the user's to mend, a disk that fails between two readings is not."""
     for cause in causes:
         if isinstance(cause, KeyMismatch):
             return UserError(

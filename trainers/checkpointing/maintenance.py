@@ -18,8 +18,8 @@ from .manifest import BadManifest, NewerFormat
 
 
 def verify(folder: Path, step: int | None = None) -> list[dict[str, Any]]:
-    """Each checkpoint, oldest first: every byte read, and what is wrong."""
-    return [_verified(store.folder_of(folder, found), found) for found in store.steps(folder) if step in (None, found)]
+    """Read every byte of each checkpoint, oldest first, and return a report for each: files, bytes, problems."""
+    return [_verified(store.folder_of(folder, candidate), candidate) for candidate in store.steps(folder) if step in (None, candidate)]
 
 
 def _verified(folder: Path, step: int) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def _verified(folder: Path, step: int) -> dict[str, Any]:
 
 
 def prune(folder: Path, *, keep_last: int, keep_every: int | None, bad: bool, preview_only: bool) -> list[dict[str, Any]]:
-    """Delete all complete checkpoints but the newest, and multiples of keep_every; with `preview_only` only say which.
+    """Delete all complete checkpoints but the newest `keep_last` and the multiples of `keep_every`; with `preview_only` only say which.
 
     The newest complete one always stays, and nothing is deleted before every byte of it was read and found right.
     """
@@ -62,7 +62,7 @@ def _deleted(path: Path, step: int | None, preview_only: bool) -> dict[str, Any]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """1 where something is wrong."""
+    """Run the command; return 1 where something is wrong, else 0."""
     parser = argparse.ArgumentParser(
         prog="python -m trainers.checkpointing.maintenance", description="Verify or prune the checkpoints of a run."
     )

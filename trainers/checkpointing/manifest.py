@@ -1,7 +1,7 @@
 """Owns MANIFEST.json, which makes a folder of shards a checkpoint: size and digest of every file, and where it came from.
 
-Must not import torch, choose between checkpoints, or rename or delete anything (shelf.py does). A reader has to tell
-"these bytes are wrong" (a finding: condemns) from "these bytes cannot be read now" (an OSError: proves nothing).
+Must not import torch, choose between checkpoints, or rename or delete anything (store.py does). A reader has to tell "these bytes are
+wrong" (then the checkpoint is put aside) from "these bytes cannot be read now" (an OSError, which proves nothing).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MANIFEST = "MANIFEST.json"
 METADATA = ".metadata"
 FORMAT = 1
 REREAD_AFTER_S = 0.25
-"""Between a bad first reading and the second, which decides: a network file system may have shown an old page."""
+"""Seconds between a bad first reading and the second, which decides: a network file system may have shown an old page."""
 
 
 class BadManifest(Exception):
@@ -30,12 +30,13 @@ class BadManifest(Exception):
 
 
 class NewerFormat(Exception):
-    """Written by a later version of this program: not damaged, but not for us to judge."""
+    """A manifest that a later version of this program wrote: not damaged, but this version cannot judge it."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """`facts`: what decides whether a resume is bitwise (threads, CPU capability, device, versions)."""
+    """The record that makes a folder a checkpoint; `facts` decide whether a resume is bitwise (threads, CPU capability, device,
+    versions)."""
 
     step: int
     world_size: int
@@ -45,7 +46,7 @@ class Manifest:
 
 
 def write(folder: Path, manifest: Manifest) -> None:
-    """Durable when it returns, with the folder's entries."""
+    """Write the manifest; when this returns, it and the folder's entries survive a power cut."""
     content = {"format": FORMAT, "algorithm": "blake2b-256", **asdict(manifest)}
     with (folder / MANIFEST).open("x") as stream:
         json.dump({**content, "self": _self_digest(content)}, stream, indent=1)
@@ -55,7 +56,7 @@ def write(folder: Path, manifest: Manifest) -> None:
 
 
 def read(folder: Path) -> Manifest:
-    """The folder's manifest, read twice before BadManifest is raised. OSError, but for a missing file, passes through."""
+    """Return the folder's manifest, read twice before BadManifest is raised; an OSError other than for a missing file passes through."""
     try:
         return _read_once(folder)
     except BadManifest:
@@ -65,7 +66,7 @@ def read(folder: Path) -> Manifest:
 
 
 def is_complete(folder: Path) -> bool:
-    """Cheap: a sound manifest and files of the right sizes. Says nothing about their bytes."""
+    """Return whether there is a sound manifest and files of the right sizes; this is cheap and says nothing about their bytes."""
     try:
         files = _read_once(folder).files
         return all((folder / name).stat().st_size == entry.size for name, entry in files.items())
@@ -74,7 +75,7 @@ def is_complete(folder: Path) -> bool:
 
 
 def wrong_files(folder: Path, manifest: Manifest, names: Iterable[str], tick: Callable[[int], None] = lambda _bytes: None) -> list[str]:
-    """One line for each of `names` that is missing or of the wrong size or digest at both of two readings."""
+    """Return a line for each of `names` that is missing, or of the wrong size or digest at both of two readings."""
     wrong = []
     for name in names:
         if _problem(folder / name, manifest.files[name], tick):
@@ -113,7 +114,7 @@ def _read_once(folder: Path) -> Manifest:
 
 
 def _parse(folder: Path, content: dict[str, Any]) -> Manifest:
-    """The digest already passed, so only a program (or a person) can have written nonsense."""
+    """Return the manifest of a file whose digest is right, so only a program (or a person) can have written nonsense: BadManifest."""
     try:
         files = {name: FileEntry(int(entry["size"]), str(entry["digest"])) for name, entry in content["files"].items()}
         manifest = Manifest(int(content["step"]), int(content["world_size"]), str(content["config_digest"]), dict(content["facts"]), files)
@@ -129,12 +130,12 @@ def _parse(folder: Path, content: dict[str, Any]) -> Manifest:
 
 
 def _self_digest(content: dict[str, Any]) -> str:
-    """Over the values, whatever the spacing: a flipped digit in `facts` is noticed too."""
+    """Return the digest of the values, whatever the spacing: a flipped digit in `facts` is noticed too."""
     return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=32).hexdigest()
 
 
 def _forget_cached(path: Path) -> None:
-    """Let the second reading come from the disk, not from the same page of memory. Best effort."""
+    """Drop the file's cached pages where the system can, so that the second reading comes from the disk."""
     try:
         handle = os.open(path, os.O_RDONLY)
     except OSError:

@@ -50,14 +50,14 @@ class Checkpoint:
         return CheckpointKeys(self.saved)
 
     def networks(self, role: str) -> list[str]:
-        """Of a role that was trained, by their folders in a pipeline; UserError for another."""
+        """Return the networks of a role that was trained, by their folders in a pipeline; UserError for another role."""
         networks = self._keys.networks(role)
         if not networks:
             self._refuse(role, "live")
         return networks
 
     def names(self, role: str, weights: WeightsKind, network: str = "transformer") -> dict[str, tuple[str, torch.Size, torch.dtype]]:
-        """By parameter name: (key in the checkpoint, shape, type). UserError where the checkpoint has no such weights."""
+        """Return, by parameter name, (key in the checkpoint, shape, type); UserError where the checkpoint has no such weights."""
         self.networks(role)  # refuses a role that was not trained
         prefix = self._keys.prefix(role, network, weights)
         named = {
@@ -70,7 +70,7 @@ class Checkpoint:
         return named
 
     def read(self, keys: Iterable[str]) -> dict[str, Tensor]:
-        """Whole tensors on the CPU, as they were saved."""
+        """Return whole tensors on the CPU, by key, as they were saved."""
         state = {key: torch.empty(self.saved[key].size, dtype=self.saved[key].properties.dtype) for key in keys}
         try:
             with warnings.catch_warnings():
@@ -83,7 +83,7 @@ class Checkpoint:
         return state
 
     def weights(self, role: str, weights: WeightsKind, network: str = "transformer") -> dict[str, Tensor]:
-        """By parameter name, all at once."""
+        """Return a network's weights by parameter name, all at once, on the CPU."""
         names = self.names(role, weights, network)
         read = self.read(key for key, _, _ in names.values())
         return {name: read[key] for name, (key, _, _) in names.items()}
@@ -97,12 +97,12 @@ class Checkpoint:
 
 
 def is_run(folder: Path) -> bool:
-    """Whether this is a run's directory, not a model's."""
+    """Return whether this is a run's directory and not a model's."""
     return (folder / "checkpoints").is_dir() and (folder / "attempts").is_dir()
 
 
 def open_checkpoint(run: Path, step: int | None = None) -> Checkpoint:
-    """The checkpoint of `step`, or the newest that verifies; what is passed over is told in the log."""
+    """Open the checkpoint of `step`, or the newest that verifies; a damaged one that is passed over is named in the log."""
     config = read_config(run)
     checkpoints = run / "checkpoints"
     steps = store.steps(checkpoints)
@@ -122,15 +122,15 @@ def open_checkpoint(run: Path, step: int | None = None) -> Checkpoint:
 
 
 def read_config(run: Path) -> TrainConfig:
-    """What the newest attempt was started with."""
+    """Return the configuration that the run's newest attempt was started with; UserError where the folder is no training run."""
     started = sorted((run / "attempts").glob("*.config.json"))
     if not started:
         raise UserError(f"{run} is not the directory of a run that has started: no attempts/*.config.json", "give a run, or a model folder")
     try:
-        found = json.loads(started[-1].read_text())
-        if isinstance(found, dict) and (program := next((name for name in OTHER_PROGRAMS if name in found), None)):
+        content = json.loads(started[-1].read_text())
+        if isinstance(content, dict) and (program := next((name for name in OTHER_PROGRAMS if name in content), None)):
             raise UserError(f"{run} trained nothing: it is a job of `{program}`", "give the run of a training recipe")
-        return with_own_sections(TrainConfig.model_validate(found.get("train", found)), run)
+        return with_own_sections(TrainConfig.model_validate(content.get("train", content)), run)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))

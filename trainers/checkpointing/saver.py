@@ -1,8 +1,9 @@
 """Owns the checkpoints of a run in progress: asynchronous saves, published by rename, counted when they fail.
 
-Must not know what the state means, touch folders but through shelf.py, or judge what it finds (checkpoint_loading.py).
-DCP's thread, the saving thread and the main thread have a gloo group each, so that no collective of one is ever taken
-for another's, however far apart the ranks are.
+Must not know what the state means, touch folders but through store.py, or judge checkpoints that it finds (loader.py does).
+
+DCP's thread, the saving thread and the main thread have a gloo group each, so that no collective of one is ever taken for another's,
+however far apart the ranks are.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ from .manifest import Manifest
 
 
 class Checkpointer:
-    """Every public method is collective: all ranks call it, in the same order. Made after init_process_group."""
+    """The checkpoints of one run. Every public method is collective: all ranks call it, in the same order. Made after
+    init_process_group."""
 
     def __init__(self, directory: Path, keep: CheckpointConfig, *, control: Control, facts: dict[str, Any], config_digest: str) -> None:
         self._directory, self._keep, self._control = Path(directory), keep, control
@@ -49,10 +51,14 @@ class Checkpointer:
         self.failed_in_a_row = 0
         self.last_published: int | None = None
         self.absent: set[str] = set()
-        """After `load`: keys of callbacks that the checkpoint does not hold; their values are still what the caller passed."""
+        """Keys of callbacks that the loaded checkpoint does not hold; their values are still what the caller passed."""
 
     def save(self, step: int, state: dict[str, Any], *, wait: bool = False) -> None:
-        """Publish `state` as the checkpoint of `step`; returns when it is staged, unless `wait`. A failure is counted, not raised."""
+        """Begin to publish `state` as the checkpoint of `step` and return when it is staged; with `wait`, when it is published or has
+        failed.
+
+        A failure is counted, not raised.
+        """
         self.wait()
         started = time.monotonic()
         check_state(state)
@@ -68,31 +74,32 @@ class Checkpointer:
             self.wait()
 
     def wait(self) -> None:
-        """Until the save in flight is published or failed. Bytes that reach the disk are told as progress; a stuck disk stays silent."""
+        """Wait until the save in flight is published or has failed. Bytes that reach the disk are reported as progress; a stuck disk is
+        not."""
         if self._pending is None:
             return
         step, temporary, result = self._pending
-        told = -1
+        reported = -1
         while not wait_for([result], timeout=1.0).done:
-            if (written := self._bytes_done(temporary)) > told:
-                told = written
+            if (written := self._bytes_done(temporary)) > reported:
+                reported = written
                 self._control.progress("saving", written)
         self._pending = None
-        error = result.exception()  # a collective failed: a peer died, and this rank will be told soon
+        error = result.exception()  # a collective failed: a peer died, and this rank will hear of it soon
         self._settle(step, one_line(error) if error else result.result())
 
     def poll(self) -> None:
-        """Settle a save that has finished on all ranks. They agree on that here, so the counts change at the same step everywhere."""
+        """Settle a save that has finished on all ranks; they agree on that here, so the counts change at the same step everywhere."""
         if self._pending is not None and self._peers.all_true(self._pending[2].done()):
             self.wait()
 
     def roles(self) -> set[str]:
-        """Roles held by the checkpoint that `load` will choose; empty where there is none."""
+        """Return the roles held by the checkpoint that `load` will choose; empty where there is none."""
         self.wait()
         return self._loader.roles()
 
     def load(self, state: dict[str, Any]) -> int | None:
-        """Fill `state` in place from the newest checkpoint that verifies; its step, or None where there has never been one."""
+        """Fill `state` in place from the newest checkpoint that verifies; return its step, or None where there has never been one."""
         self.wait()
         step, self.absent = self._loader.load(state)
         self.last_published = step
@@ -105,7 +112,7 @@ class Checkpointer:
         self._stager.close()
 
     def _open(self, step: int) -> tuple[Path | None, str | None]:
-        """Rank 0: (temporary folder, why there is none); both None: this step is published already."""
+        """Return, on rank 0, (temporary folder, why there is none); both are None where this step is published already."""
         try:
             if manifests.is_complete(store.folder_of(self._directory, step)):
                 return None, None
@@ -130,7 +137,7 @@ class Checkpointer:
     # From here on: in the saving thread.
 
     def _finish(self, upload: Future[Any], temporary: Path, step: int, started: float) -> str | None:
-        """Seal, gather, publish, prune; returns why there is no new checkpoint, the same on all ranks."""
+        """Seal, gather, publish and prune; return why there is no new checkpoint, the same on all ranks, or None."""
         parts = self._publishing.gather(self._seal(upload, temporary))
         failure = self._publishing.from_rank_0(lambda: self._publish(temporary, step, parts))
         if self._peers.rank == 0 and failure is None:
@@ -139,7 +146,7 @@ class Checkpointer:
         return failure
 
     def _seal(self, upload: Future[Any], temporary: Path) -> tuple[dict[str, FileEntry], str | None]:
-        """This rank's files, hashed and on the disk. Whatever goes wrong becomes an outcome: the other ranks wait for it."""
+        """Hash this rank's files and sync them to the disk. Whatever goes wrong is returned and not raised: the other ranks wait for it."""
         try:
             index = upload.result()
             files = {}
@@ -154,7 +161,7 @@ class Checkpointer:
             return {}, one_line(error)
 
     def _publish(self, temporary: Path, step: int, parts: list[tuple[dict[str, FileEntry], str | None]]) -> str | None:
-        """Rank 0: the only place where a checkpoint comes into being."""
+        """Publish the checkpoint, on rank 0; no other place makes one. Return what went wrong, or None."""
         self._peers.end_if_superseded()
         failures = list(dict.fromkeys(failure for _files, failure in parts if failure))
         try:
@@ -171,7 +178,7 @@ class Checkpointer:
         return "; ".join(failures)
 
     def _prune(self) -> None:
-        """Whatever goes wrong here, the new checkpoint is published."""
+        """Delete old checkpoints; whatever goes wrong is a warning, for the new checkpoint is published."""
         keep = self._keep
         try:
             problems = store.prune(
@@ -180,12 +187,12 @@ class Checkpointer:
         except OSError as error:
             problems = [one_line(error)]
         for problem in problems:
-            if problem not in self._undeletable:  # tried again each time, told once
+            if problem not in self._undeletable:  # tried again each time, warned of once
                 self._undeletable.add(problem)
                 self._peers.warn(f"an old checkpoint could not be deleted: {problem}")
 
     def _own_files(self, temporary: Path) -> list[Path]:
-        """DCP names a rank's files __RANK_N.distcp; its index is rank 0's."""
+        """Return the files that this rank writes: DCP calls them __RANK_N.distcp, and its index is rank 0's."""
         own = sorted(temporary.glob(f"__{self._peers.rank}_*"))
         return [*own, temporary / manifests.METADATA] if self._peers.rank == 0 else own
 

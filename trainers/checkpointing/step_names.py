@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 STEP_NAME = r"step-\d{8,}"
-"""A regular expression of such names."""
+"""A regular expression of such names; eight digits, or more where a step needs them."""
 
 
 def step_name(step: int) -> str:

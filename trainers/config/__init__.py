@@ -1,4 +1,4 @@
-"""Every knob of the trainers, typed and documented, without torch: the launcher validates with it at once.
+"""Owns every key of the trainers, typed and documented, without torch: the launcher validates with it at once.
 
 May import: nothing.
 Must not know: networks, data on disk, or what launches a rank.

@@ -50,27 +50,28 @@ class SparseAttention(Section):
     def _backend_can(self) -> SparseAttention:
         tokens = math.prod(self.tile)
         if (self.backend == "flex" and tokens % 64) or (self.backend == "kernel" and tokens != 64):
-            wanted = "a multiple of 64" if self.backend == "flex" else "64"
-            raise ValueError(f"backend {self.backend} needs tiles of {wanted} tokens, and {list(self.tile)} are {tokens}")
+            size = "a multiple of 64" if self.backend == "flex" else "64"
+            raise ValueError(f"backend {self.backend} needs tiles of {size} tokens, and {list(self.tile)} are {tokens}")
         return self
 
     def sparsity_at(self, step: int) -> float:
-        """At a step, counted from 1: rate x min(step // interval, sparsity // rate), in decimals and not in binary fractions."""
+        """Return the sparsity at a step, counted from 1: rate x min(step // interval, sparsity // rate), in decimal, not binary,
+        fractions."""
         if self.ramp is None:
             return self.sparsity
         risen = step // self.ramp.interval * Fraction(str(self.ramp.rate))
         return float(min(risen, Fraction(str(self.sparsity))))
 
     def at(self, step: int) -> SparseAttention:
-        """As it was at that step, for good."""
+        """Return this attention with its sparsity fixed at what it is at a step."""
         return self.model_copy(update={"sparsity": self.sparsity_at(step), "ramp": None})
 
     def misfit(self, grid: tuple[int, int, int]) -> tuple[str, str] | None:
-        """(message, hint) where a grid of so many tokens over time, height and width cannot be cut into these tiles."""
+        """Return (message, hint) where a grid of tokens over time, height and width cannot be cut into these tiles; else None."""
         fits = [min(size, tokens) for size, tokens in zip(self.tile, grid, strict=True)]
         tokens = " x ".join(map(str, grid))
-        for axis, size, found in zip(_AXES, self.tile, grid, strict=True):
-            if size > found:
+        for axis, size, available in zip(_AXES, self.tile, grid, strict=True):
+            if size > available:
                 return f"a tile of {size} over {axis} is larger than the grid of {tokens} tokens (time x height x width)", f"at most {fits}"
         if self.sparsity > 0 and tuple(fits) == grid:
             return f"one tile holds the whole grid of {tokens} tokens, so none can be left out", "use smaller tiles"
@@ -81,5 +82,5 @@ AttentionConfig = Annotated[DenseAttention | SparseAttention, Field(discriminato
 
 
 def num_kept(sparsity: float, num_tiles: int) -> int:
-    """Key tiles that a query tile attends to: ceil((1 - sparsity) x tiles), in decimals, at least one."""
+    """Return the number of key tiles that a query tile attends to: ceil((1 - sparsity) x tiles), in decimals, at least one."""
     return max(1, min(math.ceil((1 - Fraction(str(sparsity))) * num_tiles), num_tiles))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def blocks_fit(local_attn_size: int | None, sink_frames: int, per_block: int) -> tuple[str, str] | None:
-    """(what is wrong with a window, a hint); None where it holds its sink frames and a block."""
+    """Return (what is wrong with a window, a hint); None where it holds its sink frames and a block."""
     least = sink_frames + per_block
     if local_attn_size is None or local_attn_size >= least:
         return None

@@ -1,4 +1,4 @@
-"""Owns the knobs of meshes, checkpoints and callbacks. Must not import torch."""
+"""Owns the keys of `train.callbacks`: moving averages, gradient clipping, validation. Must not import torch."""
 
 from __future__ import annotations
 

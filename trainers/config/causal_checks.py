@@ -1,4 +1,4 @@
-"""Owns what is said of block-causal students: that there are blocks, that they fit the video, what the weights were trained as.
+"""Owns the checks of block-causal students: that there are blocks, that they fit the video, what the weights were trained as.
 
 Must not import torch. How a video is cut into blocks: trainers/diffusion/frame_blocks.py.
 """
@@ -22,7 +22,7 @@ _MADE_HERE = ("tiny-wan", "tiny-wan-a14b")
 
 
 def problems(train: TrainBlock) -> list[Problem]:
-    """Of a method whose student must be block-causal."""
+    """Return the problems of a method whose student must be block-causal."""
     student, kind = train.models.get("student"), train.method.kind
     if student is None:
         return []
@@ -39,9 +39,9 @@ def problems(train: TrainBlock) -> list[Problem]:
 
 
 def wrong_start(student: Any) -> tuple[str, str] | None:
-    """(what is wrong, hint) with a student that is to start as a causal network, of its own blocks. Looks at the disk.
+    """Return (what is wrong, hint) with a student that must start as a causal network of its own blocks; else None. Looks at the disk.
 
-    Of two experts each must start so. None also for a folder that is not here: its absence is told elsewhere.
+    Of two experts each must start so. None also for a folder that is not here: other checks report its absence.
     """
     if isinstance(student, TwoExperts):
         return next((wrong for name in (HIGH, LOW) if (wrong := _wrong(student.expert(name)))), None)
@@ -57,12 +57,12 @@ def _wrong(student: Any) -> tuple[str, str] | None:
     folder = hub_cache.local_model(reference, getattr(student, "revision", None))
     if folder is None:
         return None
-    told = _trained_as(folder)
-    if told is None:
+    trained_as = _trained_as(folder)
+    if trained_as is None:
         return f"nothing tells that {reference} was trained as a causal network: it has no {TRAINING}", hint
-    per_block = told.get("num_frames_per_block")
+    per_block = trained_as.get("num_frames_per_block")
     if per_block is None:
-        return f"{reference} was trained as a bidirectional network (family {told.get('family')!r}), not as a causal one", hint
+        return f"{reference} was trained as a bidirectional network (family {trained_as.get('family')!r}), not as a causal one", hint
     if per_block != student.num_frames_per_block:
         message = f"{reference} was trained on blocks of {per_block} frames, not of num_frames_per_block {student.num_frames_per_block}"
         return message, f"num_frames_per_block: {per_block}"
@@ -70,10 +70,10 @@ def _wrong(student: Any) -> tuple[str, str] | None:
 
 
 def _trained_as(folder: Path) -> dict[str, Any] | None:
-    """The section of the role whose weights the folder holds."""
+    """Return the configuration of the role whose weights the folder holds; None where nothing tells."""
     try:
-        found = json.loads((folder / TRAINING).read_text())
-        section: dict[str, Any] = found["train"]["models"][found["role"]]
+        facts = json.loads((folder / TRAINING).read_text())
+        section: dict[str, Any] = facts["train"]["models"][facts["role"]]
         return section if isinstance(section, dict) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -1,4 +1,4 @@
-"""Owns the keys of `train.checkpoint`: when checkpoints are written and which are kept."""
+"""Owns the keys of `train.checkpoint`: when checkpoints are written and which are kept. Must not import torch."""
 
 from __future__ import annotations
 

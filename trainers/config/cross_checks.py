@@ -23,7 +23,7 @@ class Batching:
 
 
 def batching(config: TrainConfig, world_size: int) -> Batching:
-    """The cut of the global batch at a world size; ValueError names the sizes that divide."""
+    """Return the cut of the global batch at a world size; ValueError names the sizes that divide."""
     replicate, shard, _ = config.parallel.mesh(world_size)
     ranks, batch = replicate * shard, config.data.global_batch_size
     micro = config.data.micro_batch_size
@@ -39,16 +39,16 @@ def batching(config: TrainConfig, world_size: int) -> Batching:
 
 
 def check(config: TrainConfig, world_size: int) -> list[Problem]:
-    """Every contradiction in a train block at a world size; empty when it can start."""
+    """Return every contradiction in a train block at a world size; empty when it can start."""
     return [*_roles(config), *_sizes(config), *_validation(config), *_world(config, world_size), *_own(config)]
 
 
 def _own(config: TrainConfig) -> list[Problem]:
-    """What the method and the models know of themselves; a model's section may do without `problems`."""
-    found = config.method.problems(config)
+    """Return the problems that the method and the models report; a model's section may do without `problems`."""
+    problems = config.method.problems(config)
     for role, model in config.models.items():
-        found += getattr(model, "problems", _none)(role, config)
-    return found
+        problems += getattr(model, "problems", _none)(role, config)
+    return problems
 
 
 def _none(_role: str, _config: TrainConfig) -> list[Problem]:
@@ -63,14 +63,14 @@ def _roles(config: TrainConfig) -> list[Problem]:
     method = config.method
     if isinstance(method, custom.Config):
         return []
-    wanted = {*method.trainable_roles, *method.frozen_roles}
+    known = {*method.trainable_roles, *method.frozen_roles}
     problems = [
         Problem(("models",), f"method {method.kind} needs the role {role!r}", f"add models.{role}")
-        for role in sorted(wanted - config.models.keys() - set(method.optional_roles))
+        for role in sorted(known - config.models.keys() - set(method.optional_roles))
     ]
     problems += [
-        Problem(("models", role), f"method {method.kind} has no role {role!r}", f"its roles: {', '.join(sorted(wanted))}")
-        for role in sorted(config.models.keys() - wanted)
+        Problem(("models", role), f"method {method.kind} has no role {role!r}", f"its roles: {', '.join(sorted(known))}")
+        for role in sorted(config.models.keys() - known)
     ]
     problems += [
         Problem(("optimizers",), f"the trainable role {role!r} has no optimizer", f"add optimizers.{role}")
@@ -118,21 +118,22 @@ def _sizes(config: TrainConfig) -> list[Problem]:
 
 
 def _validation(config: TrainConfig) -> list[Problem]:
-    asked, path = config.callbacks.validation, ("callbacks", "validation")
-    if asked is None:
+    validation, path = config.callbacks.validation, ("callbacks", "validation")
+    if validation is None:
         return []
-    problems = [replace(problem, path=(*path, *problem.path)) for problem in asked.sizes(config.data).misfits()]
-    if asked.weights == "ema" and config.callbacks.ema is None:
+    problems = [replace(problem, path=(*path, *problem.path)) for problem in validation.sizes(config.data).misfits()]
+    if validation.weights == "ema" and config.callbacks.ema is None:
         problems.append(Problem((*path, "weights"), "is ema, but there are no averages", "add callbacks.ema, or weights: live"))
-    if wrong := asked.sampler_problem(config.method.few_steps(config.flow_shift), config.flow_shift):
+    if wrong := validation.sampler_problem(config.method.few_steps(config.flow_shift), config.flow_shift):
         problems.append(Problem((*path, wrong[0]), f"{wrong[0]}: {wrong[1]}", wrong[2]))
-    if wrong := asked.window_problem(config.models.get("student"), config.data):
+    if wrong := validation.window_problem(config.models.get("student"), config.data):
         problems.append(Problem((*path, wrong[0]), f"{wrong[0]}: {wrong[1]}", wrong[2]))
     return problems
 
 
 def _heads(config: TrainConfig) -> list[Problem]:
-    """Sequence-parallel ranks share out the heads; of a model that is loaded, only the rank knows how many there are."""
+    """Return the problems of heads that sequence-parallel ranks cannot share; of a model that is loaded, only the rank knows their
+    number."""
     counts = {role: getattr(getattr(model, "architecture", None), "num_attention_heads", None) for role, model in config.models.items()}
     return [
         Problem(

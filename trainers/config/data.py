@@ -77,24 +77,24 @@ class DataConfig(Section):
 
     @property
     def folders(self) -> dict[str, int]:
-        """Folder -> how often it is read an epoch."""
+        """Return how often each folder is read in an epoch."""
         return {self.path: 1} if isinstance(self.path, str) else dict(self.path)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        """(T, H, W) of one sample's latents."""
+        """Return the shape (T, H, W) of one sample's latents."""
         t, h, w = self.vae_stride
         return (self.num_frames - 1) // t + 1, self.height // h, self.width // w
 
     def misfits(self) -> list[Problem]:
-        """Sizes that the VAE's strides and the network's patches of 2x2 latents do not take; paths are below `data`."""
-        found, (time_stride, *space) = [], self.vae_stride
+        """Return the sizes that the VAE's strides and the network's 2x2 patches do not take; paths are below `data`."""
+        problems, (time_stride, *space) = [], self.vae_stride
         if (self.num_frames - 1) % time_stride:
             near = (self.num_frames - 1) // time_stride * time_stride + 1
             message = f"{self.num_frames} frames are not 1 + a multiple of the VAE's time stride {time_stride}"
-            found.append(Problem(("num_frames",), message, f"use {near} or {near + time_stride}"))
+            problems.append(Problem(("num_frames",), message, f"use {near} or {near + time_stride}"))
         for name, size, stride in zip(("height", "width"), (self.height, self.width), space, strict=True):
             if size % (stride * 2):
                 message = f"{size} is not a multiple of {stride * 2} (VAE stride {stride} x patch 2)"
-                found.append(Problem((name,), message, f"use {max(1, size // (stride * 2)) * stride * 2}"))
-        return found
+                problems.append(Problem((name,), message, f"use {max(1, size // (stride * 2)) * stride * 2}"))
+        return problems

@@ -19,18 +19,18 @@ def shifted(u: float, shift: float) -> float:
 
 
 def grid(shift: float) -> list[float]:
-    """The schedule's 1000 timesteps, descending."""
+    """Return the schedule's 1000 timesteps, descending."""
     return [shifted(k / _GRID, shift) * _GRID for k in range(_GRID, 0, -1)]
 
 
 def nearest(timestep: float, shift: float) -> int:
-    """The entry of the schedule that a timestep stands for."""
+    """Return the entry of the schedule that a timestep stands for."""
     entries = grid(shift)
     return min(range(_GRID), key=lambda k: abs(entries[k] - timestep))
 
 
 def sigmas(timesteps: Sequence[float], shift: float) -> list[float]:
-    """Of the entries that the timesteps stand for."""
+    """Return the noise levels sigma, in (0, 1], of the schedule's entries that the timesteps stand for."""
     entries = grid(shift)
     return [entries[nearest(t, shift)] / _GRID for t in timesteps]
 
@@ -41,7 +41,7 @@ def timesteps(steps: Sequence[float], shift: float, warped: bool) -> list[float]
 
 
 def wrong(steps: Sequence[float], shift: float, warped: bool, *, from_noise: bool) -> tuple[str, str] | None:
-    """(what is wrong with a list of denoising steps, a hint); None for a list that can be used."""
+    """Return (what is wrong with a list of denoising steps, a hint); None for a list that can be used."""
     name = f"{list(steps)}"
     if not steps:
         return "is empty", "such as [1000, 750, 500, 250]"
@@ -49,23 +49,23 @@ def wrong(steps: Sequence[float], shift: float, warped: bool, *, from_noise: boo
         return f"{name} is not descending", "from much noise to little, each step once"
     if warped and any(step != int(step) or not 1 <= step <= _GRID for step in steps):
         return f"{name} holds steps off the schedule", f"with warped steps: whole numbers from {_GRID} to 1"
-    found = timesteps(steps, shift, warped)
+    given = timesteps(steps, shift, warped)
     last = grid(shift)[-1]
-    if found[0] > _GRID or found[-1] < last * (1 - 1e-9):
+    if given[0] > _GRID or given[-1] < last * (1 - 1e-9):
         return (
             f"{name} holds timesteps off the schedule",
             f"with flow_shift {shift:g} it runs from {_GRID} to {last:.4g}; the end, 0, is not in the list",
         )
-    entries = [nearest(t, shift) for t in found]
+    entries = [nearest(t, shift) for t in given]
     if len(set(entries)) < len(entries):
         return f"{name} names one entry of the schedule twice", f"with flow_shift {shift:g} neighbouring steps are further apart"
-    if from_noise and found[0] < _NEARLY_NOISE:
-        return f"{name} starts at timestep {found[0]:.4g}, but sampling starts from pure noise", f"let it start with {_GRID}"
+    if from_noise and given[0] < _NEARLY_NOISE:
+        return f"{name} starts at timestep {given[0]:.4g}, but sampling starts from pure noise", f"let it start with {_GRID}"
     return None
 
 
 def one_sided(timesteps: Sequence[float], student: Any) -> tuple[str, str] | None:
-    """(what is wrong, a hint) where the student is two experts, and would be trained and sampled with one of them only."""
+    """Return (what is wrong, a hint) where only one of a student's two experts would be trained and sampled; else None."""
     boundary_ratio = getattr(student, "boundary_ratio", None)
     if boundary_ratio is None:
         return None
@@ -81,5 +81,8 @@ def one_sided(timesteps: Sequence[float], student: Any) -> tuple[str, str] | Non
 
 
 def trajectory(num_steps: int, shift: float) -> list[int]:
-    """Timesteps of a teacher's many-step trajectory, cut to whole numbers (methods/README.md section 8): 1000 first, without 0."""
+    """Return the timesteps of a teacher's many-step trajectory, cut to whole numbers: 1000 first, without 0.
+
+    Source: trainers/methods/README.md section 8.
+    """
     return [int(shifted(1 - i / num_steps, shift) * _GRID + 1e-9) for i in range(num_steps)]

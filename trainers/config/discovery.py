@@ -18,25 +18,25 @@ _NO_NAMES = ("base", "custom")
 
 
 def is_own(name: str) -> bool:
-    """Whether a `kind` or `family` names a class of the user's own file, as in ./file.py:ClassName."""
+    """Return whether a `kind` or `family` names a class of the user's own file, as in ./file.py:ClassName."""
     return ":" in name
 
 
 def available(package: str) -> list[str]:
-    """Names that can be written in a file, e.g. ["dmd2", "self-forcing"], for a package such as `trainers.config.methods`."""
+    """Return the names that can be written in a file, e.g. ["dmd2", "self-forcing"], for a package such as `trainers.config.methods`."""
     found = importlib.import_module(package)
     return sorted(m.name.replace("_", "-") for m in pkgutil.iter_modules(found.__path__) if m.name not in _NO_NAMES)
 
 
 def config_class(package: str, name: str) -> type[Section]:
-    """The section class of `name`: the one that the module of that name itself defines as `Config`."""
+    """Return the section class of `name`: the one that the module of that name itself defines as `Config`."""
     module = importlib.import_module(f"{package}.{name.replace('-', '_')}")
     found: type[Section] = module.Config
     return found
 
 
 def chooser(package: str, key: str, default: str | None = None) -> Callable[[Any], Any]:
-    """A pydantic before-validator that picks the class by `value[key]`; errors list what is known."""
+    """Return a pydantic before-validator that picks the class by `value[key]`; errors list what is known."""
 
     def choose(value: Any) -> Any:
         if isinstance(value, Section):

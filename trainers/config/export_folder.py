@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Literal
 
 WeightsKind = Literal["live", "ema"]
-"""live: the weights as they were trained; ema: their exponential moving average."""
+"""Which weights: live are those that were trained, ema their exponential moving average."""
 
 TRAINING = "training.json"
 """The file that records what exported weights were trained as: role, step, live or ema, and the recipe's `train` block."""

@@ -15,7 +15,7 @@ _PROMPTS = "prompts.safetensors"
 
 
 def conversions(value: Any) -> str:
-    """Two conventions go by OTHERS_KEY, so neither can be assumed."""
+    """Return hints for both conventions that go by OTHERS_KEY, since neither can be assumed."""
     number = float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
     scripts, yaml_files = ("w + 1", "s") if number is None else (f"{number + 1:g}", f"{number:g}")
     return (
@@ -25,7 +25,7 @@ def conversions(value: Any) -> str:
 
 
 def no_negative_prompt(train: TrainBlock, scale: float) -> list[Problem]:
-    """Where the unconditional branch has nothing to read; looks at the disk."""
+    """Return the problem where the unconditional prediction has no prompt to read; None where it has. Looks at the disk."""
     if scale == 1 or train.data.prepare is not None:
         return []
     folders = [Path(folder) for folder in train.data.folders]

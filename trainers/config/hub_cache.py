@@ -26,22 +26,23 @@ def is_id(reference: str) -> bool:
 
 
 def snapshot(kind: Kind, name: str, revision: str | None = None) -> Path:
-    """The folder of a downloaded repository at a commit, branch or tag (null: the default branch as last downloaded), or NotHere."""
+    """Return the folder of a repository at a commit, branch or tag (None: the default branch as last downloaded); NotHere where it is
+    missing."""
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HFValidationError, IncompleteSnapshotError, LocalEntryNotFoundError
 
-    wanted = f"{kind} {name}" if revision is None else f"{kind} {name} at revision {revision}"
+    sought = f"{kind} {name}" if revision is None else f"{kind} {name} at revision {revision}"
     try:
         chosen = _noted(storage(kind, name), revision)
         return Path(snapshot_download(name, repo_type=kind, revision=revision, local_files_only=True, **chosen))
     except IncompleteSnapshotError:
-        raise NotHere(f"the {wanted} is in the Hugging Face cache ({constants.HF_HUB_CACHE}) in part only") from None
+        raise NotHere(f"the {sought} is in the Hugging Face cache ({constants.HF_HUB_CACHE}) in part only") from None
     except (LocalEntryNotFoundError, HFValidationError, FileNotFoundError):
-        raise NotHere(f"the {wanted} is not in the Hugging Face cache ({constants.HF_HUB_CACHE})") from None
+        raise NotHere(f"the {sought} is not in the Hugging Face cache ({constants.HF_HUB_CACHE})") from None
 
 
 def local_model(reference: str | None, revision: str | None = None) -> Path | None:
-    """The folder of a model that is written as a folder or as an id; None for one that is not here, or is made on first use."""
+    """Return the folder of a model that is named as a folder or id; None for one that is not here, or is made on first use."""
     if reference is None:
         return None
     folder = Path(reference).expanduser()
@@ -54,19 +55,19 @@ def local_model(reference: str | None, revision: str | None = None) -> Path | No
 
 
 def storage(kind: Kind, name: str) -> Path:
-    """Where the cache keeps a repository: blobs, refs, snapshots."""
+    """Return the folder in which the cache keeps a repository: blobs, refs, snapshots."""
     from huggingface_hub import constants
 
     return Path(constants.HF_HUB_CACHE) / f"{kind}s--{name.replace('/', '--')}"
 
 
 def note(kind: Kind, name: str, commit: str, chosen: dict[str, Any]) -> None:
-    """Before a download: which files of the commit are wanted (allow_patterns, ignore_patterns; empty: all)."""
+    """Note, before a download, which files of the commit are chosen (allow_patterns, ignore_patterns; empty: all)."""
     _replace(storage(kind, name) / "wanted" / f"{commit}.json", json.dumps(chosen))
 
 
 def point(kind: Kind, name: str, revision: str | None, commit: str) -> None:
-    """After a download: the commit that a branch or tag (null: the default branch) stands for from now on."""
+    """Note, after a download, the commit that a branch or tag (None: the default branch) stands for from now on."""
     _replace(storage(kind, name) / "refs" / (revision or "main"), commit)
 
 

@@ -27,7 +27,7 @@ _BYTES = {"bf16": 2, "fp32": 4}
 
 @dataclass(frozen=True)
 class RoleMemory:
-    """Bytes on one rank."""
+    """The bytes that a role takes on one rank."""
 
     role: str
     trained: bool
@@ -45,12 +45,12 @@ class RoleMemory:
 
     @property
     def kept(self) -> int:
-        """There all the time."""
+        """Return the bytes that are taken all the time."""
         return self.weights + self.gradients + self.optimizer + self.averages
 
     @property
     def passing(self) -> int:
-        """Only while this role computes."""
+        """Return the bytes that are taken only while this role computes."""
         return self.gathered + self.activations
 
 
@@ -62,7 +62,7 @@ class Memory:
 
     @property
     def peak(self) -> int:
-        """Of one rank: what all roles keep, and the most that one of them needs while it computes."""
+        """Return the bytes of one rank: what all roles keep, and the most that one of them needs while it computes."""
         training = [role for role in self.roles if not role.before_training]
         before = max((role.kept + role.passing for role in self.roles if role.before_training), default=0)
         return max(before, sum(role.kept for role in training) + max((role.passing for role in training), default=0))
@@ -73,7 +73,7 @@ class Memory:
 
 
 def estimate(train: TrainConfig, world_size: int) -> Memory:
-    """Of a train block that `check` found nothing wrong with."""
+    """Estimate the memory of a train block that `check` found nothing wrong with."""
     _, shard, _ = train.parallel.mesh(world_size)
     micro = batching(train, world_size).micro
     networks = {role: size_of(model) for role, model in train.models.items()}
@@ -82,7 +82,7 @@ def estimate(train: TrainConfig, world_size: int) -> Memory:
 
 
 def size_of(model: Any) -> NetworkSize | None:
-    """Of a role's network or networks; None where it is of a family without numbers, or of a model that is not here."""
+    """Return the size of a role's networks; None for a family without numbers, or a model that is not here."""
     if not isinstance(model, TwoExperts):
         return _size_of_one(model)
     high, low = (_size_of_one(model.expert(name)) for name in (HIGH, LOW))
@@ -99,16 +99,16 @@ def _size_of_one(model: Any) -> NetworkSize | None:
     if not isinstance(architecture, WanArchitecture):
         return None
     gates = isinstance(getattr(model, "attention", None), SparseAttention)
-    return network_size.of(architecture, getattr(model, "lora", None), gates=gates)
+    return network_size.transformer_size(architecture, getattr(model, "lora", None), gates=gates)
 
 
 def _trained(train: TrainConfig, role: str, size: NetworkSize) -> int:
-    """Parameters with gradients."""
+    """Return the number of parameters with gradients."""
     return (size.adapters or size.parameters) if role in train.optimizers else 0
 
 
 def _states(train: TrainConfig, role: str, size: NetworkSize) -> int:
-    """Numbers that the optimizer keeps: two a parameter, but one a matrix of a block with muon."""
+    """Return how many numbers the optimizer keeps: two for a parameter, but one for a block's matrix with muon."""
     trained = _trained(train, role, size)
     if not isinstance(train.optimizers.get(role), MuonConfig):
         return 2 * trained
@@ -147,7 +147,7 @@ def _role(train: TrainConfig, role: str, size: NetworkSize | None, shard: int, m
 
 
 def _activations(train: TrainConfig, role: str, size: NetworkSize, micro: int) -> int:
-    """Of one micro-batch."""
+    """Return the bytes of one micro-batch's activations."""
     tokens = micro * size.tokens(train.data.latent_shape) * (2 if getattr(train.method, "teacher_forcing", False) else 1)
     width, ffn = _KEPT[train.precision]
     block = tokens * (width * size.width + ffn * size.ffn)

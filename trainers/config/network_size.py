@@ -1,4 +1,4 @@
-"""Owns how large a Wan transformer is, told by its numbers alone. Pure but for reading a config.json; must not import torch."""
+"""Owns the size of a Wan transformer by its numbers alone. Must not import torch or read more than a config.json."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class NetworkSize:
-    """Of a role's network, or of its networks, which are alike."""
+    """The size of a role's network, or of its networks, which are alike."""
 
     parameters: int
     adapters: int
@@ -35,12 +35,12 @@ class NetworkSize:
     """Parameters and adapters are those of all; at a time one computes."""
 
     def tokens(self, latents: tuple[int, int, int]) -> int:
-        """Of one clip of (T, H, W) latents."""
+        """Return the tokens of one clip of (T, H, W) latents."""
         return math.prod(size // by for size, by in zip(latents, self.patch, strict=True))
 
 
-def of(architecture: WanArchitecture, lora: LoraConfig | None = None, *, gates: bool = False) -> NetworkSize:
-    """The size of diffusers' WanTransformer3DModel with these arguments; `gates`: with those of video sparse attention."""
+def transformer_size(architecture: WanArchitecture, lora: LoraConfig | None = None, *, gates: bool = False) -> NetworkSize:
+    """Return the size of diffusers' WanTransformer3DModel with these arguments; `gates`: with those of video sparse attention."""
     a, width = architecture, architecture.num_attention_heads * architecture.attention_head_dim
     patch = math.prod(a.patch_size)
     square = width * width + width
@@ -56,26 +56,26 @@ def of(architecture: WanArchitecture, lora: LoraConfig | None = None, *, gates: 
 
 
 def _adapters(lora: LoraConfig, width: int, ffn: int) -> int:
-    """Of one block: rank x (inputs + outputs) of each layer that is named."""
+    """Return the parameters of one block's adapters: rank x (inputs + outputs) of each layer that is named."""
     layers = {f"attn{n}.{name}": 2 * width for n in (1, 2) for name in ("to_q", "to_k", "to_v", "to_out.0")}
     layers |= {"attn1.to_gate_compress": 2 * width, "ffn.net.0.proj": width + ffn, "ffn.net.2": width + ffn}
     return lora.rank * sum(size for layer, size in layers.items() if _named(layer, lora.target_modules, lora.exclude_modules))
 
 
-def _named(layer: str, wanted: list[str], left_out: list[str]) -> bool:
+def _named(layer: str, named: list[str], left_out: list[str]) -> bool:
     def among(names: list[str]) -> bool:
         return any(layer == name or layer.endswith(f".{name}") for name in names)
 
-    return among(wanted) and not among(left_out)
+    return among(named) and not among(left_out)
 
 
 def architecture_of(reference: str, revision: str | None = None) -> WanArchitecture | None:
-    """What a folder, a downloaded model or a well-known name is; None where nothing tells."""
+    """Return the architecture of a folder, a downloaded model or a well-known name; None where nothing tells it."""
     from .models.wan import WanArchitecture
 
-    found = _read(reference, revision)
-    if found is not None:
-        known = {key: value for key, value in found.items() if key in WanArchitecture.model_fields}
+    content = _read(reference, revision)
+    if content is not None:
+        known = {key: value for key, value in content.items() if key in WanArchitecture.model_fields}
         try:
             return WanArchitecture.model_validate(known)
         except ValidationError:
@@ -88,7 +88,7 @@ def architecture_of(reference: str, revision: str | None = None) -> WanArchitect
 
 
 def _read(reference: str, revision: str | None) -> dict[str, object] | None:
-    """config.json of the transformer; never asks the network."""
+    """Read config.json of the transformer; the network is never used."""
     folder = Path(reference).expanduser()
     try:
         if not folder.is_dir():

@@ -18,7 +18,7 @@ class ParallelConfig(Section):
     """Ranks that share the tokens of one sample. Only 1 is available so far."""
 
     def mesh(self, world_size: int) -> tuple[int, int, int]:
-        """(replicate, shard, sequence) with nulls resolved; ValueError where it does not come out at world_size."""
+        """Return (replicate, shard, sequence) with nulls resolved; ValueError where their product is not world_size."""
         rest, left = divmod(world_size, self.sequence)
         if left:
             raise ValueError(f"{world_size} ranks are not a multiple of sequence {self.sequence}")

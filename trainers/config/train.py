@@ -60,11 +60,11 @@ class TrainConfig(Section):
     tracking: TrackingConfig = TrackingConfig()
     """TensorBoard and dashboards."""
 
-    def sampling(self, asked: ValidationConfig | None = None) -> ValidationConfig:
-        """How the student is sampled: as `asked`, else by callbacks.validation, with its nulls filled in."""
-        wanted = asked or self.callbacks.validation or ValidationConfig()
-        return wanted.filled(self.method.few_steps(self.flow_shift), self.method.few_step_solver)
+    def sampling(self, validation: ValidationConfig | None = None) -> ValidationConfig:
+        """Return how the student is sampled: by `validation`, else by callbacks.validation, with its nulls filled in."""
+        settings = validation or self.callbacks.validation or ValidationConfig()
+        return settings.filled(self.method.few_steps(self.flow_shift), self.method.few_step_solver)
 
     def resolved(self) -> dict[str, Any]:
-        """Plain data that parses back to an equal config."""
+        """Return plain data that parses back to an equal config."""
         return self.model_dump(mode="json")

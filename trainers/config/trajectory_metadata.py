@@ -24,16 +24,16 @@ class NoCache(Exception):
 
 
 def read(folder: Path) -> dict[str, Any] | None:
-    """The metadata; None where there is no cache yet."""
+    """Return the metadata; None where there is no cache yet; NoCache where it cannot be read."""
     try:
-        found = json.loads((folder / METADATA).read_text())
+        metadata = json.loads((folder / METADATA).read_text())
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
         raise NoCache(f"{folder / METADATA} cannot be read: {error}") from None
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
+    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
         raise NoCache(f"{folder / METADATA} is not of this version")
-    return found
+    return metadata
 
 
 def is_complete(folder: Path) -> bool:
@@ -41,19 +41,19 @@ def is_complete(folder: Path) -> bool:
 
 
 def count(folder: Path) -> int:
-    """Trajectories that are there."""
+    """Return the number of trajectories that are there."""
     return sum(1 for path in (folder / SAMPLES).glob("*.parquet") if not path.name.startswith("."))
 
 
-def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """What does not agree, in one line; "" where the cache is the one asked for. A None among `wanted` asks for nothing."""
+def differences(stored: Mapping[str, Any], required: Mapping[str, Any]) -> str:
+    """Return what does not agree, in one line; "" where the cache is the required one. A None in `required` requires nothing."""
     wrong = [
-        f"{key} {_shown(found.get(key))}, not {_shown(value)}"
-        for key, value in wanted.items()
-        if value is not None and key not in ("timesteps", "source") and found.get(key) != value
+        f"{key} {_shown(stored.get(key))}, not {_shown(value)}"
+        for key, value in required.items()
+        if value is not None and key not in ("timesteps", "source") and stored.get(key) != value
     ]
-    if absent := [t for t in wanted.get("timesteps") or () if t not in found.get("timesteps", ())]:
-        wrong.append(f"states at timesteps {found.get('timesteps')}, not at {', '.join(map(str, absent))}")
+    if absent := [t for t in required.get("timesteps") or () if t not in stored.get("timesteps", ())]:
+        wrong.append(f"states at timesteps {stored.get('timesteps')}, not at {', '.join(map(str, absent))}")
     return "; ".join(wrong)
 
 
@@ -62,9 +62,10 @@ def _shown(value: Any) -> str:
 
 
 def teacher_digest(*folders: Path) -> str:
-    """Tells one teacher's weights from another's, wherever they lie: descriptions, sizes, and bytes from all over the files.
+    """Return a digest that tells one teacher's weights from another's, wherever they lie: descriptions, sizes, and bytes from all over the
+    files.
 
-    Of what it starts from, and of what its experts start from where that is said apart.
+    The folders are those of what it starts from, and of what its experts start from where they have their own.
     """
     digest = hashlib.sha256()
     for folder in folders:
@@ -91,10 +92,10 @@ def _places(size: int) -> Sequence[int]:
 
 
 def local_digest(references: Sequence[tuple[str, str | None]]) -> str | None:
-    """Of (model, revision) that are all on this machine; None where one is not, or is yet to be made."""
+    """Return the digest of models (name, revision) that are all on this machine; None where one is not, or is yet to be made."""
     folders = [hub_cache.local_model(*reference) for reference in references]
-    found = [folder for folder in folders if folder is not None]
+    local = [folder for folder in folders if folder is not None]
     try:
-        return teacher_digest(*found) if found and len(found) == len(folders) else None
+        return teacher_digest(*local) if local and len(local) == len(folders) else None
     except OSError:
         return None

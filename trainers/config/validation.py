@@ -74,7 +74,8 @@ class ValidationConfig(Section):
     """Compute the validation loss; null: only make videos."""
 
     def filled(self, few_steps: list[float] | None, few_step_solver: Literal["sde", "ode"] = "sde") -> ValidationConfig:
-        """The same with what null means for the sampler written out. `few_steps`: the timesteps that the student is trained at."""
+        """Return these settings with what null means for the sampler written out. `few_steps`: the timesteps that the student is trained
+        at."""
         solver = self.solver or (few_step_solver if few_steps or self.timesteps else "unipc")
         few = solver in FEW_STEP_SOLVERS
         guidance_scale = (1.0 if few_steps else 5.0) if self.guidance_scale is None else self.guidance_scale
@@ -83,23 +84,28 @@ class ValidationConfig(Section):
         return self.model_copy(update={"solver": solver, "num_steps": num_steps, "timesteps": timesteps, "guidance_scale": guidance_scale})
 
     def sampler_problem(self, few_steps: list[float] | None, flow_shift: float) -> tuple[str, str, str] | None:
-        """(key, what is wrong, hint) where the sampler's keys contradict each other or the student."""
-        found = self.filled(few_steps)
-        if found.solver not in FEW_STEP_SOLVERS:
-            return None if self.timesteps is None else ("timesteps", f"are not of {found.solver}", "solver: sde or ode, or num_steps")
-        if found.timesteps is None:
-            return "solver", f"{found.solver} needs timesteps: this student is not trained at any few", "timesteps: [...], or solver: unipc"
-        if self.num_steps not in (None, found.num_steps):
+        """Return (key, what is wrong, hint) where the sampler's keys contradict each other or the student; else None."""
+        filled = self.filled(few_steps)
+        if filled.solver not in FEW_STEP_SOLVERS:
+            return None if self.timesteps is None else ("timesteps", f"are not of {filled.solver}", "solver: sde or ode, or num_steps")
+        if filled.timesteps is None:
+            return (
+                "solver",
+                f"{filled.solver} needs timesteps: this student is not trained at any few",
+                "timesteps: [...], or solver: unipc",
+            )
+        if self.num_steps not in (None, filled.num_steps):
             hint = "leave num_steps out; timesteps: [...] gives others, and solver: unipc takes any number"
-            return "num_steps", f"{self.num_steps} are not the {found.num_steps} timesteps {found.timesteps} of {found.solver}", hint
+            return "num_steps", f"{self.num_steps} are not the {filled.num_steps} timesteps {filled.timesteps} of {filled.solver}", hint
         if self.flow_shift not in (None, flow_shift):
             return "flow_shift", f"{self.flow_shift:g} is not the {flow_shift:g} that the student is trained with", "leave it out"
-        if wrong := steps.wrong(found.timesteps, flow_shift, warped=False, from_noise=True):
+        if wrong := steps.wrong(filled.timesteps, flow_shift, warped=False, from_noise=True):
             return "timesteps", *wrong
         return None
 
     def window(self, student: Any, data: DataConfig) -> tuple[int | None, int] | None:
-        """(latent frames that a block sees, or null for all earlier ones; sink frames) of a causal student; None for another."""
+        """Return (latent frames that a block of a causal student sees, or None for all earlier ones; sink frames); None for another
+        student."""
         if not hasattr(student, "local_attn_size"):
             return None
         trained, frames = data.latent_shape[0], self.sizes(data).latent_shape[0]
@@ -108,15 +114,15 @@ class ValidationConfig(Section):
         return size, 0 if size is None else sink
 
     def window_problem(self, student: Any, data: DataConfig) -> tuple[str, str, str] | None:
-        """(key, what is wrong, hint) where the window does not fit the student."""
-        asked = [key for key in ("local_attn_size", "sink_frames") if getattr(self, key) is not None]
-        found = self.window(student, data)
-        if found is None:
-            return (asked[0], "is of a causal student, which goes on block by block", "leave it out") if asked else None
-        wrong = blocks_fit(*found, student.num_frames_per_block)
-        return (asked[0] if asked else "num_frames", *wrong) if wrong else None
+        """Return (key, what is wrong, hint) where the window does not fit the student; else None."""
+        given = [key for key in ("local_attn_size", "sink_frames") if getattr(self, key) is not None]
+        window = self.window(student, data)
+        if window is None:
+            return (given[0], "is of a causal student, which goes on block by block", "leave it out") if given else None
+        wrong = blocks_fit(*window, student.num_frames_per_block)
+        return (given[0] if given else "num_frames", *wrong) if wrong else None
 
     def sizes(self, data: DataConfig) -> DataConfig:
-        """The data's settings with the sizes of the samples."""
-        asked = {name: value for name in ("num_frames", "height", "width") if (value := getattr(self, name)) is not None}
-        return data.model_copy(update=asked)
+        """Return the data's settings with the sizes of the samples."""
+        given = {name: value for name in ("num_frames", "height", "width") if (value := getattr(self, name)) is not None}
+        return data.model_copy(update=given)

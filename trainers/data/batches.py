@@ -1,4 +1,4 @@
-"""Owns the stream of a run's batches: the sampler's order, the loader processes, and how many bad rows are borne.
+"""Owns the stream of a run's batches: the sampler's order, the loader processes, and how many bad rows are tolerated.
 
 Must not read rows itself, nor keep state that a checkpoint would have to hold.
 """
@@ -21,8 +21,8 @@ from .samples import BadRow
 
 log = logging.getLogger(__name__)
 
-_BORNE = 8
-"""Bad rows that no share is taken of: one of the first few rows says little about the rest."""
+_TOLERATED = 8
+"""Number of bad rows that is tolerated whatever their share: one of the first few rows says little about the rest."""
 
 
 def batches(
@@ -38,13 +38,14 @@ def batches(
     needs: Needs = "latents",
     warn: Callable[[str], None] = log.warning,
 ) -> Generator[list[dict[str, Tensor]], None, None]:
-    """For each step from `start_step` (the number of steps done) below `max_steps`: its accumulation rounds' batches for this rank.
+    """Yield, for each step from `start_step` (the number of steps done) below `max_steps`, the batches of its accumulation rounds for this
+    rank.
 
     prompt [B, text_len, D], prompt_mask [B, text_len], index [B]; as the method `needs`, latents [B, T, C, H, W] normalised, or
-    trajectory_latents [B, S, T, C, H, W] as stored and trajectory_timesteps [B, S]. `warn` is told of each bad row and what was read
+    trajectory_latents [B, S, T, C, H, W] as stored and trajectory_timesteps [B, S]. `warn` gets each bad row and what was read
     in its place, once; UserError when there are too many.
 
-    Checks the data and starts the loader processes at once, before the first item is asked for: call it (in the main thread) before
+    The data are checked and the loader processes started at once, before the first item is taken: call it (in the main thread) before
     slow work, such as loading models. `close()` ends the processes.
     """
     samples = open_samples(config, seed, needs, warn=warn)
@@ -52,23 +53,23 @@ def batches(
     if slow := samples.cost(accumulation):
         warn(slow)
     keys = (sampler.indices(step, r) for step in range(start_step, max_steps) for r in range(accumulation))
-    return _steps(load(samples, keys, workers=config.workers), accumulation, _Quarantine(config, warn))
+    return _steps(load(samples, keys, workers=config.workers), accumulation, _BadRows(config, warn))
 
 
 def _steps(
-    loaded: Iterator[tuple[dict[str, Any], list[BadRow]]], accumulation: int, quarantine: _Quarantine
+    loaded: Iterator[tuple[dict[str, Any], list[BadRow]]], accumulation: int, bad_rows: _BadRows
 ) -> Generator[list[dict[str, Tensor]], None, None]:
     rounds: list[dict[str, Tensor]] = []
     for batch, bad in loaded:
-        quarantine.add(len(batch["index"]), bad)
+        bad_rows.add(len(batch["index"]), bad)
         rounds.append({name: torch.from_numpy(values) for name, values in batch.items()})
         if len(rounds) == accumulation:
             yield rounds
             rounds = []
 
 
-class _Quarantine:
-    """The bad rows that this rank met in this attempt: each is told once, and too many end the run."""
+class _BadRows:
+    """Counts the bad rows that this rank met in this attempt: each is warned of once, and too many end the run."""
 
     def __init__(self, config: DataConfig, warn: Callable[[str], None]) -> None:
         self._share, self._warn = config.max_bad_share, warn
@@ -80,7 +81,7 @@ class _Quarantine:
             if row.index not in self._bad:
                 self._bad.add(row.index)
                 self._warn(f"{row.text.splitlines()[0]}; row {row.used} was read in its place ({len(self._bad)} bad rows so far)")
-        if bad and (not self._share or len(self._bad) > max(_BORNE, self._share * self._read)):
+        if bad and (not self._share or len(self._bad) > max(_TOLERATED, self._share * self._read)):
             raise UserError(
                 f"{len(self._bad)} of the {self._read} rows read are bad, more than data.max_bad_share {self._share:g} allows; the last: "
                 f"{bad[-1].text.splitlines()[0]}",

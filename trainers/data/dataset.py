@@ -1,4 +1,4 @@
-"""Owns the data as tensors, one sample at a time: for what looks at single samples, such as validation. Must not order or batch them."""
+"""Owns the data as tensors, one sample at a time, for readers of single samples such as validation. Must not order or batch them."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def unnormalised(latents: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 
 
 def pad(text: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """[L, D] -> [length, D] cut or filled up with zeros, and its mask [length] of ones where there is a token."""
+    """Cut or fill up a prompt's embedding [L, D] with zeros to [length, D]; return it and its mask [length], one where there is a token."""
     padded, mask = samples.pad([text.numpy()], length)
     return torch.from_numpy(padded[0]), torch.from_numpy(mask[0])
 
 
 def open_samples(config: DataConfig, seed: int, needs: Needs, *, warn: Callable[[str], None] = log.warning) -> Samples:
-    """The samples, with the empty prompt where text dropout needs it."""
+    """Open the run's samples, with the empty prompt's embedding where text dropout needs it."""
     empty = required(config, "data.text_dropout").empty.numpy() if config.text_dropout else None
     return Samples(config, seed, needs, empty, warn=warn)
 
@@ -56,7 +56,7 @@ class ParquetDataset(Dataset[dict[str, Any]]):
         return len(self.samples)
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
-        """Arrays as stored (latents [C, T, H, W]), prompt [text_len, D], prompt_mask [text_len], caption, index."""
+        """Return a sample: arrays as stored (latents [C, T, H, W]), prompt [text_len, D], prompt_mask [text_len], caption, index."""
         row, index, _ = self.samples.usable(key)
         prompt, mask = pad(torch.tensor(row.text), self.samples.config.text_len)
         arrays = {name.replace("vae_latent", "latents"): torch.tensor(row.arrays[name]) for name in row.arrays if name != "text_embedding"}

@@ -1,4 +1,4 @@
-"""Owns the loader processes: how they start, which signals they ignore, how items and errors come back. Must not know what they load.
+"""Owns the loader processes: how they start and end, and how items and errors come back. Must not know what they load.
 
 They are spawned, not forked: a rank has threads and sockets by the time it loads data, and a forked copy of the sockets would keep
 the connections to other ranks open after the rank has died. They import no torch (unless what they load does), so they start in a
@@ -29,7 +29,7 @@ Item = TypeVar("Item")
 Loaded = TypeVar("Loaded", covariant=True)
 
 _PREFETCH = 4
-"""Items that each process has ready."""
+"""Number of items that each process has ready."""
 
 
 class Source(Protocol[Loaded]):
@@ -39,15 +39,15 @@ class Source(Protocol[Loaded]):
 
 
 def load(source: Source[Item], keys: Iterable[Any], *, workers: int) -> Iterator[Item]:
-    """source[key] for each key, in order. Processes start now; dropping the iterator ends them.
+    """Yield source[key] for each key, in order. The processes start now; dropping the iterator ends them.
 
-    To be called in the main thread: the processes die with the thread that started them.
+    Must be called in the main thread: the processes die with the thread that started them.
     """
     return _Loading(source, iter(keys), workers) if workers else (source[key] for key in keys)
 
 
 class _Loading(Iterator[Item], Generic[Item]):
-    """Key number k goes to process k modulo their number; each has `_PREFETCH` keys ahead."""
+    """Gives key number k to process k modulo their number; each has `_PREFETCH` keys ahead."""
 
     def __init__(self, source: Source[Item], keys: Iterator[Any], workers: int) -> None:
         resource_tracker.ensure_running()  # it would unblock SIGTERM when it starts
@@ -56,11 +56,11 @@ class _Loading(Iterator[Item], Generic[Item]):
         self._keys = keys
         self._turns = itertools.cycle(self._workers)
         for worker in self._workers * _PREFETCH:
-            worker.ask(self._keys)
+            worker.request(self._keys)
 
     def __next__(self) -> Item:
         worker = next(self._turns)
-        if not worker.asked:
+        if not worker.awaited:
             self.close()
             raise StopIteration
         try:
@@ -68,11 +68,11 @@ class _Loading(Iterator[Item], Generic[Item]):
         except BaseException:
             self.close()
             raise
-        worker.ask(self._keys)
+        worker.request(self._keys)
         return item
 
     def close(self) -> None:
-        """Ends the processes at once: they only read, so nothing is lost."""
+        """End the processes at once: they only read, so nothing is lost."""
         self._keys = iter(())
         for worker in self._workers:
             worker.end()
@@ -93,18 +93,18 @@ class _Worker:
         kill_at_exit(self._process)
         theirs.close()  # so that the death of the process is the end of its pipe
         out.close()
-        self.asked = 0
+        self.awaited = 0
 
-    def ask(self, keys: Iterator[Any]) -> None:
-        """For the next key, if there is one."""
+    def request(self, keys: Iterator[Any]) -> None:
+        """Send the next key, if there is one."""
         for key in itertools.islice(keys, 1):
-            with suppress(BrokenPipeError):  # it has died: told when its answer is due
+            with suppress(BrokenPipeError):  # it has died: raised when its answer is due
                 self._keys.send(key)
-            self.asked += 1
+            self.awaited += 1
 
     def answer(self) -> Any:
-        """To the oldest key; a UserError as it was raised there."""
-        self.asked -= 1
+        """Receive the answer to the oldest key; a UserError is raised as it was raised in the process."""
+        self.awaited -= 1
         try:
             item, error = receive(self._items)
         except (EOFError, OSError):
@@ -124,7 +124,7 @@ class _Worker:
 
 
 def send(pipe: Connection[Any, Any], item: Any) -> None:
-    """The item's arrays after it, each as it lies in memory."""
+    """Send an item, its arrays behind it, each as it lies in memory."""
     buffers: list[pickle.PickleBuffer] = []
     head = pickle.dumps(item, protocol=5, buffer_callback=buffers.append)
     raw = [buffer.raw() for buffer in buffers]
@@ -147,11 +147,11 @@ def receive(pipe: Connection[Any, Any]) -> Any:
 
 
 def _serve(source: Source[Any], keys: Connection[Any, Any], items: Connection[Any, Any], parent: int) -> None:
-    """Was started with the rank's signals blocked."""
+    """Answer keys until the rank closes the pipe; the process was started with the rank's signals blocked."""
     ignore_rank_signals()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     die_with_parent(parent)
-    ready: queue.SimpleQueue[Any] = queue.SimpleQueue()  # of no more items than were asked for
+    ready: queue.SimpleQueue[Any] = queue.SimpleQueue()  # holds no more items than were requested
     threading.Thread(target=_send_all, args=(ready, items), daemon=True).start()
     while True:
         try:
@@ -171,7 +171,7 @@ def _outcome(source: Source[Any], key: Any) -> tuple[Any, UserError | str | None
 
 
 def _send_all(ready: queue.SimpleQueue[Any], items: Connection[Any, Any]) -> None:
-    """A pipe holds little: the next item is loaded while this one waits to be taken."""
+    """Send answers as they get ready. A pipe holds little: the next item is loaded while this one waits to be taken."""
     while True:
         try:
             send(items, ready.get())

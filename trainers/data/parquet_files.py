@@ -21,13 +21,14 @@ ARRAYS: dict[Needs, tuple[str, ...]] = {
     "text": ("text_embedding",),
     "trajectory": ("trajectory_latents", "trajectory_timesteps", "text_embedding"),
 }
-"""Of each row, by what the method needs; each array is the columns `<name>_bytes`, `<name>_shape` and `<name>_dtype`."""
+"""The arrays that are read of each row, by what the method needs; an array is the columns `<name>_bytes`, `<name>_shape`,
+`<name>_dtype`."""
 CAPTION = "caption"
-"""Read where it is there."""
+"""The column of the prompt's text, read where it is there."""
 DAMAGED = (OSError, pa.ArrowException, ValueError, LookupError, OverflowError, MemoryError)
-"""What pyarrow raises, and what its answers lead to, where bytes of a file are not what they were."""
+"""Errors that pyarrow raises, and that its answers lead to, where bytes of a file are not what they were."""
 _ROWS_A_BYTE = 1000
-"""More than any compression makes of samples; a damaged count would make the order of the samples fill the memory."""
+"""Rows that a byte of a file may hold at most, far more than any compression gives: a damaged count of rows would fill the memory."""
 _PARTS = {"bytes": "binary", "shape": "list<int64>", "dtype": "string"}
 _SCHEMAS: dict[Needs, str] = {
     "latents": "this method trains on clips: preprocess videos for it (the t2v schema)",
@@ -38,7 +39,7 @@ _SCHEMAS: dict[Needs, str] = {
 
 @dataclass(frozen=True)
 class File:
-    """A whole parquet file: by row group the number of rows, and the bytes that the columns wanted take once decompressed."""
+    """A whole parquet file: the number of rows of each row group, and the bytes that the columns which are read take once decompressed."""
 
     path: Path
     columns: tuple[str, ...]
@@ -51,17 +52,17 @@ def columns(needs: Needs) -> list[str]:
 
 
 def find(folder: Path) -> list[Path]:
-    """The parquet files below `folder`, but for hidden ones (half-written files are hidden).
+    """Return the parquet files below `folder`, sorted, without hidden ones (half-written files are hidden).
 
-    Of what preprocessing wrote only the samples: its holdout lies beside them, and is not for training.
+    In what preprocessing wrote these are the samples alone: its holdout lies beside them and is not for training.
     """
     if not folder.is_dir():
         raise UserError(f"data.path {folder} does not exist" if not folder.exists() else f"data.path {folder} is not a folder")
     root = folder / FOLDER if (folder / FOLDER).is_dir() else folder
-    found = [p for p in root.rglob("*.parquet") if not any(part.startswith(".") for part in p.relative_to(root).parts)]
-    if not found:
+    files = [p for p in root.rglob("*.parquet") if not any(part.startswith(".") for part in p.relative_to(root).parts)]
+    if not files:
         raise UserError(f"no parquet files in {root}", "data.path is a folder that preprocessing wrote")
-    return sorted(found, key=lambda p: p.relative_to(root).as_posix())
+    return sorted(files, key=lambda p: p.relative_to(root).as_posix())
 
 
 def read_footers(paths: list[Path], needs: Needs) -> list[File]:
@@ -70,16 +71,16 @@ def read_footers(paths: list[Path], needs: Needs) -> list[File]:
 
 
 def read_footer(path: Path, needs: Needs) -> File:
-    """UserError for a file that was cut off (it has no footer) or lacks a column."""
+    """Read the footer of a file; UserError where it was cut off (it has no footer) or lacks a column."""
     try:
         metadata = pq.read_metadata(path)
         schema = metadata.schema.to_arrow_schema()
         names = list(schema.names)
     except DAMAGED as error:
         raise _not_whole(path, first_line(error)) from error
-    wanted = columns(needs)
-    _check_types(path, schema, wanted, needs)
-    read = tuple(name for name in (*wanted, CAPTION) if name in names)
+    required = columns(needs)
+    _check_types(path, schema, required, needs)
+    read = tuple(name for name in (*required, CAPTION) if name in names)
     try:
         groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
         rows, nbytes = tuple(group.num_rows for group in groups), tuple(_bytes(group, read) for group in groups)
@@ -95,8 +96,8 @@ def _not_whole(path: Path, why: str) -> UserError:
     return UserError(f"{path} is not a whole parquet file: {why}", "it is damaged or half written: write it again, or take it away")
 
 
-def _check_types(path: Path, schema: pa.Schema, wanted: list[str], needs: Needs) -> None:
-    for name in wanted:
+def _check_types(path: Path, schema: pa.Schema, required: list[str], needs: Needs) -> None:
+    for name in required:
         if name not in schema.names:
             raise UserError(f"{path} has no column {name!r}", _SCHEMAS[needs])
         kind = _PARTS[name.rpartition("_")[2]]
@@ -105,7 +106,7 @@ def _check_types(path: Path, schema: pa.Schema, wanted: list[str], needs: Needs)
 
 
 def _kind(column: pa.DataType) -> str:
-    """The type without what makes no difference to a reader: how wide offsets are, what a list calls its elements."""
+    """Return the type without what makes no difference to a reader: how wide offsets are, what a list calls its elements."""
     if pa.types.is_list(column) or pa.types.is_large_list(column):
         return f"list<{column.value_type}>"
     return str(column).removeprefix("large_")

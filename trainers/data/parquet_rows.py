@@ -1,8 +1,8 @@
 """Owns reading rows by number out of many parquet files, and how much of them is kept decoded. Must not judge what a row holds.
 
-parquet cannot read less than a row group. Data that fits into the cache is read once, small files whole; of bigger data a row
-group is read at a time, and kept where it holds more than one row: the order of samples then goes through row groups one by one
-(`block_sizes`). Nothing is open when the object is made or pickled: each loader process opens what it reads.
+Parquet cannot read less than a row group. Data that fits into the cache is read once, small files whole. Of larger data a row group is read
+at a time, and kept where it holds more than one row: the order of samples then goes through row groups one by one (`block_sizes`). Nothing
+is open when the object is made or pickled: each loader process opens what it reads.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .parquet_files import ARRAYS, CAPTION, DAMAGED, File, find, read_footers
 from .parquet_schema import Floats, decode_array
 
 WHOLE_FILE_BYTES = 16 * 2**20
-"""Files up to this size are read at once where all data fits into the cache."""
+"""Size up to which a file is read at once where all data fits into the cache."""
 OPEN_FILES = 16
 Indices = npt.NDArray[np.int64]
 
@@ -42,18 +42,18 @@ class Row:
 
     @property
     def latents(self) -> Floats:
-        """Un-normalised [C, T, H, W]."""
+        """Return the latents as stored, not normalised: [C, T, H, W]."""
         return self.arrays["vae_latent"]
 
     @property
     def text(self) -> Floats:
-        """[L, D], not padded."""
+        """Return the prompt's embedding [L, D], not padded."""
         return self.arrays["text_embedding"]
 
 
 @dataclass(frozen=True)
 class _Block:
-    """What is read at once: a row group, or with `group` None a whole file. `start`: the first row's number in its file."""
+    """The rows that are read at once: a row group, or with `group` None a whole file. `start` is the first row's number in its file."""
 
     file: int
     group: int | None
@@ -69,10 +69,10 @@ class Rows:
         self._cache_bytes = cache_bytes
         self._files: list[File] = []
         self._blocks: list[_Block] = []
-        found = [read_footers(find(folder), needs) for folder in folders]
-        self._keeps_all = sum(sum(file.nbytes) for files in found for file in files) <= cache_bytes
+        footers = [read_footers(find(folder), needs) for folder in folders]
+        self._keeps_all = sum(sum(file.nbytes) for files in footers for file in files) <= cache_bytes
         order: list[int] = []
-        for files, repeats in zip(found, folders.values(), strict=True):
+        for files, repeats in zip(footers, folders.values(), strict=True):
             order += repeats * self._add(files)
         self._order: Indices = np.array(order, np.int64)
         self._sizes: Indices = np.array([self._blocks[block].size for block in order], np.int64)
@@ -83,7 +83,7 @@ class Rows:
         self.forget()
 
     def _add(self, files: list[File]) -> list[int]:
-        """Numbers of the blocks of one folder's files."""
+        """Add one folder's files and return the numbers of their blocks."""
         first = len(self._blocks)
         for file in files:
             self._blocks += _blocks(file, len(self._files), whole=self._keeps_all)
@@ -92,7 +92,8 @@ class Rows:
 
     @property
     def block_sizes(self) -> Indices | None:
-        """Rows of each row group where samples must be drawn from few row groups at a time; None where any order reads as well."""
+        """Return the number of rows of each row group where samples must be drawn from few row groups at a time; None where any order reads
+        as fast."""
         return None if self._keeps_all or self._sizes.max() == 1 else self._sizes
 
     @property
@@ -100,7 +101,7 @@ class Rows:
         return max(block.nbytes for block in self._blocks)
 
     def spread(self, count: int) -> list[int]:
-        """About `count` rows from all over the data, out of a quarter as many blocks where those hold several rows."""
+        """Return about `count` rows from all over the data, out of a quarter as many blocks where these hold several rows."""
         if self.block_sizes is None:
             return sorted({index * len(self) // count for index in range(count)})
         blocks = sorted({number * len(self._sizes) // max(1, count // 4) for number in range(max(1, count // 4))})
@@ -110,13 +111,13 @@ class Rows:
         return int(self._end[-1]) if len(self._end) else 0
 
     def __getitem__(self, index: int) -> Row:
-        """UserError for a row that cannot be read, or is not what its columns say."""
+        """Return row `index`; UserError where it cannot be read, or is not what its columns say."""
         place = int(self._end.searchsorted(index, "right"))
         number, row = int(self._order[place]), index - int(self._end[place] - self._sizes[place])
-        found = self._cached(number)[row]
-        if isinstance(found, UserError):
-            raise found.with_traceback(None)
-        return found
+        row_or_error = self._cached(number)[row]
+        if isinstance(row_or_error, UserError):
+            raise row_or_error.with_traceback(None)
+        return row_or_error
 
     def _cached(self, number: int) -> list[Row | UserError]:
         rows = self._cache.get(number)
@@ -125,7 +126,7 @@ class Rows:
             return rows
         block = self._blocks[number]
         rows = self._read(block)
-        if self._keeps_all or block.size > 1:  # a row group of one row: it is not asked for again before all others
+        if self._keeps_all or block.size > 1:  # a row group of one row: it is not read again before all others
             self._keep(number, rows)
         return rows
 
@@ -144,7 +145,7 @@ class Rows:
         self.forget()
 
     def forget(self) -> None:
-        """Gives back what is open and what is kept."""
+        """Close all files and drop the cache."""
         self._open: OrderedDict[int, pq.ParquetFile] = OrderedDict()
         self._cache: OrderedDict[int, list[Row | UserError]] = OrderedDict()
         self._held = 0

@@ -25,7 +25,7 @@ Floats = npt.NDArray[np.float32]
 
 FOLDER = "combined_parquet_dataset"
 PROMPTS = "prompts.safetensors"
-"""Embeddings that no sample holds, beside FOLDER: `empty` (classifier-free guidance), `negative`, `validation.000`, …"""
+"""The file beside FOLDER with embeddings that no sample holds: `empty` (classifier-free guidance), `negative`, `validation.000`, …"""
 
 
 def _array(name: str) -> list[tuple[str, pa.DataType]]:
@@ -46,7 +46,7 @@ _DTYPES = {"float32": "<f4", "float16": "<f2", "float64": "<f8", "bfloat16": "<u
 
 
 class Storable(Protocol):
-    """What a file can hold: a row of one of the schemas."""
+    """A row of one of the schemas, which a file can hold."""
 
     @property
     def schema(self) -> pa.Schema: ...
@@ -102,7 +102,7 @@ class TextSample:
 
 @dataclass(frozen=True)
 class TrajectorySample:
-    """A teacher's way from noise to a clip: `latents` [S, T, C, H, W], the state before each step; `timesteps` [S]; `text` [L, D].
+    """A teacher's sampling trajectory, from noise to a clip: `latents` [S, T, C, H, W] before each step; `timesteps` [S]; `text` [L, D].
 
     Timestep 0 is the clip itself. float16 keeps three digits of latents in half of the space.
     """
@@ -133,15 +133,15 @@ def array_columns(name: str, array: Floats, dtype: str = "float32") -> dict[str,
 
 
 def decode_array(data: bytes | memoryview | pa.Buffer, shape: list[int], dtype: str) -> Floats:
-    """The stored array as float32, not to be changed: it may be `data` itself. ValueError says what is wrong with it."""
+    """Return the stored array as float32, which must not be changed: it may be `data` itself. ValueError says what is wrong with it."""
     if dtype not in _DTYPES:
         raise ValueError(f"has the unknown dtype {dtype!r}; known: {', '.join(_DTYPES)}")
     if any(size <= 0 for size in shape):
         raise ValueError(f"has the shape {shape}")
     stored = np.dtype(_DTYPES[dtype])
-    wanted, found = math.prod(shape) * stored.itemsize, memoryview(data).nbytes
-    if wanted != found:
-        raise ValueError(f"has {found} bytes, but its shape {shape} of {dtype} takes {wanted}")
+    needed, given = math.prod(shape) * stored.itemsize, memoryview(data).nbytes
+    if needed != given:
+        raise ValueError(f"has {given} bytes, but its shape {shape} of {dtype} takes {needed}")
     flat = np.frombuffer(data, stored)
     if dtype == "bfloat16":  # numpy has none: it is the upper half of a float32
         flat = (flat.astype("<u4") << 16).view("<f4")
@@ -154,7 +154,7 @@ def decode_array(data: bytes | memoryview | pa.Buffer, shape: list[int], dtype: 
 
 
 class PartFile:
-    """One parquet file in the making, a row group a row. It has its name only once it is whole and on the disk."""
+    """One parquet file in the making, a row group for each row; it has its name only once it is whole and on the disk."""
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         self.path, self.rows, self._schema = path, 0, schema

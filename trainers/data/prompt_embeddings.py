@@ -19,7 +19,8 @@ _AGAIN = "preprocess again to write it"
 
 @dataclass(frozen=True)
 class Prompts:
-    """`embeddings` by name, [L, D] float32, not padded; `texts` by name, where the file tells; `encoder`: the text encoder's digest."""
+    """The content of a prompts file: `embeddings` by name, [L, D] float32, not padded; `texts` by name; `encoder`, the text encoder's
+    digest."""
 
     path: Path
     embeddings: dict[str, Tensor]
@@ -27,44 +28,45 @@ class Prompts:
     encoder: str | None = None
 
     def __getitem__(self, name: str) -> Tensor:
-        """[L, D]; UserError where the file has no such prompt."""
+        """Return the embedding [L, D] of a name; UserError where the file has no such prompt."""
         if name not in self.embeddings:
             raise UserError(f"{self.path} has no prompt {name!r}; it has {', '.join(sorted(self.embeddings)) or 'none'}", _AGAIN)
         return self.embeddings[name]
 
     @property
     def empty(self) -> Tensor:
-        """Of classifier-free guidance and text dropout."""
+        """Return the empty prompt's embedding [L, D], for classifier-free guidance and text dropout."""
         return self["empty"]
 
     @property
     def negative(self) -> Tensor:
-        """Of the teacher's unconditional branch."""
+        """Return the negative prompt's embedding [L, D], for the unconditional prediction."""
         return self["negative"]
 
     @property
     def validation(self) -> list[str]:
-        """Names of the validation prompts, in order."""
+        """Return the names of the validation prompts, in order."""
         return sorted(name for name in self.embeddings if name.startswith("validation."))
 
 
 def prompts(config: DataConfig) -> Prompts | None:
-    """Of the data's folders, which must agree on the text encoder; None where none has such a file (others' data sets)."""
-    found = [read(path) for path in (_beside(Path(folder)) for folder in config.folders) if path is not None]
-    for other in found[1:]:
-        if other.encoder != found[0].encoder:
+    """Return the prompts of the data's folders, which must agree on the text encoder; None where none has such a file (others' data
+    sets)."""
+    files = [read(path) for path in (_beside(Path(folder)) for folder in config.folders) if path is not None]
+    for other in files[1:]:
+        if other.encoder != files[0].encoder:
             raise UserError(
-                f"{found[0].path} and {other.path} are of different text encoders", "preprocess them with one model to train on both"
+                f"{files[0].path} and {other.path} are of different text encoders", "preprocess them with one model to train on both"
             )
-    return found[0] if found else None
+    return files[0] if files else None
 
 
-def required(config: DataConfig, wanted_by: str) -> Prompts:
-    """As `prompts`, for what cannot do without: `wanted_by` names it, as in "data.text_dropout"."""
-    found = prompts(config)
-    if found is None:
-        raise UserError(f"{wanted_by} needs embeddings of prompts, but there is no {PROMPTS} in {', '.join(config.folders)}", _AGAIN)
-    return found
+def required(config: DataConfig, needed_by: str) -> Prompts:
+    """Return the prompts of the data's folders; UserError where there are none. `needed_by` names the key that needs them."""
+    stored = prompts(config)
+    if stored is None:
+        raise UserError(f"{needed_by} needs embeddings of prompts, but there is no {PROMPTS} in {', '.join(config.folders)}", _AGAIN)
+    return stored
 
 
 def _beside(folder: Path) -> Path | None:
@@ -72,7 +74,7 @@ def _beside(folder: Path) -> Path | None:
 
 
 def read(path: Path) -> Prompts:
-    """All that a prompts file holds."""
+    """Read a prompts file; UserError where it is damaged."""
     try:
         with safetensors.safe_open(path, "pt") as file:
             embeddings = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118  not a mapping

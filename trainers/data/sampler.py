@@ -16,7 +16,7 @@ Indices = npt.NDArray[np.int64]
 
 
 class Sampler:
-    """The samples of one data-parallel rank. An epoch is a permutation of its own, cut to whole global batches.
+    """The order of samples of one data-parallel rank. An epoch is a permutation of its own, cut to whole global batches.
 
     Micro-batch m = round * data_parallel + rank of a step holds positions [m * micro, (m + 1) * micro) of the step's global batch.
 
@@ -44,7 +44,7 @@ class Sampler:
         self._order = functools.lru_cache(maxsize=2)(functools.partial(_order, num_samples, block_sizes, seed))
 
     def indices(self, step: int, round: int) -> list[tuple[int, int]]:
-        """(epoch, index) of each sample in this rank's micro-batch of accumulation round `round` of step `step` (both from 0)."""
+        """Return (epoch, index) of each sample in this rank's micro-batch of accumulation round `round` of step `step` (both from 0)."""
         assert 0 <= round < self.rounds, (round, self.rounds)
         epoch, step_of_epoch = divmod(step, self.steps_per_epoch)
         batch = round * self.data_parallel + self.rank
@@ -60,17 +60,17 @@ def _order(num_samples: int, block_sizes: Indices | None, seed: int, epoch: int)
 
 
 def permutation(num_samples: int, seed: int, epoch: int) -> Indices:
-    """The order of an epoch."""
+    """Return the order of an epoch: a permutation of all samples."""
     return _stream(seed, epoch).permutation(num_samples)
 
 
 def block_permutation(block_sizes: Indices, seed: int, epoch: int) -> Indices:
-    """The order of an epoch: blocks shuffled, and the rows inside each, but the rows of a block stay together."""
+    """Return the order of an epoch: blocks are shuffled, and the rows inside each, but the rows of a block stay together."""
     stream = _stream(seed, epoch)
     place = stream.permutation(len(block_sizes)).repeat(block_sizes)  # of each row's block
     return np.lexsort((stream.random_sample(len(place)), place))
 
 
 def _stream(seed: int, epoch: int) -> np.random.RandomState:
-    """The one stream that numpy promises never to change."""
+    """Return the one random stream that numpy promises never to change."""
     return np.random.RandomState([(number >> shift) & 0xFFFFFFFF for number in (seed, epoch) for shift in (0, 32)])

@@ -39,19 +39,19 @@ WAN_LATENTS_STD = (
 )
 # fmt: on
 _SAMPLED = 16
-"""Rows that are looked at when the data are opened."""
+"""Number of rows that are checked when the data are opened."""
 _REPLACEMENTS = 8
-"""So many other rows are tried for a bad one."""
+"""Number of other rows that are tried in place of a bad one."""
 
 
 def moments(config: DataConfig) -> tuple[Floats, Floats]:
-    """(mean, std) of the stored latents, [C] each."""
+    """Return (mean, std) of the stored latents, [C] each."""
     mean, std = config.latents_mean or WAN_LATENTS_MEAN, config.latents_std or WAN_LATENTS_STD
     return np.array(mean, np.float32), np.array(std, np.float32)
 
 
 def pad(texts: list[Floats], length: int) -> tuple[Floats, Floats]:
-    """[L, D] each -> [B, length, D], cut or filled up with zeros, and masks [B, length] of ones where there is a token."""
+    """Cut or fill up embeddings [L, D] with zeros to [B, length, D]; return them and masks [B, length], one where there is a token."""
     padded = np.zeros((len(texts), length, texts[0].shape[1]), np.float32)
     mask = np.zeros((len(texts), length), np.float32)
     for number, text in enumerate(texts):
@@ -82,7 +82,7 @@ class Samples:
         self._mean, self._std = moments(config)
         self._rows = _open(config, needs)
         self._shapes: dict[str, list[int]] = {}
-        self._look(warn)
+        self._check_some_rows(warn)
         self._empty = empty
         if empty is not None and empty.shape[1] != self._shapes["text_embedding"][1]:
             size = self._shapes["text_embedding"][1]
@@ -91,13 +91,13 @@ class Samples:
                 "both must come from one text encoder",
             )
 
-    def _look(self, warn: Callable[[str], None]) -> None:
-        """At rows from all over the data: the shapes that all must have, and the statistics of the latents."""
-        found, bad = self._readable(self._rows.spread(_SAMPLED))
-        if found:
-            self._shapes = self._wanted_shapes(found)
+    def _check_some_rows(self, warn: Callable[[str], None]) -> None:
+        """Check rows from all over the data: the shapes that all must have, and the statistics of the latents."""
+        rows, bad = self._readable(self._rows.spread(_SAMPLED))
+        if rows:
+            self._shapes = self._required_shapes(rows)
         usable = []
-        for row in found:
+        for row in rows:
             try:
                 self._check(row)
                 usable.append(row)
@@ -110,33 +110,33 @@ class Samples:
         self._rows.forget()
 
     def _readable(self, indices: list[int]) -> tuple[list[Row], list[UserError]]:
-        found: list[Row] = []
+        rows: list[Row] = []
         bad: list[UserError] = []
         for index in indices:
             try:
-                found.append(self._rows[index])
+                rows.append(self._rows[index])
             except UserError as error:
                 bad.append(error)
-        return found, bad
+        return rows, bad
 
-    def _wanted_shapes(self, rows: list[Row]) -> dict[str, list[int]]:
-        """By array; -1 is any size. What the config does not say, most rows do."""
+    def _required_shapes(self, rows: list[Row]) -> dict[str, list[int]]:
+        """Return the required shape of each array, where -1 is any size. What the config does not say is what most rows have."""
         channels, (t, h, w) = len(self._mean), self.config.latent_shape
-        wanted = {"text_embedding": [-1, _most([size for row in rows for size in row.text.shape[1:]])]}
+        shapes = {"text_embedding": [-1, _most([size for row in rows for size in row.text.shape[1:]])]}
         if self.needs == "latents":
-            wanted["vae_latent"] = [channels, t, h, w]
+            shapes["vae_latent"] = [channels, t, h, w]
         if self.needs == "trajectory":
             states = _most([size for row in rows for size in row.arrays["trajectory_latents"].shape[:1]])
-            wanted |= {"trajectory_latents": [states, t, channels, h, w], "trajectory_timesteps": [states]}
-        return wanted
+            shapes |= {"trajectory_latents": [states, t, channels, h, w], "trajectory_timesteps": [states]}
+        return shapes
 
     @property
     def block_sizes(self) -> Indices | None:
-        """For the sampler, see Rows."""
+        """Return the number of rows of each row group, see `Rows.block_sizes`."""
         return self._rows.block_sizes
 
     def cost(self, rounds: int) -> str | None:
-        """What makes reading slow, for a person; None when nothing does. `rounds` row groups are read at a time."""
+        """Return what makes reading slow, for a person; None when nothing does. `rounds` row groups are read at a time."""
         if self.block_sizes is None or rounds * self._rows.largest_block_bytes <= self.config.cache_gb * 2**30:
             return None
         size = self._rows.largest_block_bytes / 2**30
@@ -149,7 +149,7 @@ class Samples:
         return len(self._rows)
 
     def usable(self, key: tuple[int, int]) -> tuple[Row, int, list[BadRow]]:
-        """The row, or where it is bad another one that follows from the seed and the key; its index, and what was bad."""
+        """Return the row, its index, and the bad rows; in place of a bad row another one is read that follows from the seed and the key."""
         epoch, index = key
         errors: list[tuple[int, UserError]] = []
         for attempt in range(1 + _REPLACEMENTS):
@@ -162,7 +162,8 @@ class Samples:
         raise UserError(f"{first.message}; {_REPLACEMENTS} other rows that were tried in its place are bad too", first.hint)
 
     def row(self, key: tuple[int, int]) -> Row:
-        """The stored row, with its text dropped or not; UserError where it is bad. Its arrays may be shared, do not change them."""
+        """Return the stored row, its text replaced where the draw says so; UserError where it is bad. Its arrays may be shared: do not
+        change them."""
         row = self._rows[key[1]]
         self._check(row)
         if self._empty is not None and _draw("text dropout", self.seed, *key) < self.config.text_dropout:
@@ -170,25 +171,25 @@ class Samples:
         return row
 
     def _check(self, row: Row) -> None:
-        for name, wanted in self._shapes.items():
-            found = list(row.arrays[name].shape)
-            if len(found) != len(wanted) or any(w not in (-1, f) for w, f in zip(wanted, found, strict=True)):
-                raise _wrong_shape(row, name, found, wanted)
+        for name, required in self._shapes.items():
+            shape = list(row.arrays[name].shape)
+            if len(shape) != len(required) or any(size not in (-1, own) for size, own in zip(required, shape, strict=True)):
+                raise _wrong_shape(row, name, shape, required)
 
     def __getitem__(self, keys: list[tuple[int, int]]) -> tuple[dict[str, Any], list[BadRow]]:
-        """A micro-batch by its samples' keys, and what was bad."""
-        found = [self.usable(key) for key in keys]
-        rows = [row for row, _, _ in found]
+        """Return a micro-batch by its samples' keys, and the bad rows met."""
+        usable = [self.usable(key) for key in keys]
+        rows = [row for row, _, _ in usable]
         prompt, mask = pad([row.text for row in rows], self.config.text_len)
-        made: dict[str, Any] = {"prompt": prompt, "prompt_mask": mask, "index": np.array([index for _, index, _ in found])}
+        batch: dict[str, Any] = {"prompt": prompt, "prompt_mask": mask, "index": np.array([index for _, index, _ in usable])}
         if self.needs == "latents":
-            made["latents"] = self._normalised(rows)
+            batch["latents"] = self._normalised(rows)
         if self.needs == "trajectory":
-            made |= {name: np.stack([row.arrays[name] for row in rows]) for name in ("trajectory_latents", "trajectory_timesteps")}
-        return made, [bad for _, _, several in found for bad in several]
+            batch |= {name: np.stack([row.arrays[name] for row in rows]) for name in ("trajectory_latents", "trajectory_timesteps")}
+        return batch, [bad for _, _, several in usable for bad in several]
 
     def _normalised(self, rows: list[Row]) -> Floats:
-        """[B, T, C, H, W]."""
+        """Return the rows' latents, normalised, as [B, T, C, H, W]."""
         mean, std = (values.reshape(1, -1, 1, 1) for values in (self._mean, self._std))
         channels, *rest = rows[0].latents.shape
         made = np.empty((len(rows), rest[0], channels, *rest[1:]), np.float32)
@@ -208,19 +209,19 @@ def _most(sizes: list[int]) -> int:
     return Counter(sizes).most_common(1)[0][0] if sizes else 0
 
 
-def _wrong_shape(row: Row, name: str, found: list[int], wanted: list[int]) -> UserError:
+def _wrong_shape(row: Row, name: str, shape: list[int], required: list[int]) -> UserError:
     if name == "text_embedding":
-        return UserError(f"{row.place}: text_embedding is {found}, other rows have [tokens, {wanted[1]}]")
+        return UserError(f"{row.place}: text_embedding is {shape}, other rows have [tokens, {required[1]}]")
     if name == "trajectory_timesteps":
-        return UserError(f"{row.place}: trajectory_timesteps is {found}, but there are {wanted[0]} trajectory_latents")
+        return UserError(f"{row.place}: trajectory_timesteps is {shape}, but there are {required[0]} trajectory_latents")
     order = "[C, T, H, W]" if name == "vae_latent" else "[steps, T, C, H, W]"
     return UserError(
-        f"{row.place}: {'latents' if name == 'vae_latent' else name} are {found}, but the config asks for {wanted} {order}",
+        f"{row.place}: {'latents' if name == 'vae_latent' else name} are {shape}, but the config asks for {required} {order}",
         "data.num_frames, height and width must be those that the data was preprocessed with",
     )
 
 
 def _draw(what: str, *key: int) -> float:
-    """Uniform in [0, 1)."""
+    """Return a number that follows from the key alone, uniform in [0, 1)."""
     digest = hashlib.sha256(f"{what} {' '.join(map(str, key))}".encode()).digest()
     return int.from_bytes(digest[:8], "little") / 2**64

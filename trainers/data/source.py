@@ -20,14 +20,14 @@ from .parquet_rows import Row
 from .parquet_schema import Floats
 
 _NAMES = {"latents": {"vae_latent": "latents", "text_embedding": "text"}, "text": {"text_embedding": "text"}}
-"""By what a method needs: a row's arrays, and what `DataSource.read` calls them."""
+"""The arrays of a row, by what a method needs, and what `DataSource.read` calls them."""
 
 
 class DataSource(ABC):
     """Samples of one folder or file, by number. Made once in a rank and once in each of its loader processes."""
 
     def __init__(self, path: Path, needs: Needs) -> None:
-        """`path`: one of data.path. `needs`: "latents", or "text" where the method reads prompts alone."""
+        """Keep where to read, `path`, one of data.path, and what: "latents", or "text" where the method reads prompts alone."""
         self.path, self.needs = path, needs
 
     @abstractmethod
@@ -61,11 +61,11 @@ class OwnRows:
         return int(self._end[-1])
 
     def spread(self, count: int) -> list[int]:
-        """About `count` rows from all over the data."""
+        """Return the numbers of about `count` rows from all over the data."""
         return sorted({index * len(self) // count for index in range(count)})
 
     def __getitem__(self, index: int) -> Row:
-        """UserError for a sample that cannot be read or lacks an array, or one with values that are not finite."""
+        """Return row `index`; UserError where it cannot be read, lacks an array, or holds values that are not finite."""
         place = int(self._end.searchsorted(index, "right"))
         number, row = self._order[place], index - int(self._end[place - 1] if place else 0)
         where = f"{self._folders[number]}: sample {row}"

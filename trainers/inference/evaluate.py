@@ -24,8 +24,7 @@ from ..errors import UserError
 from ..files import publish, publish_json
 from ..models.codecs.shapes import MODES, ShapesCodec
 from . import generation, video_files
-from . import settings as settings_
-from .settings import Sampling
+from .settings import Sampling, sampling_of
 from .shapes_quality import VALID_RMSE, Quality, quality
 from .trained_network import TrainedNetwork, network_of
 from .video_files import write_png
@@ -44,11 +43,11 @@ class Row:
     calls: int
     quality: Quality
     shown: list[tuple[str, Tensor]]
-    """A video [3, T, H, W] of each caption, with its label."""
+    """A video [3, T, H, W] of each caption, behind its label."""
 
 
 def run(config: Config, run_dir: Path, control: Control) -> int:
-    """One rank's whole life."""
+    """Measure all rows, write the files and return the exit code; EXIT_SAVED where a stop was requested. UserError on several ranks."""
     parallel = mesh.start(ParallelConfig())
     if parallel.world_size > 1:
         raise UserError("an evaluation runs on one rank", "--ranks 1")
@@ -69,7 +68,7 @@ def run(config: Config, run_dir: Path, control: Control) -> int:
 
 
 def _ticker(config: Config, control: Control, number: int) -> Callable[[int, int], None]:
-    """Progress in videos, as far as a row is through."""
+    """Return what reports a row's progress, done / total, in videos; it raises StopRequested where a stop was requested."""
 
     def tick(done: int, of: int) -> None:
         count = number * config.num_videos + config.num_videos * done // of
@@ -82,23 +81,23 @@ def _ticker(config: Config, control: Control, number: int) -> Callable[[int, int
 
 def _row(name: str, row: RowConfig, config: Config, parallel: ParallelContext, tick: Callable[[int, int], None]) -> Row:
     tick(0, 1)
-    found = network_of(Path(row.source), parallel, step=row.step, weights=row.weights, role=row.role)
-    asked = SamplerOverrides(solver=row.solver, num_steps=row.num_steps, timesteps=row.timesteps, guidance_scale=row.guidance_scale)
-    settings = asked.over(found.train)
-    mean, std = statistics(found.train.data)
-    sampling = settings_.sampling_of(found.train, settings, len(mean))
+    trained = network_of(Path(row.source), parallel, step=row.step, weights=row.weights, role=row.role)
+    overrides = SamplerOverrides(solver=row.solver, num_steps=row.num_steps, timesteps=row.timesteps, guidance_scale=row.guidance_scale)
+    settings = overrides.over(trained.train)
+    mean, std = statistics(trained.train.data)
+    sampling = sampling_of(trained.train, settings, len(mean))
     captions = [CAPTIONS[number % len(CAPTIONS)] for number in range(config.num_videos)]
-    latents = samples(found, sampling, captions, config, tick)
+    latents = samples(trained, sampling, captions, config, tick)
     videos = [ShapesCodec().decode_video(unnormalised(latents[k].float(), mean, std)) for k in range(len(CAPTIONS))]
     calls = sampling.num_steps * (2 if sampling.guidance_scale != 1 else 1)
     shown = [(f"{name}: {caption}", video) for caption, video in zip(CAPTIONS, videos, strict=True)]
     return Row(name, calls, quality(latents, captions, mean, std), shown)
 
 
-def samples(found: TrainedNetwork, sampling: Sampling, captions: list[str], config: Config, tick: Callable[[int, int], None]) -> Tensor:
-    """[N, C, T, H, W] normalised latents on the CPU, a video a caption; noise is the seed's alone."""
-    codec, device = ShapesCodec(), found.model.device
-    embedded = {text: pad(codec.encode_text(text), found.train.data.text_len)[0] for text in ("", *CAPTIONS)}
+def samples(trained: TrainedNetwork, sampling: Sampling, captions: list[str], config: Config, tick: Callable[[int, int], None]) -> Tensor:
+    """Sample normalised latents [N, C, T, H, W] on the CPU, a video for each caption; the noise follows from the seed alone."""
+    codec, device = ShapesCodec(), trained.model.device
+    embedded = {text: pad(codec.encode_text(text), trained.train.data.text_len)[0] for text in ("", *CAPTIONS)}
     start, later = torch.Generator().manual_seed(config.seed), torch.Generator().manual_seed(config.seed + 1)
     c, t, h, w = sampling.shape
     noise = torch.randn(len(captions), t, c, h, w, generator=start)
@@ -113,12 +112,12 @@ def samples(found: TrainedNetwork, sampling: Sampling, captions: list[str], conf
             tick(number * sampling.num_steps + min(done, sampling.num_steps), len(batches) * sampling.num_steps)
 
         negative = embedded[""] if sampling.guidance_scale != 1 else None
-        made.append(generation.denoised(found.model, noise[part].to(device), prompts, negative, sampling, later, step).cpu())
+        made.append(generation.denoised(trained.model, noise[part].to(device), prompts, negative, sampling, later, step).cpu())
     return torch.cat(made).transpose(1, 2)
 
 
 def table(rows: list[Row], count: int) -> str:
-    """Markdown."""
+    """Return the rows as a table in Markdown."""
     lines = ["| sampler | network calls | rmse | valid | coverage |", "|---|---:|---:|---:|---:|"]
     for row in rows:
         q: Any = row.quality

@@ -1,4 +1,4 @@
-"""Owns the prompts of validation and samples as embeddings, and the codec that makes and shows them."""
+"""Owns the prompts of validation and samples as embeddings, and the codec that makes and shows them. Must not sample."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ..models.codecs.wan import WanCodec
 from ..models.loading import model_folder
 
 SHAPES = "shapes"
-"""Stands for the moving-shapes task's codec where a model folder could."""
+"""The name of the moving-shapes task's codec, where otherwise a model folder or hub id stands."""
 
 
 # --- prompts and codecs
@@ -35,10 +35,10 @@ class Embedded:
     embedding: Tensor
 
 
-def model_reference(train: TrainConfig, asked: str | None, role: str = "student") -> tuple[str, str | None] | None:
-    """(codec, revision): SHAPES, or the model whose VAE and text encoder belong to the data; None where nothing tells."""
-    if asked is not None:
-        return asked, None
+def model_reference(train: TrainConfig, model: str | None, role: str = "student") -> tuple[str, str | None] | None:
+    """Return (codec, revision): SHAPES, or the model whose VAE and text encoder belong to the data; None where nothing tells which."""
+    if model is not None:
+        return model, None
     if train.data.prepare is not None:
         return SHAPES, None
     student: Any = train.models[role]
@@ -58,39 +58,39 @@ def make_codec(reference: tuple[str, str | None] | None, train: TrainConfig, dev
 
 
 def embed(texts: Sequence[str], train: TrainConfig, codec: Callable[[], Codec]) -> list[Embedded]:
-    """As the data's prompts are: taken from beside the data where they stand there; else `codec` is asked for, once."""
+    """Embed prompts as the data's prompts are: stored embeddings beside the data are used, else `codec` is called, once."""
     stored = stored_prompts(train.data)
     known = {} if stored is None else {stored.texts[name]: value for name, value in stored.embeddings.items() if name in stored.texts}
     made: Codec | None = None
-    found = []
+    embedded = []
     for text in texts:
         if text not in known:
             made = made or codec()
             known[text] = made.encode_text(text)
-        found.append(Embedded(text, dataset.pad(known[text], train.data.text_len)[0]))
-    return found
+        embedded.append(Embedded(text, dataset.pad(known[text], train.data.text_len)[0]))
+    return embedded
 
 
 def validation_texts(train: TrainConfig, validation: ValidationConfig) -> list[str]:
-    """The prompts asked for, else those that the data was preprocessed with."""
+    """Return the prompts that `validation` names, else those that the data was preprocessed with."""
     if validation.prompts is not None:
         return list(validation.prompts)
     stored = stored_prompts(train.data)
     return [] if stored is None else [stored.texts[name] for name in stored.validation if name in stored.texts]
 
 
-def of_samples(train: TrainConfig, count: int = 2) -> list[Embedded]:
-    """The prompts of the first samples, for data that was preprocessed without validation prompts, as others' data sets are."""
+def sample_prompts(train: TrainConfig, count: int = 2) -> list[Embedded]:
+    """Return the prompts of the first samples, for data that was preprocessed without validation prompts, as others' data sets are."""
     samples = dataset.ParquetDataset(train.data.model_copy(update={"text_dropout": 0.0}), train.seed, "text")
     rows = [samples[(0, index)] for index in range(min(count, len(samples)))]
     return [Embedded(row["caption"] or f"sample {index}", row["prompt"]) for index, row in enumerate(rows)]
 
 
-def negative_embedding(train: TrainConfig, asked: str | None, codec: Callable[[], Codec]) -> Embedded:
-    """Of the unconditional branch: the text asked for, else the data's own, else the codec's."""
+def negative_embedding(train: TrainConfig, text: str | None, codec: Callable[[], Codec]) -> Embedded:
+    """Return the negative prompt for the unconditional prediction: `text`, else the data's own, else the codec's."""
     stored = stored_prompts(train.data)
-    if asked is None and stored is not None and "negative" in stored.embeddings:
+    if text is None and stored is not None and "negative" in stored.embeddings:
         text = stored.texts.get("negative", "")
         return Embedded(text, dataset.pad(stored.negative, train.data.text_len)[0])
     made = codec()
-    return embed([made.negative_prompt if asked is None else asked], train, lambda: made)[0]
+    return embed([made.negative_prompt if text is None else text], train, lambda: made)[0]

@@ -1,4 +1,4 @@
-"""Owns how a video is sampled: solver, steps, guidance, size, as one value."""
+"""Owns how a video is sampled: solver, steps, guidance, size, as one value. Must not sample."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..errors import UserError
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a video is made of noise. `shape` is the latents' [C, T, H, W]; `timesteps` are a few-step student's, else None."""
+    """How a video is made of noise; `shape` is that of its latents [C, T, H, W]; `timesteps` are set for a student of few steps alone."""
 
     shape: tuple[int, int, int, int]
     num_steps: int
@@ -21,13 +21,13 @@ class Sampling:
     flow_shift: float
     timesteps: tuple[float, ...] | None = None
     context_noise: float = 0.0
-    """Of a causal network: the timestep at which a block is shown to later ones."""
+    """The timestep at which a block of a causal network is shown to later ones."""
     window: Window | None = None
-    """Of a causal network; None: its own."""
+    """The attention window of a causal network; None: the network's own."""
 
 
 def sampling_of(train: TrainConfig, validation: ValidationConfig, channels: int) -> Sampling:
-    """As the run's validation samples: sizes are the data's where `validation` gives none, steps the student's."""
+    """Return how the run's validation samples: sizes are the data's where `validation` gives none, steps the student's."""
     validation = train.sampling(validation)
     data = validation.sizes(train.data)
     for wrong in data.misfits():

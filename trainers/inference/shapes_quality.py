@@ -1,7 +1,7 @@
 """Owns how good samples of the moving-shapes task are: how near to a real video, of the right class, and are all videos made.
 
-Gates that rest on it have power: a student that learned nothing makes no valid sample. (A classifier's accuracy has none: it is 1
-even then.) Must not sample.
+Must not sample. Tests of quality that rest on it have power: a student that learned nothing makes no valid sample. (A classifier's accuracy
+has none: it is 1 even then.)
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from ..data.dataset import unnormalised
 from ..models.codecs.shapes import MODES, templates
 
 VALID_RMSE = 0.1
-"""A sample nearer than this to a video of its caption is one of that video, in pixels of [-1, 1]."""
+"""Distance, in pixels of [-1, 1], below which a sample counts as the video that it is nearest to."""
 
 
 @dataclass(frozen=True)
 class Quality:
-    """Of `count` samples: the mean distance to the nearest video, the share of valid ones, and the share of the 64 videos made."""
+    """Measures of `count` samples: mean distance to the nearest video, share of valid samples, share of the 64 videos that were made."""
 
     rmse: float
     valid: float
@@ -30,10 +30,10 @@ class Quality:
 
 
 def quality(samples: Tensor, captions: Sequence[str], mean: Tensor, std: Tensor) -> Quality:
-    """samples [N, 4, 5, 4, 4]: normalised latents, of a caption each; mean and std [4] are what normalises them.
+    """Measure samples [N, 4, 5, 4, 4], normalised latents of a caption each; mean and std [4] are what normalises them.
 
-    rmse: root mean square difference in pixels of [-1, 1] to the nearest of the 64 videos, the mean over samples. Valid: that video is
-    of the caption, and nearer than VALID_RMSE. Coverage: the share of the 64 that a valid sample is nearest to.
+    rmse: root mean square difference in pixels of [-1, 1] to the nearest of the 64 videos, the mean over samples. A sample is valid where
+    that video is of its caption and nearer than VALID_RMSE. Coverage is the share of the 64 that a valid sample is nearest to.
     """
     videos = templates().double().flatten(1)  # latents are pixels in another order
     flat = unnormalised(samples.double().cpu(), mean.double(), std.double()).flatten(1)

@@ -1,13 +1,14 @@
-"""Owns sampling with a causal network: block after block, each as soon as it is made, for as long as is asked for.
+"""Owns sampling with a causal network: block after block, each as soon as it is made, for any length.
 
-Each block is denoised as others denoise a whole video, with few steps or many, then written to a cache that later blocks read: one for
-each prompt, and where there is guidance one more for the negative prompt. Must not know runs, files or codecs.
+Must not know runs, files or codecs. Each block is denoised as others denoise a whole video, with few steps or many, then written to a cache
+that later blocks read: one for each prompt, and where there is guidance one more for the negative prompt.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,9 +23,6 @@ from ..diffusion.samplers import Predict, fresh_noise, guided, solve, solver
 if TYPE_CHECKING:
     from ..models.base import ModelBase
     from .settings import Sampling
-
-Denoise = Callable[[Tensor, int], Tensor]
-"""(noise [B, n, C, H, W], the block's first frame) -> the clean block."""
 
 
 def streams(model: ModelBase) -> bool:
@@ -42,18 +40,19 @@ def stream(
     fresh: torch.Generator,
     tick: Callable[[], None] = lambda: None,
 ) -> Iterator[Tensor]:
-    """Noise [B, T, C, H, W], prompts [B, L, D] and, for guidance, a negative one -> normalised latents [B, n, C, H, W] of each block.
+    """Turn noise [B, T, C, H, W] into normalised latents and yield those of each block, [B, n, C, H, W].
 
-    `fresh`: where later noise comes from, block after block; `tick` is called after each pass. Collective where the network is sharded.
+    prompts are [B, L, D]; so is the negative one, for guidance. Later noise is drawn from `fresh`, block after block; `tick` is called
+    after each pass. Collective where the network is sharded.
     """
     num_frames, size = noise.shape[1], (noise.shape[-2], noise.shape[-1])
     given = [prompts] if sampling.guidance_scale == 1 else [prompts, negative]
     contexts = [(text, model.open_cache(len(noise), text, num_frames, size, sampling.window)) for text in given]
     draw = partial(_drawn, fresh)
-    denoise = (_few_steps if sampling.timesteps is not None else _many_steps)(model, contexts, sampling, draw, tick)
+    denoiser = _BlockDenoiser(model, contexts, sampling, draw, tick)
     schedule, start = FlowSchedule(sampling.flow_shift, noise.device), 0
     for block in noise.split(lengths(num_frames, model.num_frames_per_block), 1):
-        clean = denoise(block, start)
+        clean = denoiser.denoised(block, start)
         yield clean
         if start + block.shape[1] < num_frames:
             shown, timesteps = as_context(schedule, clean, sampling.context_noise, draw)
@@ -63,50 +62,65 @@ def stream(
         start += block.shape[1]
 
 
-Contexts = list[tuple[Tensor, Any]]
+Context = tuple[Tensor, Any]
+"""A prompt [B, L, D] with its cache."""
+Contexts = list[Context]
 """Each prompt [B, L, D] with its cache; the negative one, where there is one, is the second."""
 
 
-def _few_steps(model: Any, contexts: Contexts, sampling: Sampling, draw: Callable[[Tensor], Tensor], tick: Callable[[], None]) -> Denoise:
-    """As the student of few steps is trained; see trainers/diffusion/block_rollout.py."""
-    device = contexts[0][0].device
-    at = torch.tensor(sampling.timesteps, dtype=torch.float32, device=device)
-    steps = steps_of(model, FlowSchedule(sampling.flow_shift, device), at, stochastic=sampling.solver == "sde")
+@dataclass(frozen=True)
+class _BlockDenoiser:
+    """Denoises a block given the cache of the blocks before it, by one sampler."""
 
-    def denoise(noise: Tensor, start: int) -> Tensor:
-        def one(noisy: Tensor, number: int, context: tuple[Tensor, Any]) -> Tensor:
-            velocity = steps.predict(model, number, noisy, context[0], context[1], start)
-            tick()
-            return velocity
+    model: Any
+    contexts: Contexts
+    sampling: Sampling
+    draw: Callable[[Tensor], Tensor]
+    tick: Callable[[], None]
 
-        def predict(noisy: Tensor, number: int) -> Tensor:
-            both = [lambda noisy, _timesteps, context=context: one(noisy, number, context) for context in contexts]
-            return guided(both[0], both[-1], sampling.guidance_scale)(noisy, at[number])
+    def denoised(self, noise: Tensor, start: int) -> Tensor:
+        """Turn noise [B, n, C, H, W] into the clean block that begins at frame `start`."""
+        return self._in_many_steps(noise, start) if self.sampling.timesteps is None else self._in_few_steps(noise, start)
 
-        return denoised(predict, steps, noise, len(at) - 1, draw, graded=False)
+    def _in_few_steps(self, noise: Tensor, start: int) -> Tensor:
+        """Denoise in the few steps that the student was trained with; see trainers/diffusion/block_rollout.py."""
+        predict = partial(self._few_step_velocity, start)
+        return denoised(predict, self._steps, noise, len(self._timesteps) - 1, self.draw, graded=False)
 
-    return denoise
+    def _in_many_steps(self, noise: Tensor, start: int) -> Tensor:
+        """Denoise in many steps; a solver keeps a history, so each block gets its own."""
+        kind: Any = self.sampling.solver
+        both: list[Predict] = [partial(self._velocity, start, context) for context in self.contexts]
+        predict = guided(both[0], both[-1], self.sampling.guidance_scale)
+        return solve(predict, solver(kind, self.sampling.flow_shift), noise, self.sampling.num_steps, tick=self.tick)
 
+    @cached_property
+    def _timesteps(self) -> Tensor:
+        return torch.tensor(self.sampling.timesteps, dtype=torch.float32, device=self.contexts[0][0].device)
 
-def _many_steps(model: Any, contexts: Contexts, sampling: Sampling, _draw: Callable[[Tensor], Tensor], tick: Callable[[], None]) -> Denoise:
-    """As any network of many steps; a solver remembers, so each block gets its own."""
-    kind: Any = sampling.solver
+    @cached_property
+    def _steps(self) -> Any:
+        schedule = FlowSchedule(self.sampling.flow_shift, self._timesteps.device)
+        return steps_of(self.model, schedule, self._timesteps, stochastic=self.sampling.solver == "sde")
 
-    def denoise(noise: Tensor, start: int) -> Tensor:
-        both: list[Predict] = [partial(_predicted, model, start, *context) for context in contexts]
-        predict = guided(both[0], both[-1], sampling.guidance_scale)
-        return solve(predict, solver(kind, sampling.flow_shift), noise, sampling.num_steps, tick=tick)
+    def _few_step_velocity(self, start: int, noisy: Tensor, number: int) -> Tensor:
+        """Return the guided velocity of step `number`."""
+        both: list[Predict] = [partial(self._velocity_of_step, number, start, context) for context in self.contexts]
+        return guided(both[0], both[-1], self.sampling.guidance_scale)(noisy, self._timesteps[number])
 
-    return denoise
+    def _velocity_of_step(self, number: int, start: int, context: Context, noisy: Tensor, _timesteps: Tensor) -> Tensor:
+        velocity: Tensor = self._steps.predict(self.model, number, noisy, context[0], context[1], start)
+        self.tick()
+        return velocity
 
-
-def _predicted(model: Any, start: int, prompt: Tensor, cache: Any, noisy: Tensor, timesteps: Tensor) -> Tensor:
-    """By the expert of these timesteps, which are one, where there are two."""
-    if model.boundary is not None:
-        high = bool(timesteps[0] >= model.boundary)
-        model, cache = model.expert(high), cache.expert(high)
-    found: Tensor = model.predict_block(noisy, timesteps, prompt, cache, start=start)
-    return found
+    def _velocity(self, start: int, context: Context, noisy: Tensor, timesteps: Tensor) -> Tensor:
+        """Return the velocity; where there are two experts that of the expert of these timesteps, which are all the same."""
+        model, (prompt, cache) = self.model, context
+        if model.boundary is not None:
+            high = bool(timesteps[0] >= model.boundary)
+            model, cache = model.expert(high), cache.expert(high)
+        velocity: Tensor = model.predict_block(noisy, timesteps, prompt, cache, start=start)
+        return velocity
 
 
 def _drawn(generator: torch.Generator, like: Tensor) -> Tensor:

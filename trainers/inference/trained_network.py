@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.state_dict import get_model_state_dict
@@ -25,44 +25,56 @@ from ..models.base import ModelBase
 
 @dataclass(frozen=True)
 class TrainedNetwork:
-    """A network, what it was trained as, and after how many steps."""
+    """A network with the configuration and the number of steps that it was trained with."""
 
     model: ModelBase
     train: TrainConfig
     step: int
 
 
+class TrainedAs(NamedTuple):
+    """What exported weights were trained as: the configuration, their role in it, and the number of steps."""
+
+    train: TrainConfig
+    role: str
+    step: int
+
+    @property
+    def section(self) -> Any:
+        """Return the role's section of the configuration."""
+        return self.train.models[self.role]
+
+
 def network_of(
     folder: Path, parallel: ParallelContext, *, step: int | None = None, weights: WeightsKind = "live", role: str = "student"
 ) -> TrainedNetwork:
-    """From a run's directory or an exported folder; UserError where it is neither. Collective."""
+    """Load a network from a run's directory or an exported folder; UserError where it is neither. Collective."""
     if reader.is_run(folder):
         checkpoint = reader.open_checkpoint(folder, step)
         return TrainedNetwork(restored(checkpoint, role, weights, parallel), checkpoint.config, checkpoint.step)
     refuse_choice(folder, step, weights)
-    told_of = training_of(folder)
-    if told_of is None or not (folder / COMPONENT).is_dir():
+    training = training_of(folder)
+    if training is None or not (folder / COMPONENT).is_dir():
         raise UserError(
             f"{folder} is neither a run nor a folder that can be sampled", f"a pipeline has model_index.json, an export {TRAINING}"
         )
-    train, trained_role, made_at = told_of
-    own: Any = train.models[trained_role].model_copy(
+    own: Any = training.section.model_copy(
         update={"init_from": str(folder), "revision": None, "architecture": None, "lora": None, "activation_checkpointing": "none"}
-        | ({"experts": {}} if hasattr(train.models[trained_role], "experts") else {})
+        | ({"experts": {}} if hasattr(training.section, "experts") else {})
     )
-    model = built(own, trained_role, train, parallel, load_weights=True)
-    kept = train.model_copy(update={"models": {**train.models, trained_role: own.model_copy(update={"init_from": None})}})
-    return TrainedNetwork(model, kept, made_at)
+    model = built(own, training.role, training.train, parallel, load_weights=True)
+    models = {**training.train.models, training.role: own.model_copy(update={"init_from": None})}
+    return TrainedNetwork(model, training.train.model_copy(update={"models": models}), training.step)
 
 
 def refuse_choice(folder: Path, step: int | None, weights: WeightsKind) -> None:
-    """An exported folder holds one set of weights."""
+    """Raise UserError where a checkpoint or kind of weights is chosen of an exported folder, which holds one set of weights."""
     if step is not None or weights != "live":
         raise UserError(f"{folder} is no run: --step and --weights choose among a run's checkpoints", "leave them out")
 
 
 def restored(checkpoint: Checkpoint, role: str, weights: WeightsKind, parallel: ParallelContext) -> ModelBase:
-    """The role's network with a checkpoint's weights, as training and validation have it. Collective."""
+    """Return the role's network with a checkpoint's weights, as training and validation have it. Collective."""
     names = {network: checkpoint.names(role, weights, network) for network in checkpoint.networks(role)}  # fails early
     plain: Any = checkpoint.config.models[role].model_copy(update={"activation_checkpointing": "none", "compile": False})
     model = built(plain, role, checkpoint.config, parallel, adapted=plain.adapted)
@@ -85,22 +97,22 @@ def built(
     return model
 
 
-def training_of(folder: Path) -> tuple[TrainConfig, str, int] | None:
-    """What exported weights were trained as, which role they are, and at which step; None for others' folders."""
+def training_of(folder: Path) -> TrainedAs | None:
+    """Return (configuration, role, step) that exported weights were trained with; None for a folder that this project did not export."""
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}")
     if not (folder / TRAINING).is_file():
         return None
     try:
-        found = json.loads((folder / TRAINING).read_text())
-        train, role, step = TrainConfig.model_validate(found["train"]), str(found["role"]), int(found["step"])
-        return _as_of(train, role, step), role, step
+        facts = json.loads((folder / TRAINING).read_text())
+        train, role, step = TrainConfig.model_validate(facts["train"]), str(facts["role"]), int(facts["step"])
+        return TrainedAs(_as_of(train, role, step), role, step)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"cannot read {folder / TRAINING}: {first_line(error)}", "export again") from None
 
 
 def _as_of(train: TrainConfig, role: str, step: int) -> TrainConfig:
-    """With the role's attention as it was at the step that was exported, for good."""
+    """Return the configuration with the sparsity of the role's attention fixed at what it was at the exported step."""
     model: Any = train.models[role]
     if not isinstance(attention := getattr(model, "attention", None), SparseAttention):
         return train

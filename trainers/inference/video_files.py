@@ -20,7 +20,7 @@ from ..files import publish
 Pixels = npt.NDArray[np.uint8]
 
 _SMALLEST = 64
-"""Videos below this height or width are shown enlarged: players and eyes make nothing of 8x8."""
+"""Height or width below which videos are shown enlarged: players and eyes make nothing of 8x8."""
 _SHEET_FRAMES = 8
 _SHEET_HEIGHT = 128
 _LABEL_HEIGHT = 14
@@ -28,19 +28,20 @@ _GAP = 2
 
 
 def pixels(video: Tensor) -> Pixels:
-    """[T, H, W, 3], rounded; what is not finite is black."""
+    """Return a video's pixels [T, H, W, 3], rounded; what is not finite is black."""
     clean = torch.nan_to_num(video.float(), nan=-1.0, posinf=-1.0, neginf=-1.0).clamp(-1, 1)
-    found: Pixels = ((clean + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 3, 0).contiguous().cpu().numpy()
-    return found
+    frames: Pixels = ((clean + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 3, 0).contiguous().cpu().numpy()
+    return frames
 
 
 def write_mp4(path: Path, video: Tensor, fps: float) -> Path:
-    """H.264 that any player shows: small videos enlarged by a whole factor, odd sizes filled up by repeating the last row or column."""
+    """Write H.264 that any player shows: small videos enlarged by a whole factor, odd sizes filled up by repeating the last row or
+    column."""
     return write_mp4_parts(path, [video], fps)
 
 
 def write_mp4_parts(path: Path, parts: Iterable[Tensor], fps: float) -> Path:
-    """The same, of a video whose frames come part by part: each is encoded at once and not kept."""
+    """Write, as `write_mp4`, a video whose frames come part by part, [3, n, H, W] each: each is encoded at once and not kept."""
 
     def encode(temporary: Path) -> None:
         with av.open(str(temporary), "w", format="mp4") as container:
@@ -56,18 +57,18 @@ def write_mp4_parts(path: Path, parts: Iterable[Tensor], fps: float) -> Path:
 
 
 def contact_sheet(videos: Sequence[tuple[str, Tensor]]) -> Pixels:
-    """[H, W, 3]: a row of up to eight frames for each (label, video), first and last among them, under its label."""
+    """Return an image [H, W, 3]: for each (label, video) up to eight frames in a row under its label, first and last among them."""
     return stacked([_row(label, pixels(video)) for label, video in videos])
 
 
 def stacked(sheets: Sequence[Pixels]) -> Pixels:
-    """Sheets [H, W, 3] below each other, as wide as the widest."""
+    """Put sheets [H, W, 3] below each other, as wide as the widest."""
     width = max(sheet.shape[1] for sheet in sheets)
     return np.concatenate([np.pad(sheet, ((0, 0), (0, width - sheet.shape[1]), (0, 0))) for sheet in sheets])
 
 
 def write_png(path: Path, image: Pixels) -> Path:
-    """`image` [H, W, 3]."""
+    """Write `image` [H, W, 3]."""
     return publish(path, lambda temporary: Image.fromarray(image).save(temporary, format="png"))
 
 

@@ -1,6 +1,7 @@
-"""Owns one video file -> the frames that are trained on: which frames, which pixels. Must not know captions, codecs or parquet.
+"""Owns turning one video file into the frames that are trained on: which frames, which pixels.
 
-What cannot be used is a Rejected with a reason that is counted; no other error comes of a bad file.
+Must not know captions, codecs or parquet. What cannot be used is a Rejected with a reason that is counted; a bad file causes no other
+error.
 """
 
 from __future__ import annotations
@@ -20,24 +21,25 @@ from ..errors import first_line
 from .video_decoding import pictures
 
 _LARGEST_PICTURE = 8192 * 8192
-"""Pixels of a frame: a file that claims more is damaged or hostile."""
+"""Most pixels of a frame: a file that claims more is damaged or hostile."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The clip that is wanted: `num_frames` of `height` x `width` at `train_fps`."""
+    """The clip to make: `num_frames` of `height` x `width` at `train_fps`."""
 
     num_frames: int
     height: int
     width: int
     train_fps: float
     duration_tolerance: float = 5.0
-    """Clips longer than this many training clips are left out: their caption tells of more than what is cut from them."""
+    """Length, in training clips, above which a clip is left out: its caption tells of more than what is cut from it."""
 
 
 @dataclass(frozen=True)
 class Clip:
-    """`frames` [3, T, H, W] in [-1, 1], and the file's own size (upright), length, rate; `kept`: the share of its picture that is left."""
+    """The frames [3, T, H, W] in [-1, 1] of a clip, with its file's size (upright), length and rate; `kept` is the share of its picture
+    left."""
 
     frames: Tensor
     width: int
@@ -59,9 +61,9 @@ class Rejected(Exception):
 
 
 def read_clip(video: Path | bytes, settings: Settings, start: float = 0.0) -> Clip:
-    """The training frames, resampled to the training rate, cut and scaled to the training size.
+    """Read the training frames: resampled to the training rate, cut and scaled to the training size.
 
-    `start` in [0, 1) says which: 0 the clip's first, else as far into those that there are. Rejected where it cannot be read.
+    `start` in [0, 1) says which: 0 the clip's first, else that far into the possible ones. Rejected where they cannot be read.
     """
     try:
         with av.open(str(video) if isinstance(video, Path) else io.BytesIO(video)) as container:
@@ -84,19 +86,19 @@ def _read(video: Path | bytes, container: Any, settings: Settings, start: float)
         raise Rejected("unreadable", f"its frames are {size.width}x{size.height}")
     duration = listed / fps if listed else float((stream.duration or 0) * (stream.time_base or 0))
     _check_duration(duration, settings)
-    wanted = _wanted(container, stream, settings, start, fps, listed)
-    if listed and listed <= wanted[-1]:
-        raise Rejected("too_short", f"{listed} frames at {fps:g} fps, {wanted[-1] + 1} are needed")
+    indices = _frames_to_read(container, stream, settings, start, fps, listed)
+    if listed and listed <= indices[-1]:
+        raise Rejected("too_short", f"{listed} frames at {fps:g} fps, {indices[-1] + 1} are needed")
     frames, height, width = {}, size.height, size.width
-    for index, picture in pictures(video, container, stream, wanted):
+    for index, picture in pictures(video, container, stream, indices):
         height, width = picture.shape[:2]  # upright
         frames[index] = fit(picture, settings.height, settings.width)
-    if wanted[-1] not in frames:
+    if indices[-1] not in frames:
         if listed:
-            raise Rejected("unreadable", f"says {listed} frames, but frame {wanted[-1]} cannot be decoded")
-        raise Rejected("too_short", f"it ends before frame {wanted[-1]}")
+            raise Rejected("unreadable", f"says {listed} frames, but frame {indices[-1]} cannot be decoded")
+        raise Rejected("too_short", f"it ends before frame {indices[-1]}")
     kept = kept_share(height, width, settings.height, settings.width)
-    return Clip(torch.stack([frames[i] for i in wanted], 1), width, height, duration or (wanted[-1] + 1) / fps, fps, kept)
+    return Clip(torch.stack([frames[i] for i in indices], 1), width, height, duration or (indices[-1] + 1) / fps, fps, kept)
 
 
 def _check_duration(duration: float, settings: Settings) -> None:
@@ -106,28 +108,28 @@ def _check_duration(duration: float, settings: Settings) -> None:
 
 
 def frame_indices(num_frames: int, fps: float, train_fps: float, first: int = 0) -> list[int]:
-    """`num_frames` of arange(0, n, fps / train_fps) from the `first` on, rounded down: a slower file's frames repeat."""
+    """Return `num_frames` indices of arange(0, n, fps / train_fps) from the `first` on, rounded down: a slower file's frames repeat."""
     return [int(k * (fps / train_fps)) for k in range(first, first + num_frames)]
 
 
-def _wanted(container: Any, stream: Any, settings: Settings, start: float, fps: float, listed: int) -> list[int]:
+def _frames_to_read(container: Any, stream: Any, settings: Settings, start: float, fps: float, listed: int) -> list[int]:
     if not start:
         return frame_indices(settings.num_frames, fps, settings.train_fps)
-    there = listed or _count(container, stream)
-    taken = math.ceil(there * settings.train_fps / fps - 1e-9)  # of the file, at the training rate
+    available = listed or _count(container, stream)
+    taken = math.ceil(available * settings.train_fps / fps - 1e-9)  # of the file, at the training rate
     spare = max(0, taken - settings.num_frames)
     return frame_indices(settings.num_frames, fps, settings.train_fps, int(start * (spare + 1)))
 
 
 def _count(container: Any, stream: Any) -> int:
-    """Of a container that does not say how many frames it has. Leaves it at its beginning."""
+    """Count the frames of a container that does not say how many it has, and leave it at its beginning."""
     number = sum(1 for packet in container.demux(stream) if packet.size)
     container.seek(0)
     return number
 
 
 def fit(image: Tensor, height: int, width: int) -> Tensor:
-    """uint8 [h, w, 3] -> [3, height, width] in [-1, 1]: the centre cut to the wanted aspect ratio, then scaled.
+    """Cut the centre of a picture, uint8 [h, w, 3], to the aspect ratio and scale it to [3, height, width] in [-1, 1].
 
     Whole-number reductions average exactly (so a clip drawn in blocks gives its pixels back); others are antialiased bilinear.
     """
@@ -143,7 +145,7 @@ def fit(image: Tensor, height: int, width: int) -> Tensor:
 
 
 def kept_share(h: int, w: int, height: int, width: int) -> float:
-    """Of an h x w picture, the share of its area that `fit` keeps."""
+    """Return the share of an h x w picture's area that `fit` keeps."""
     cut_h, cut_w = _cut(h, w, height, width)
     return cut_h * cut_w / (h * w)
 

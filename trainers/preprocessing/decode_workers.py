@@ -1,7 +1,7 @@
 """Owns the processes that decode clips ahead of the encoder. Must not know what becomes of the frames.
 
-In processes of their own because a damaged or hostile file can crash a decoder, eat memory or take for ever: none of that
-may end a job. Results come in the order of the jobs, so what is written does not depend on how many processes there are.
+They are processes of their own because a damaged or hostile file can crash a decoder, eat memory or take for ever: none of that may end a
+job. Results come in the order of the jobs, so what is written does not depend on how many processes there are.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ Job = tuple[Path | bytes, float]
 """A video and where in it to start, see clips.read_clip."""
 
 _MEMORY_BYTES = 12 * 2**30
-"""Of one decoder."""
+"""Most memory of one decoder."""
 
 
 class Decoders:
-    """`number` processes; `close` ends them. They are started at once: importing what they need takes seconds.
+    """A number of processes that decode; `close` ends them. They are started at once: importing what they need takes seconds.
 
     `method` is multiprocessing's way to start them; not fork, since a rank has threads and sockets.
     """
@@ -42,7 +42,7 @@ class Decoders:
         self._workers = [_Worker(settings, method) for _ in range(number)]
 
     def clips(self, jobs: Iterable[Job | Rejected], waiting: Callable[[], None] = lambda: None) -> Iterator[Clip | Rejected]:
-        """One a job, in order; a Rejected comes back as it is. As many are decoded ahead as there are processes.
+        """Yield a clip for each job, in order; a Rejected comes back as it is. As many are decoded ahead as there are processes.
 
         `waiting` is called about once a second while a clip is not there yet; it may raise.
         """
@@ -129,7 +129,7 @@ class _Worker:
 
 
 def _serve(pipe: Connection, settings: Settings) -> None:
-    """A decoder's whole life: signals that are sent to the whole process group are for the rank, and it never outlives the rank."""
+    """Decode until the rank closes the pipe; signals to the process group are for the rank, and a decoder never outlives it."""
     ignore_rank_signals()
     die_with_parent()  # a parent that is dead already closes the pipe
     resource.setrlimit(resource.RLIMIT_DATA, (_MEMORY_BYTES, _MEMORY_BYTES))

@@ -1,7 +1,7 @@
 """Owns fetching models and data sets from the Hugging Face hub into its cache. The only module that goes to the network.
 
-A download that is cut short goes on with the files that are missing. Where there is no internet it says what is missing and where to
-put it. Must not import torch.
+Must not import torch. A download that is cut short goes on with the files that are missing. Where there is no internet, the error says what
+is missing and where to put it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 _MIB = 2**20
 _ABANDONED_S = 3600
-"""A half-written file that nobody touched for so long belongs to a process that is gone."""
+"""Seconds after which a half-written file that nobody touched belongs to a process that is gone."""
 
 
 @dataclass(frozen=True)
@@ -41,20 +41,22 @@ class _Listing:
         return {name: value for name, value in patterns.items() if value is not None}
 
     def bytes_here(self) -> int:
-        """Of its files, half-written ones too. They are named by what they hold, so other revisions' are not counted."""
-        found: dict[str, int] = {}
+        """Return the bytes of its files that are here, half-written ones too; blobs are named by content, so no other revision's are
+        counted."""
+        sizes: dict[str, int] = {}
         for path in (hub_cache.storage(self.kind, self.repository.id) / "blobs").glob("*"):
             blob = path.name.split(".")[0]
             if blob in self.files:
                 try:
-                    found[blob] = max(found.get(blob, 0), path.stat().st_size)
+                    sizes[blob] = max(sizes.get(blob, 0), path.stat().st_size)
                 except FileNotFoundError:  # just renamed
                     continue
-        return sum(found.values())
+        return sum(sizes.values())
 
 
 def run(config: Config, run_dir: Path, control: Control) -> int:
-    """One rank's whole life; rank 0 downloads, all others have nothing to do. `run_dir` holds nothing of it: the cache does."""
+    """Download everything and return the exit code; rank 0 works, the others have nothing to do. The cache, not `run_dir`, holds the
+    files."""
     if control.rank != 0:
         return EXIT_FINISHED
     control.progress("loading", 0)
@@ -62,25 +64,25 @@ def run(config: Config, run_dir: Path, control: Control) -> int:
         *(("model", model) for model in config.models),
         *(("dataset", dataset) for dataset in config.datasets),
     ]
-    wanted = _listed(repositories)
-    total = sum(sum(one.files.values()) for one in wanted)
-    log.info("%d repositories, %d MiB, into %s", len(wanted), total // _MIB, hub_cache.storage("model", "org/name").parent)
+    listings = _listed(repositories)
+    total = sum(sum(listing.files.values()) for listing in listings)
+    log.info("%d repositories, %d MiB, into %s", len(listings), total // _MIB, hub_cache.storage("model", "org/name").parent)
     done = 0
-    for one in wanted:
-        if not _fetch(one, done, total, control):
+    for listing in listings:
+        if not _fetch(listing, done, total, control):
             return EXIT_SAVED
-        done += sum(one.files.values())
-        log.info("%s %s at %s is complete", one.kind, one.repository.id, one.commit)
+        done += sum(listing.files.values())
+        log.info("%s %s at %s is complete", listing.kind, listing.repository.id, listing.commit)
     control.progress("downloading", total // _MIB, max_steps=total // _MIB)
     return EXIT_FINISHED
 
 
 def _listed(repositories: list[tuple[hub_cache.Kind, RepositoryConfig]]) -> list[_Listing]:
-    """What has to be fetched. Without internet: nothing, where all is here, else one error that names all that is missing."""
-    found, missing = [], []
+    """Return what has to be fetched. Without internet: nothing where all is here, else one UserError that names all that is missing."""
+    listings, missing = [], []
     for kind, repository in repositories:
         try:
-            found.append(_ask(kind, repository))
+            listings.append(_list_files(kind, repository))
         except _Unreachable as error:
             try:
                 log.info("cannot reach the hub, but %s is here", hub_cache.snapshot(kind, repository.id, repository.revision))
@@ -92,14 +94,14 @@ def _listed(repositories: list[tuple[hub_cache.Kind, RepositoryConfig]]) -> list
             "download where there is internet, such as the login node, with HF_HOME on a disk that both see; or copy the cache of a "
             "machine that has it",
         )
-    return found
+    return listings
 
 
 class _Unreachable(Exception):
     """The network or the hub is not there."""
 
 
-def _ask(kind: hub_cache.Kind, repository: RepositoryConfig) -> _Listing:
+def _list_files(kind: hub_cache.Kind, repository: RepositoryConfig) -> _Listing:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
     from huggingface_hub.hf_api import RepoFile
@@ -129,31 +131,32 @@ def _ask(kind: hub_cache.Kind, repository: RepositoryConfig) -> _Listing:
     return _Listing(kind, repository, commit, files)
 
 
-def _fetch(wanted: _Listing, before: int, total: int, control: Control) -> bool:
-    """Whether it is all here; False after a notice, what is written stays."""
-    hub_cache.note(wanted.kind, wanted.repository.id, wanted.commit, wanted.chosen)
-    _clear_abandoned(hub_cache.storage(wanted.kind, wanted.repository.id))
-    fetching = _Fetching(wanted)
+def _fetch(listing: _Listing, before: int, total: int, control: Control) -> bool:
+    """Fetch one repository and return whether it is all here; False where a stop was requested: what is written stays."""
+    hub_cache.note(listing.kind, listing.repository.id, listing.commit, listing.chosen)
+    _clear_abandoned(hub_cache.storage(listing.kind, listing.repository.id))
+    fetching = _Fetching(listing)
     fetching.start()
     while fetching.is_alive():
-        control.progress("downloading", (before + wanted.bytes_here()) // _MIB, max_steps=total // _MIB, what=wanted.repository.id)
+        control.progress("downloading", (before + listing.bytes_here()) // _MIB, max_steps=total // _MIB, what=listing.repository.id)
         if control.stop_requested:
             return False
         fetching.join(0.5)
     if isinstance(fetching.failure, OSError) and fetching.failure.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
         hint = "HF_HOME must be on a disk with room"
-        raise UserError(f"cannot write to {hub_cache.storage(wanted.kind, wanted.repository.id)}: {fetching.failure.strerror}", hint)
+        raise UserError(f"cannot write to {hub_cache.storage(listing.kind, listing.repository.id)}: {fetching.failure.strerror}", hint)
     if fetching.failure is not None:
         raise fetching.failure
     return True
 
 
 class _Fetching(threading.Thread):
-    """In the background, so that progress and a notice do not wait for a file of many gigabytes; the process may exit meanwhile."""
+    """The download in a thread of its own, so that progress and a stop do not wait for a file of many gigabytes; the process may exit
+    meanwhile."""
 
-    def __init__(self, wanted: _Listing) -> None:
+    def __init__(self, listing: _Listing) -> None:
         super().__init__(daemon=True)
-        self._wanted = wanted
+        self._listing = listing
         self.failure: BaseException | None = None
 
     def run(self) -> None:
@@ -161,12 +164,12 @@ class _Fetching(threading.Thread):
         from huggingface_hub.utils.tqdm import disable_progress_bars
 
         disable_progress_bars()
-        one = self._wanted
+        listing = self._listing
         try:
             # by commit: a branch may move between two attempts
-            snapshot_download(one.repository.id, repo_type=one.kind, revision=one.commit, **one.chosen)
-            if one.repository.revision != one.commit:
-                hub_cache.point(one.kind, one.repository.id, one.repository.revision, one.commit)
+            snapshot_download(listing.repository.id, repo_type=listing.kind, revision=listing.commit, **listing.chosen)
+            if listing.repository.revision != listing.commit:
+                hub_cache.point(listing.kind, listing.repository.id, listing.repository.revision, listing.commit)
         except BaseException as error:  # raised where it is waited for
             self.failure = error
 

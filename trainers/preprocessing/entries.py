@@ -1,4 +1,4 @@
-"""Owns one clip as it is found in a source: its video, its caption, and how a table's columns name them."""
+"""Owns one clip as a source lists it: its video, its caption, and how a table's columns name them. Must not read files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CAPTION_COLUMNS = ("caption", "cap", "text", "prompt")
 
 @dataclass(frozen=True)
 class Entry:
-    """`video` is a file, or a function that reads its bytes; `problem` says why the entry cannot be used."""
+    """A clip or prompt of a source. `video` is a file, or a function that reads its bytes; `problem` says why it cannot be used."""
 
     id: str
     name: str
@@ -26,7 +26,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns of a list or table are meant; null: the first known name that it has."""
+    """The columns of a list or table to read; None: the first known name that it has."""
 
     video: str | None = None
     caption: str | None = None
@@ -35,24 +35,24 @@ class Columns:
 
 
 def inside(folder: Path, name: str) -> tuple[Path | None, Rejected | None]:
-    """The file that a list names, which must be below its folder."""
+    """Return the file that a list names, or a Rejected where it is not below the list's folder."""
     relative = PurePosixPath(name)
     if relative.is_absolute() or ".." in relative.parts or "\0" in name:
         return None, Rejected("bad_entry", "its path leaves the folder of the videos")
     return folder / relative, None
 
 
-def value(row: dict[str, Any], wanted: str | None, known: tuple[str, ...]) -> Any:
-    return row.get(wanted) if wanted else next((row[name] for name in known if row.get(name) is not None), None)
+def value(row: dict[str, Any], column: str | None, known: tuple[str, ...]) -> Any:
+    return row.get(column) if column else next((row[name] for name in known if row.get(name) is not None), None)
 
 
 def text(caption: Any) -> str:
-    """A list of captions gives its first."""
+    """Return a caption as text, of a list of captions the first; "" where there is none."""
     if isinstance(caption, list) and caption:
         caption = caption[0]
     return caption if isinstance(caption, str) else ""
 
 
 def stem(name: str) -> str:
-    """A video's id: its path without the suffix."""
+    """Return a video's id: its path without the suffix."""
     return PurePosixPath(name).with_suffix("").as_posix()

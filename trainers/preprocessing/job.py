@@ -1,4 +1,4 @@
-"""Owns a preprocessing job: which rank does which entries, what is there already, the notice, the report. Must not encode or decode.
+"""Owns a preprocessing job: which rank does which entries, what is there already, a stop, the report. Must not encode or decode.
 
 The ranks share nothing but the output folder. Rank 0 says at the start what is left to do and at the end what came of it.
 """
@@ -47,7 +47,8 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 
 def run(config: Config, run_dir: Path, control: Control) -> int:
-    """One rank's whole life. `run_dir` holds nothing of it: the output does, so that another run can go on there."""
+    """Do this rank's share and return the exit code. `run_dir` holds nothing of it: the output does, so that another run can go on
+    there."""
     parallel = mesh.start(ParallelConfig())
     control.progress("loading", 0)
     with _room(Path(config.output)):
@@ -84,19 +85,19 @@ class _Job:
             raise UserError(f"the ranks do not see the same entries in {self._config.source}", "is it on a disk that all nodes share?")
 
     def _settled(self, listing: _Listing) -> list[output_shards.Record]:
-        """What earlier attempts did; rank 0 looks, so that all know the same."""
-        found: list[output_shards.Record] = []
+        """Return the records of earlier attempts; rank 0 reads them, so that all ranks have the same."""
+        records: list[output_shards.Record] = []
         settings = {**self._config.model_dump(mode="json", exclude=_NOT_CONTENT), "entries": len(listing.names), "listing": listing.digest}
 
-        def look() -> None:
+        def read() -> None:
             output_shards.claim(self._output, settings)
-            found.extend(output_shards.settled(self._output, self._warn))
+            records.extend(output_shards.settled(self._output, self._warn))
 
-        self._parallel.on_first(look, self._waiting)
-        return self._peers.from_rank_0(lambda: found)
+        self._parallel.on_first(read, self._waiting)
+        return self._peers.from_rank_0(lambda: records)
 
     def _task(self, listing: _Listing, source: Path, mine: list[int], opened: ExitStack) -> Task:
-        """The task with its codec loaded, and the prompts written."""
+        """Return the task with its codec loaded, and have rank 0 write the prompts."""
         config, task, codec = self._config, listing.task, None
         decoders = None
         if isinstance(config, VideosConfig) and config.decoders and mine:
@@ -115,20 +116,20 @@ class _Job:
         return Prompts(listing.entries, codec)
 
     def _prompts(self, codec: Codec | None, source: Path) -> None:
-        """Of rank 0."""
+        """Write prompts.safetensors, on rank 0, or copy it where data is rewritten."""
         config = self._config
         if isinstance(config, RewriteConfig):
-            there = next((path for path in (source / PROMPTS, source.parent / PROMPTS) if path.is_file()), None)
-            if there is not None:
-                prompt_writer.copy(there, self._output)
+            stored = next((path for path in (source / PROMPTS, source.parent / PROMPTS) if path.is_file()), None)
+            if stored is not None:
+                prompt_writer.copy(stored, self._output)
                 return
             if codec is None:
                 self._warn(f"{source} has no {PROMPTS}, and no model was named to write one: guidance and text dropout need it")
                 return
         assert codec is not None and config.model is not None
-        wanted = prompt_writer.texts(codec, config.negative_prompt, config.validation_prompts)
-        if not prompt_writer.holds(self._output / PROMPTS, wanted):
-            prompt_writer.write(self._output, codec, wanted, self._encoder(config.model))
+        texts = prompt_writer.texts(codec, config.negative_prompt, config.validation_prompts)
+        if not prompt_writer.holds(self._output / PROMPTS, texts):
+            prompt_writer.write(self._output, codec, texts, self._encoder(config.model))
 
     def _encoder(self, model: str) -> str:
         if model == SHAPES:
@@ -155,23 +156,23 @@ class _Job:
         return work(task, out, mine, done=done, stop=lambda: self._control.stop_requested, warn_crop=warn_crop)
 
     def _report(self, total: int, settled: list[output_shards.Record]) -> None:
-        """report.json, and what of it is worth a warning; too many entries that cannot be used end the job on all ranks."""
-        told = output_shards.summary(total, [*settled, *(record for rank in self._peers.gather(self._records) for record in rank)])
+        """Write report.json and warn of what in it is worth it; too many entries that cannot be used are a UserError, on all ranks."""
+        report = output_shards.summary(total, [*settled, *(record for rank in self._peers.gather(self._records) for record in rank)])
 
         def publish() -> None:
-            files.publish_json(self._output / output_shards.REPORT, told)
-            if told["problems"]:
-                reasons = ", ".join(f"{count} {reason}" for reason, count in told["rejected"].items())
+            files.publish_json(self._output / output_shards.REPORT, report)
+            if report["problems"]:
+                reasons = ", ".join(f"{count} {reason}" for reason, count in report["rejected"].items())
                 self._warn(
-                    f"{len(told['problems'])} of {total} entries could not be used ({reasons}): see {output_shards.REPORT} in the output"
+                    f"{len(report['problems'])} of {total} entries could not be used ({reasons}): see {output_shards.REPORT} in the output"
                 )
-            if told["heavy_crops"]:
-                worst = min(told["heavy_crops"], key=lambda crop: crop["kept"])
+            if report["heavy_crops"]:
+                worst = min(report["heavy_crops"], key=lambda crop: crop["kept"])
                 self._warn(
-                    f"{len(told['heavy_crops'])} clips lose most of their picture to the wanted aspect ratio; "
+                    f"{len(report['heavy_crops'])} clips lose most of their picture to the wanted aspect ratio; "
                     f"the worst, {worst['name']}, keeps {worst['kept']:.0%}"
                 )
-            refuse_too_many(told, self._config.max_rejected)
+            refuse_too_many(report, self._config.max_rejected)
 
         self._parallel.on_first(publish, self._waiting)
 
@@ -191,13 +192,13 @@ class _Listing:
         if isinstance(config, RewriteConfig):
             self.task = Rewrite(source)
             self.names: Sequence[str] = self.task.names
-            told: Any = self.names
+            described: Any = self.names
         else:
             self.entries = sources.entries(source, _columns(config))
             self.names = [entry.name for entry in self.entries]
-            told = ([entry.id, entry.caption] for entry in self.entries)
+            described = ([entry.id, entry.caption] for entry in self.entries)
         hasher = hashlib.sha256()
-        for entry in told:
+        for entry in described:
             hasher.update(repr(entry).encode())
         self.digest = hasher.hexdigest()
 
@@ -219,7 +220,7 @@ def _codec(model: str, revision: str | None, config: Config, device: torch.devic
 
 
 def _check_sizes(config: VideosConfig, codec: Codec) -> None:
-    """Before any clip is decoded: the sizes that the VAE and the transformer's 2x2 patches can take."""
+    """Raise UserError, before any clip is decoded, for sizes that the VAE and the transformer's 2x2 patches cannot take."""
     if not isinstance(codec, WanCodec):
         return
     time, space, _ = codec.strides

@@ -1,7 +1,7 @@
-"""Owns what is on the disk of a preprocessing: part files, and the records that say which entries they settle. Must not encode.
+"""Owns the files of a preprocessing: parts, and the records that say which entries they settle. Must not encode.
 
-A record is published after its parts, so what has no record was never written: a job that is cut short anywhere, by whatever, loses
-the open parts and nothing else, and repeats nothing. Entries are numbered 0 … n - 1; a record settles a range of them.
+A record is published after its parts, so what has no record was never written: a job that is cut short anywhere, by whatever, loses the
+open parts and nothing else, and repeats nothing. Entries are numbered 0 … n - 1; a record settles a range of them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..files import publish_json
 from .clips import Rejected
 
 HIDDEN = ".preprocess"
-"""Below the output: settings.json and the records."""
+"""The folder below the output that holds settings.json and the records."""
 HOLDOUT = "holdout"
 REPORT = "report.json"
 _RECORDS = "records"
@@ -37,7 +37,7 @@ class Record:
     problems: list[dict[str, str]] = field(default_factory=list)
     cropped: list[dict[str, Any]] = field(default_factory=list)
     latents: list[int] = field(default_factory=list)
-    """[C, T, H, W] of the first sample, where it is of clips."""
+    """Shape [C, T, H, W] of the first sample's latents, where samples are of clips."""
 
 
 class Shards:
@@ -71,7 +71,7 @@ class Shards:
         self._at(index).cropped.append({"name": name, "kept": round(kept, 3)})
 
     def _at(self, index: int) -> Record:
-        """The open record, which now settles the entry, too."""
+        """Return the open record, which from now on settles the entry, too."""
         if self._open is not None and index > self._open.last + 1:
             self.publish()
         if self._open is None:
@@ -80,7 +80,7 @@ class Shards:
         return self._open
 
     def publish(self) -> None:
-        """What is open gets its names: first the parts, then the record that counts them."""
+        """Publish what is open: first the parts, then the record that counts them."""
         if self._open is None:
             return
         self._before_publish()
@@ -97,10 +97,10 @@ class Shards:
 
 
 def claim(output: Path, settings: dict[str, Any]) -> None:
-    """The output belongs to a preprocessing with these settings; UserError where it belongs to another."""
+    """Claim the output for a preprocessing with these settings; UserError where it belongs to another."""
     marker = output / HIDDEN / "settings.json"
     try:
-        found = json.loads(marker.read_text())
+        stored = json.loads(marker.read_text())
     except FileNotFoundError:
         if any(output.rglob("*.parquet")):
             hint = "use another output, or remove it"
@@ -109,16 +109,19 @@ def claim(output: Path, settings: dict[str, Any]) -> None:
         return
     except ValueError as error:
         raise UserError(f"{marker} is not JSON", "remove the output to make it anew") from error
-    if found != settings and not any((output / HIDDEN / _RECORDS).glob("*.json")):
+    if stored != settings and not any((output / HIDDEN / _RECORDS).glob("*.json")):
         publish_json(marker, settings)  # nothing was written with the others
-    elif found != settings:
-        differ = sorted(key for key in {*found, *settings} if found.get(key) != settings.get(key))
-        told = ", ".join(f"{key} was {found.get(key)!r}, is now {settings.get(key)!r}" for key in differ)
-        raise UserError(f"the output {output} was begun with other settings or another source: {told}", "use another output, or remove it")
+    elif stored != settings:
+        differ = sorted(key for key in {*stored, *settings} if stored.get(key) != settings.get(key))
+        changes = ", ".join(f"{key} was {stored.get(key)!r}, is now {settings.get(key)!r}" for key in differ)
+        raise UserError(
+            f"the output {output} was begun with other settings or another source: {changes}", "use another output, or remove it"
+        )
 
 
 def settled(output: Path, warn: Callable[[str], None]) -> list[Record]:
-    """The records that hold, by first entry. Parts that no record counts are removed, and so is a record whose parts are not whole."""
+    """Return the records that hold, by first entry. Parts that no record counts are removed, and so is a record whose parts are not
+    whole."""
     for path in (output / HIDDEN).rglob(".*.tmp"):
         path.unlink()  # a job was killed before the name was right
     kept: list[Record] = []
@@ -152,7 +155,7 @@ def _whole(output: Path, record: Record) -> bool:
 
 
 def remaining(total: int, records: Iterable[Record]) -> list[int]:
-    """The entries that no record settles."""
+    """Return the entries that no record settles."""
     done = bytearray(total)
     for record in records:
         done[record.first : record.last + 1] = b"\1" * (record.last + 1 - record.first)
@@ -160,12 +163,12 @@ def remaining(total: int, records: Iterable[Record]) -> list[int]:
 
 
 def share(indices: list[int], rank: int, world_size: int) -> list[int]:
-    """A rank's part: neighbours stay together, as they stand in one file or row group."""
+    """Return a rank's share: neighbours stay together, as they stand in one file or row group."""
     return indices[len(indices) * rank // world_size : len(indices) * (rank + 1) // world_size]
 
 
 def summary(total: int, records: Iterable[Record]) -> dict[str, Any]:
-    """What report.json says."""
+    """Return the content of report.json."""
     by_place = sorted(records, key=lambda record: record.first)
     problems = [problem for record in by_place for problem in record.problems]
     return {

@@ -1,6 +1,6 @@
 """Owns making a run's data on first use: a whole folder, published by one rename. Must not overwrite what is already there.
 
-Two runs may do it at once: each works in a folder of its own, the first rename wins, and the other takes what it finds.
+Two runs may do it at once: each works in a folder of its own, the first rename wins, and the other uses what it finds.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from .clips import Settings
 from .video_task import preprocess
 
 MARKER = "prepared.json"
-"""In a prepared folder: the settings that made it."""
+"""The file of a prepared folder with the settings that made it."""
 _VERSION = 1
-"""Raised when the same settings come to make other data."""
+"""Version of the prepared data, to be raised when the same settings come to make other data."""
 
 
 def ensure(config: DataConfig, *, report: Callable[[str, int], None]) -> None:
-    """Makes the data at `config.path` if `config.prepare` is set and it is not there yet. `report` gets (what is done, count)."""
+    """Make the data at `config.path` if `config.prepare` is set and it is not there yet. `report` gets (what is done, count)."""
     if config.prepare is None:
         return
     if not isinstance(config.path, str):
         raise UserError("data.prepare makes one folder, but data.path names several", "prepare: null, or one path")
-    target, wanted = Path(config.path).resolve(), {"version": _VERSION, **config.prepare.model_dump(mode="json")}
-    if _is_there(target, wanted):
+    target, required = Path(config.path).resolve(), {"version": _VERSION, **config.prepare.model_dump(mode="json")}
+    if _is_there(target, required):
         return
     if config.latent_shape != (shapes.NUM_FRAMES, 4, 4):
         raise UserError(
@@ -40,14 +40,14 @@ def ensure(config: DataConfig, *, report: Callable[[str, int], None]) -> None:
             f"num_frames: {shapes.NUM_FRAMES}, height: {shapes.SIZE}, width: {shapes.SIZE}, vae_stride: {list(shapes.VAE_STRIDE)}",
         )
     try:
-        _make_and_publish(config.prepare, target, wanted, report)
+        _make_and_publish(config.prepare, target, required, report)
     except OSError as error:
         raise UserError(f"cannot make the data at {target}: {error.strerror or error}", "data.path must be on a disk with room") from error
 
 
-def _is_there(target: Path, wanted: dict[str, Any]) -> bool:
+def _is_there(target: Path, required: dict[str, Any]) -> bool:
     try:
-        found = json.loads((target / MARKER).read_text())
+        stored = json.loads((target / MARKER).read_text())
     except ValueError as error:
         raise UserError(f"{target / MARKER} is not JSON", "remove the folder to make it anew") from error
     except NotADirectoryError as error:
@@ -58,23 +58,23 @@ def _is_there(target: Path, wanted: dict[str, Any]) -> bool:
                 f"{target} exists and was not made by data.prepare", "set data.prepare: null to train on it as it is, or another data.path"
             ) from None
         return False
-    if found != wanted:
-        raise UserError(f"{target} was made with other settings: {_differences(found, wanted)}", "use another data.path, or remove it")
+    if stored != required:
+        raise UserError(f"{target} was made with other settings: {_differences(stored, required)}", "use another data.path, or remove it")
     return True
 
 
-def _differences(found: Any, wanted: dict[str, Any]) -> str:
-    if not isinstance(found, dict):
+def _differences(stored: Any, required: dict[str, Any]) -> str:
+    if not isinstance(stored, dict):
         return "its marker is not a mapping"
-    keys = sorted(k for k in {*found, *wanted} if found.get(k) != wanted.get(k))
-    return ", ".join(f"{k} is {found.get(k)!r}, this run asks for {wanted.get(k)!r}" for k in keys)
+    keys = sorted(k for k in {*stored, *required} if stored.get(k) != required.get(k))
+    return ", ".join(f"{k} is {stored.get(k)!r}, this run asks for {required.get(k)!r}" for k in keys)
 
 
-def _make_and_publish(prepare: ShapesConfig, target: Path, wanted: dict[str, Any], report: Callable[[str, int], None]) -> None:
+def _make_and_publish(prepare: ShapesConfig, target: Path, required: dict[str, Any], report: Callable[[str, int], None]) -> None:
     with new_folder(target) as temporary:
         _make(prepare, temporary, report)
-        (temporary / MARKER).write_text(json.dumps(wanted))
-        _publish(temporary, target, wanted)
+        (temporary / MARKER).write_text(json.dumps(required))
+        _publish(temporary, target, required)
 
 
 def _make(prepare: ShapesConfig, folder: Path, report: Callable[[str, int], None]) -> None:
@@ -95,9 +95,9 @@ def _make(prepare: ShapesConfig, folder: Path, report: Callable[[str, int], None
         raise UserError(f"{clips - summary['written']} of {clips} clips just written cannot be read: {first['name']}: {first['text']}")
 
 
-def _publish(temporary: Path, target: Path, wanted: dict[str, Any]) -> None:
+def _publish(temporary: Path, target: Path, required: dict[str, Any]) -> None:
     try:
         publish_folder(temporary, target)  # an empty folder gives way, one with anything in it does not
     except OSError as error:
-        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY) or not _is_there(target, wanted):
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY) or not _is_there(target, required):
             raise

@@ -19,28 +19,28 @@ from ..models.codecs.base import Codec
 
 
 def texts(codec: Codec, negative: str = DEFAULT_NEGATIVE, validation: list[str] | None = None) -> dict[str, str]:
-    """The prompt of each key."""
+    """Return the prompt of each key."""
     shown = {f"validation.{number:03d}": text for number, text in enumerate(validation or [])}
     return {"empty": "", "negative": codec.negative_prompt if negative == DEFAULT_NEGATIVE else negative, **shown}
 
 
-def write(output: Path, codec: Codec, wanted: dict[str, str], encoder: str) -> None:
-    """Into `output`, which is made if need be."""
-    plain = {key: codec.encode_text(text).float().cpu().contiguous() for key, text in wanted.items()}
+def write(output: Path, codec: Codec, prompts: dict[str, str], encoder: str) -> None:
+    """Embed the prompts and write them into `output`, which is made if need be."""
+    plain = {key: codec.encode_text(text).float().cpu().contiguous() for key, text in prompts.items()}
     output.mkdir(parents=True, exist_ok=True)
-    metadata = {"texts": json.dumps(wanted, ensure_ascii=False), "encoder": encoder}
+    metadata = {"texts": json.dumps(prompts, ensure_ascii=False), "encoder": encoder}
     publish(output / PROMPTS, lambda temporary: temporary.write_bytes(safetensors.torch.save(plain, metadata)))
 
 
 def copy(source: Path, output: Path) -> None:
-    """Of data that is written again."""
+    """Copy the prompts file of data that is written again."""
     publish(output / PROMPTS, lambda temporary: temporary.write_bytes(source.read_bytes()))
 
 
-def holds(path: Path, wanted: dict[str, str]) -> bool:
-    """Whether the file is there, with embeddings of these texts."""
+def holds(path: Path, prompts: dict[str, str]) -> bool:
+    """Return whether the file is there and holds embeddings of these texts."""
     try:
         with safetensors.safe_open(str(path), framework="pt") as file:
-            return bool(json.loads((file.metadata() or {})["texts"]) == wanted)
+            return bool(json.loads((file.metadata() or {})["texts"]) == prompts)
     except (OSError, KeyError, ValueError, safetensors.SafetensorError):
         return False

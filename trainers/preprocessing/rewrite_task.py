@@ -1,6 +1,7 @@
-"""Owns the task of writing others' parquet files again: one sample a row group, float32, every row checked. Must not encode anything.
+"""Owns the task of writing others' parquet files again: one sample a row group, float32, every row checked.
 
-A row group is read once and its rows are taken one after the other. Columns that the schema does not have are left out.
+Must not encode anything. A row group is read once and its rows are taken one after the other. Columns that the schema does not have are
+left out.
 """
 
 from __future__ import annotations
@@ -51,15 +52,15 @@ class Rewrite:
             raise UserError(f"no parquet files in {folder}", "rewrite reads the parquet files of a data set that is trained on")
         self.names: list[str] = []
         self._places: list[_Place] = []
-        found = None
+        schema = None
         for path in files:
-            found = self._add(path, path.relative_to(folder).as_posix(), found) or found
-        if found is None:
+            schema = self._add(path, path.relative_to(folder).as_posix(), schema) or schema
+        if schema is None:
             raise UserError(f"none of the {len(files)} parquet files in {folder} can be read", str(self._places[0].problem))
-        self.schema: pa.Schema = found
+        self.schema: pa.Schema = schema
 
     def _add(self, path: Path, name: str, expected: pa.Schema | None) -> pa.Schema | None:
-        """Notes the rows of a file; its schema, None where it is not a whole parquet file."""
+        """Add the rows of a file and return its schema; None where it is not a whole parquet file."""
         try:
             metadata = pq.read_metadata(path)
         except _UNREADABLE as error:

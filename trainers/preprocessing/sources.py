@@ -1,7 +1,7 @@
 """Owns finding what there is to encode: (name, caption, video) of every entry of a folder or file. Must not decode or encode.
 
-Known layouts: videos/ + videos2caption.json, x.mp4 + x.txt, metadata.jsonl or .csv, tables (parquet, arrow) with a video column.
-An entry that lacks something stays in the list with what is wrong, so that it is counted; only a list that cannot be read is an error.
+Known layouts: videos/ + videos2caption.json, x.mp4 + x.txt, metadata.jsonl or .csv, tables (parquet, arrow) with a video column. An entry
+that lacks something stays in the list with what is wrong, so that it is counted; only a list that cannot be read is an error.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _LAYOUTS = (
 
 
 def locate(source: str, revision: str | None = None) -> Path:
-    """The folder or file here; a Hugging Face id is looked up among the downloaded data sets, never on the network."""
+    """Return the folder or file here; a Hugging Face id is looked up among the downloaded data sets, never on the network."""
     path = Path(source).expanduser()
     if path.exists():
         return path
@@ -45,11 +45,11 @@ def locate(source: str, revision: str | None = None) -> Path:
 
 
 def entries(path: Path, columns: Columns) -> list[Entry]:
-    """All of them, in an order that does not change, with ids of their own. An entry without a caption has a problem."""
-    found = list(_read(path, columns))
-    if not found:
+    """Return all entries, in an order that does not change, with ids of their own. An entry without a caption has a problem."""
+    listed = list(_read(path, columns))
+    if not listed:
         raise UserError(f"{path} lists no clips" if columns.needs_video else f"{path} has no prompts", _LAYOUTS)
-    return list(_numbered(_checked(entry) for entry in found))
+    return list(_numbered(_checked(entry) for entry in listed))
 
 
 def _checked(entry: Entry) -> Entry:
@@ -63,10 +63,10 @@ def _checked(entry: Entry) -> Entry:
     return entry
 
 
-def _numbered(found: Iterable[Entry]) -> Iterator[Entry]:
-    """The second entry of an id gets `-2`, and so on."""
+def _numbered(listed: Iterable[Entry]) -> Iterator[Entry]:
+    """Yield the entries with ids that are unique: the second one of an id gets `-2`, and so on."""
     seen: set[str] = set()
-    for entry in found:
+    for entry in listed:
         name, number = entry.id, 1
         while name in seen:
             number += 1
@@ -91,10 +91,10 @@ def _read(path: Path, columns: Columns) -> Iterator[Entry]:
 
 
 def _files(folder: Path) -> list[Path]:
-    """But for hidden ones, and for what a preprocessing wrote into its own source."""
-    ours = [marker.parent for marker in folder.rglob(HIDDEN)]
-    found = (p for p in folder.rglob("*") if not any(part.startswith(".") for part in p.relative_to(folder).parts))
-    return sorted(p for p in found if p.is_file() and not any(p.is_relative_to(output) for output in ours))
+    """Return the files below a folder, without hidden ones and without what a preprocessing wrote into its own source."""
+    outputs = [marker.parent for marker in folder.rglob(HIDDEN)]
+    visible = (p for p in folder.rglob("*") if not any(part.startswith(".") for part in p.relative_to(folder).parts))
+    return sorted(p for p in visible if p.is_file() and not any(p.is_relative_to(output) for output in outputs))
 
 
 def _of_split(path: Path, split: str | None) -> bool:
@@ -113,7 +113,7 @@ def _read_file(path: Path, columns: Columns) -> Iterator[Entry]:
 
 
 def _listed(path: Path, rows: Iterable[Any], columns: Columns) -> Iterator[Entry]:
-    """Of rows that are mappings, or plain captions; `None` is a row that could not be read."""
+    """Yield the entries of rows, which are mappings or plain captions; None is a row that could not be read."""
     videos = path.parent / "videos" if path.name == _MERGED else path.parent
     listed: set[Path] = set()
     for number, row in enumerate(rows):
@@ -164,12 +164,12 @@ def _read_text(path: Path) -> str:
 
 def _json_rows(path: Path) -> list[Any]:
     try:
-        found = json.loads(_read_text(path))
+        rows = json.loads(_read_text(path))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON: {error}") from error
-    if not isinstance(found, list):
+    if not isinstance(rows, list):
         raise UserError(f"{path} is not a list", 'it is a list of {"path": "clip.mp4", "cap": "what it shows"}')
-    return found
+    return rows
 
 
 def _json_lines(path: Path) -> Iterator[Any]:

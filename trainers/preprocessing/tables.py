@@ -1,6 +1,6 @@
 """Owns entries that stand in parquet or arrow files, as Hugging Face datasets keep them. Must not decode videos.
 
-Only captions and names are held; a video's bytes are read when it is asked for, a row group at a time.
+Only captions and names are held; a video's bytes are read when they are needed, a row group at a time.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _UNREADABLE = (OSError, pa.ArrowException)
 
 
 def entries(folder: Path, files: list[Path], columns: Columns) -> Iterator[Entry]:
-    """A file that cannot be read is one entry with a problem. UserError where the files have no such columns."""
+    """Yield the entries of all files; one that cannot be read is an entry with a problem. UserError where they have no such columns."""
     for path in files:
         name = path.relative_to(folder).as_posix()
         try:
@@ -52,16 +52,16 @@ def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
-def _column(path: Path, schema: pa.Schema, wanted: str | None, known: tuple[str, ...]) -> str:
-    for name in (wanted,) if wanted else known:
+def _column(path: Path, schema: pa.Schema, named: str | None, known: tuple[str, ...]) -> str:
+    for name in (named,) if named else known:
         if name in schema.names:
             return name
-    sought = wanted or " or ".join(known)
+    sought = named or " or ".join(known)
     raise UserError(f"{path} has no column {sought}", f"its columns: {', '.join(schema.names)}; say which: video_column, caption_column")
 
 
 def _names(path: Path, schema: pa.Schema, video: str) -> list[str | None]:
-    """The file names that the cells tell of themselves."""
+    """Return the file names that the cells hold; None for a cell without one."""
     kind = schema.field(video).type
     if _is_text(kind):
         return list(_read(path, [video]).column(video).to_pylist())
@@ -73,7 +73,7 @@ def _names(path: Path, schema: pa.Schema, video: str) -> list[str | None]:
 
 
 def _video(path: Path, column: str, row: int) -> bytes | Path:
-    """The bytes of one cell, or the file that it names."""
+    """Return the bytes of one cell, or the file that it names; Rejected where there is neither."""
     try:
         cell: Any = _cell(path, column, row)
     except _UNREADABLE as error:
@@ -81,10 +81,10 @@ def _video(path: Path, column: str, row: int) -> bytes | Path:
     if isinstance(cell, dict):
         named, cell = cell.get("path"), cell.get("bytes")
         if cell is None and isinstance(named, str):
-            found, problem = inside(path.parent, named)
-            if problem is not None or found is None:
+            file, problem = inside(path.parent, named)
+            if problem is not None or file is None:
                 raise problem or Rejected("missing", "it has no video")
-            return found
+            return file
     if not isinstance(cell, bytes):
         raise Rejected("missing", "it has no video")
     return cell
@@ -121,13 +121,13 @@ def _parquet(path: Path) -> pq.ParquetFile:
 
 @functools.lru_cache(maxsize=1)
 def _group(path: Path, group: int, column: str) -> pa.ChunkedArray:
-    """Kept: the rows of a group are asked for one after the other."""
+    """Read one column of a row group and keep it: the rows of a group are read one after the other."""
     return _parquet(path).read_row_group(group, columns=[column], use_threads=False).column(column)
 
 
 @functools.lru_cache(maxsize=2)
 def _arrow(path: Path) -> pa.Table:
-    """Mapped, not read: a table costs no memory until a cell is asked for."""
+    """Map a file into memory: a table costs no memory until a cell is read."""
     source = pa.memory_map(str(path))
     try:
         return pa.ipc.open_stream(source).read_all()

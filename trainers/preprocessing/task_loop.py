@@ -1,4 +1,4 @@
-"""Owns the loop over a task's entries: each is written or rejected, and a notice ends it between two. Must not know any task."""
+"""Owns the loop over a task's entries: each is written or rejected, and a stop ends it between two. Must not know any task."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .output_shards import Shards
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of an entry; `kept` is the share of its picture that is left."""
+    """The outcome of an entry; `kept` is the share of its picture that is left."""
 
     result: Storable | Rejected
     holdout: bool = False
@@ -23,14 +23,14 @@ class Outcome:
 
 
 class Task(Protocol):
-    """What turns entries into rows."""
+    """Turns entries into rows."""
 
     @property
     def names(self) -> Sequence[str]:
-        """Of the entries, for a person: entry i is names[i]."""
+        """Return the names of the entries, for a person: entry i is names[i]."""
 
     def outcomes(self, indices: Sequence[int], waiting: Callable[[], None]) -> Generator[Outcome, None, None]:
-        """One an entry, in order. `waiting` is called now and then while one takes long; it may raise."""
+        """Yield an outcome for each entry, in order. `waiting` is called now and then while one takes long; it may raise."""
 
 
 def work(
@@ -42,7 +42,10 @@ def work(
     stop: Callable[[], bool] = lambda: False,
     warn_crop: float = 1.0,
 ) -> bool:
-    """Whether it got to the end; what was done is published either way. `done` gets the number of entries done."""
+    """Work through the entries and return whether the end was reached; what was done is published either way.
+
+    `done` gets the number of entries done.
+    """
 
     def waiting() -> None:
         if stop():

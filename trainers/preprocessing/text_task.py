@@ -1,4 +1,4 @@
-"""Owns the task of encoding prompts: entries -> text_only samples, for the methods that need no clips."""
+"""Owns the task of encoding prompts: entries -> text_only samples, for the methods that need no clips. Must not know ranks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .video_task import encode_text
 
 
 class Prompts:
-    """Ids are the places of the prompts in their source."""
+    """Encodes prompts; a sample's id is the prompt's place in its source."""
 
     def __init__(self, listed: Sequence[Entry], codec: Codec) -> None:
         self.names = [entry.name for entry in listed]

@@ -1,7 +1,7 @@
-"""Owns an opened video -> the pictures asked for, upright. Must not scale or judge them.
+"""Owns reading the required pictures of an opened video, upright. Must not scale or judge them.
 
-torchcodec decodes where it is installed and can be loaded, else PyAV does: both by FFmpeg, to the same pixels. What torchcodec cannot
-read goes to PyAV, so that what is used of a data set does not depend on what is installed.
+torchcodec decodes where it is installed and can be loaded, else PyAV does: both by FFmpeg, to the same pixels. What torchcodec cannot read
+goes to PyAV, so that what is used of a data set does not depend on what is installed.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 
-def pictures(video: Path | bytes, container: Any, stream: Any, wanted: list[int]) -> Iterator[tuple[int, Tensor]]:
-    """(index, uint8 [h, w, 3]) of the frames `wanted`, rising, one at a time: a whole clip at full size is gigabytes.
+def pictures(video: Path | bytes, container: Any, stream: Any, required: list[int]) -> Iterator[tuple[int, Tensor]]:
+    """Yield (index, picture uint8 [h, w, 3]) of the frames `required`, rising, one at a time: a whole clip at full size is gigabytes.
 
     `container` and `stream` are PyAV's of the same video. Ends early where the video does.
     """
-    left = sorted(set(wanted))
+    left = sorted(set(required))
     decoder = _torchcodec(video)
     while decoder is not None and left:
         try:
@@ -32,8 +32,8 @@ def pictures(video: Path | bytes, container: Any, stream: Any, wanted: list[int]
         yield from _by_pyav(container, stream, left)
 
 
-def _by_pyav(container: Any, stream: Any, wanted: list[int]) -> Iterator[tuple[int, Tensor]]:
-    keep, last = set(wanted), wanted[-1]
+def _by_pyav(container: Any, stream: Any, required: list[int]) -> Iterator[tuple[int, Tensor]]:
+    keep, last = set(required), required[-1]
     for index, frame in enumerate(container.decode(stream)):
         if index in keep:
             yield index, torch.from_numpy(frame.to_ndarray(format="rgb24")).rot90(frame.rotation // 90)
@@ -42,7 +42,7 @@ def _by_pyav(container: Any, stream: Any, wanted: list[int]) -> Iterator[tuple[i
 
 
 def _torchcodec(video: Path | bytes) -> Any:
-    """Its decoder of this video; None where there is none, or one too old to turn phones' videos upright."""
+    """Return torchcodec's decoder of this video; None where there is none, or one too old to turn phones' videos upright."""
     made = _decoder_class()
     if made is None:
         return None

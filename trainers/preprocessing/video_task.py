@@ -24,7 +24,8 @@ from .task_loop import Outcome, work
 
 
 class Videos:
-    """`holdout` is the share of entries to hold out, chosen by seed and id; without `decoders` clips are decoded here."""
+    """Encodes clips. `holdout` is the share of entries to hold out, chosen by seed and id; without `decoders` clips are decoded in this
+    process."""
 
     def __init__(
         self,
@@ -89,7 +90,7 @@ class Videos:
 
 
 def encode_text(codec: Codec, text: str) -> Floats:
-    """[L, D]; Rejected where it is not finite, or the codec refuses the words."""
+    """Return a prompt's embedding [L, D]; Rejected where it is not finite, or the codec refuses the words."""
     try:
         return finite("text embeddings", codec.encode_text(text))
     except UserError as error:
@@ -104,7 +105,7 @@ def finite(what: str, values: Tensor) -> Floats:
 
 
 def held_out(ids: Sequence[str], share: float, seed: int) -> set[str]:
-    """A share of the ids, chosen by lot: at least one where any share is asked for, and never all."""
+    """Return a share of the ids, chosen by lot: at least one where the share is not zero, and never all."""
     if not share or len(ids) < 2:
         return set()
     number = min(max(1, round(share * len(ids))), len(ids) - 1)
@@ -112,7 +113,7 @@ def held_out(ids: Sequence[str], share: float, seed: int) -> set[str]:
 
 
 def draw(seed: int, purpose: str, name: str) -> float:
-    """Uniform in [0, 1), the same whatever else there is to draw."""
+    """Return a number uniform in [0, 1) that follows from the arguments alone, whatever else is drawn."""
     digest = hashlib.sha256(f"{purpose} {seed} {name}".encode()).digest()
     return int.from_bytes(digest[:8], "little") / 2**64
 
@@ -120,22 +121,25 @@ def draw(seed: int, purpose: str, name: str) -> float:
 def preprocess(
     source: Path, output: Path, codec: Codec, settings: Settings, *, report: Callable[[int], None], validation_prompts: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """A small folder of clips, in this process, into a fresh `output`; what report.json holds. `report` gets the number of clips done."""
+    """Preprocess a small folder of clips, in this process, into a fresh `output`, and return what report.json holds.
+
+    `report` gets the number of clips done.
+    """
     task = Videos(entries(source, Columns()), codec, settings)
     shards = Shards(output, 0, rows_per_file=64)
     work(task, shards, range(len(task.names)), done=report)
     prompt_writer.write(output, codec, prompt_writer.texts(codec, validation=list(validation_prompts)), encoder=type(codec).__name__)
-    told = summary(len(task.names), shards.records)
-    publish_json(output / REPORT, told)
-    refuse_too_many(told, 1.0)
-    return told
+    report_content = summary(len(task.names), shards.records)
+    publish_json(output / REPORT, report_content)
+    refuse_too_many(report_content, 1.0)
+    return report_content
 
 
-def refuse_too_many(told: dict[str, Any], max_rejected: float) -> None:
-    """UserError where a report says that nothing, or too little, could be used."""
-    problems = told["problems"]
-    if told["written"] and len(problems) <= max_rejected * told["entries"]:
+def refuse_too_many(report: dict[str, Any], max_rejected: float) -> None:
+    """Raise UserError where a report says that nothing, or too little, could be used."""
+    problems = report["problems"]
+    if report["written"] and len(problems) <= max_rejected * report["entries"]:
         return
     first = "; ".join(f"{problem['name']}: {problem['text']}" for problem in problems[:5])
-    share = "none" if not told["written"] else f"only {told['written']}"
-    raise UserError(f"{share} of {told['entries']} entries can be used", f"{REPORT} lists why; the first: {first}")
+    share = "none" if not report["written"] else f"only {report['written']}"
+    raise UserError(f"{share} of {report['entries']} entries can be used", f"{REPORT} lists why; the first: {first}")

@@ -151,7 +151,7 @@ class Validation:
 
             unguided = self.config.guidance_scale == 1
             negative = None if unguided else prompt_encoding.negative_embedding(self._train, self.config.negative_prompt, codec)
-            embedded = prompt_encoding.embed(texts, self._train, codec) if texts else prompt_encoding.of_samples(self._train)
+            embedded = prompt_encoding.embed(texts, self._train, codec) if texts else prompt_encoding.sample_prompts(self._train)
             return embedded, negative
 
         return self._peers.from_rank_0(make)

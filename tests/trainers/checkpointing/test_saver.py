@@ -18,12 +18,12 @@ import torch.distributed as dist
 from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING, Metadata
 
 from tests.support.paths import ROOT
-from trainers import files as files_
 from trainers.checkpointing import manifest as manifests
 from trainers.checkpointing import store
 from trainers.checkpointing.dcp_io import read_metadata
 from trainers.checkpointing.saver import Checkpointer
 from trainers.errors import UserError
+from trainers.files import digest_file
 
 
 def load_helper() -> ModuleType:
@@ -295,7 +295,7 @@ def test_a_malicious_index_runs_nothing(checkpointer: Checkpointer, tmp_path: Pa
     (folder / ".metadata").write_bytes(pickle.dumps(Malicious()))
     sound = manifests.read(folder)
     (folder / "MANIFEST.json").unlink()
-    files = {**sound.files, ".metadata": files_.digest_file(folder / ".metadata")}
+    files = {**sound.files, ".metadata": digest_file(folder / ".metadata")}
     manifests.write(folder, manifests.Manifest(1, 1, "c0ffee", sound.facts, files))
     with pytest.raises(UserError, match=r"asks for posix\.system"):
         checkpointer.load(small(0))

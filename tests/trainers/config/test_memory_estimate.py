@@ -31,7 +31,7 @@ def test_a_network_is_counted_as_it_is_built(numbers: dict[str, Any]) -> None:
     architecture = WanArchitecture(**numbers)
     with torch.device("meta"):
         network: Any = WanTransformer3DModel(**architecture.model_dump())
-    found = network_size.of(architecture)
+    found = network_size.transformer_size(architecture)
     assert found.parameters == sum(p.numel() for p in network.parameters())
     assert found.block == sum(p.numel() for p in network.blocks[0].parameters())
 
@@ -49,7 +49,7 @@ def test_adapters_and_gates_are_counted_as_they_are_made() -> None:
     with torch.device("meta"):
         network: Any = WanTransformer3DModel(**architecture.model_dump())
         sparse_network.install(network, SparseAttention(sparsity=0.5))
-        found = network_size.of(architecture, asked, gates=True)
+        found = network_size.transformer_size(architecture, asked, gates=True)
         assert found.parameters == sum(p.numel() for p in network.parameters())
         lora.inject(network, asked)
     assert found.adapters == sum(p.numel() for p in network.parameters() if p.requires_grad)
@@ -92,7 +92,7 @@ def test_a_model_that_is_not_here_is_told_as_unknown(tmp_path: Path) -> None:
     (tmp_path / "other/transformer").mkdir(parents=True)
     (tmp_path / "other/transformer/config.json").write_text('{"_class_name": "WanTransformer3DModel", "num_layers": 1}')
     found = of("finetune", 8, f"train.models.student.init_from={tmp_path / 'other'}")
-    assert found.unknown == [] and found.roles[0].parameters == network_size.of(WanArchitecture(num_layers=1)).parameters
+    assert found.unknown == [] and found.roles[0].parameters == network_size.transformer_size(WanArchitecture(num_layers=1)).parameters
 
 
 def test_of_two_experts_both_are_kept_and_one_computes() -> None:

@@ -1,1 +1,1 @@
-"""One file a training method: its knobs as `Config`. The method itself is the file of the same name in trainers/methods."""
+"""Owns the keys of training methods, one file each, as `Config`; the method itself is the file of the same name in trainers/methods."""

@@ -27,30 +27,30 @@ class MethodConfig(Section):
 
     @property
     def needs(self) -> Needs:
-        """What it reads of a sample."""
+        """Return what the method reads of a sample."""
         return "latents"
 
     def problems(self, train: TrainBlock) -> list[Problem]:
-        """What is wrong between this method and the rest of the train block; their paths are keys below `train`."""
+        """Return what is wrong between this method and the rest of the train block; the paths are keys below `train`."""
         return []
 
     def missing_inputs(self, train: TrainBlock) -> list[Problem]:
-        """What it reads beside samples and models and is not there, or is not what it must be. Looks at the disk."""
+        """Return what the method reads beside samples and models and is not there, or is not what it must be. Looks at the disk."""
         return []
 
     def training_data(self, train: TrainBlock) -> DataConfig:
-        """What the steps read: train.data, but for methods that make something else of it first."""
+        """Return the data that the steps read: train.data, but for methods that make something else of it first."""
         return train.data
 
     def read_folders(self, train: TrainBlock) -> Iterable[str]:
-        """Those of data.path that must be there."""
+        """Return the folders of data.path that must be there."""
         return train.data.folders
 
     def few_steps(self, flow_shift: float) -> list[float] | None:
-        """Timesteps, descending, that the student is to be sampled at; None where it takes many steps, as any number of them."""
+        """Return the timesteps, descending, at which the student is sampled; None where it takes many steps, of any number."""
         return None
 
     @property
     def few_step_solver(self) -> Literal["sde", "ode"]:
-        """How noise comes back between these: fresh, or as the prediction implies."""
+        """Return how noise comes back between these: fresh (sde), or as the prediction implies (ode)."""
         return "sde"

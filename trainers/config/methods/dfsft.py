@@ -41,7 +41,7 @@ class Config(MethodConfig):
         return self
 
     def problems(self, train: TrainBlock) -> list[Problem]:
-        """What does not fit the rest of the train block."""
+        """Return what does not fit the rest of the train block."""
         per_block = getattr(train.models.get("student"), "num_frames_per_block", None)
         if per_block is not None and self.chunk_size not in (None, per_block):
             message = f"chunk_size {self.chunk_size} is not the student's num_frames_per_block {per_block}"

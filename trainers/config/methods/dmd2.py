@@ -52,28 +52,28 @@ class Config(MethodConfig):
 
     @property
     def needs(self) -> Needs:
-        """Clips only where they are noised."""
+        """Return what the method reads of a sample: clips only where they are noised."""
         return "latents" if self.rollout == "data_latent" else "text"
 
     def few_steps(self, flow_shift: float) -> list[float]:
-        """The timesteps that the student is trained and sampled at."""
+        """Return the timesteps that the student is trained and sampled at."""
         return steps.timesteps(self.denoising_steps, flow_shift, self.warp_denoising_steps)
 
     def problems(self, train: TrainBlock) -> list[Problem]:
-        """What does not fit the rest of the train block."""
-        found = []
+        """Return what does not fit the rest of the train block."""
+        problems = []
         from_noise = self.rollout == "simulate"
         wrong = steps.wrong(self.denoising_steps, train.flow_shift, self.warp_denoising_steps, from_noise=from_noise)
         if wrong := wrong or steps.one_sided(self.few_steps(train.flow_shift), train.models.get("student")):
-            found.append(Problem(("method", "denoising_steps"), *wrong))
+            problems.append(Problem(("method", "denoising_steps"), *wrong))
         if self.generator_update_interval > train.max_steps:
             message = f"the student would never step: its interval is {self.generator_update_interval}, max_steps {train.max_steps}"
-            found.append(Problem(("method", "generator_update_interval"), message, "a smaller interval, or more steps"))
+            problems.append(Problem(("method", "generator_update_interval"), message, "a smaller interval, or more steps"))
         for role in ("teacher", "critic"):
             if getattr(train.models.get(role), "architecture", None) is not None:
                 message = f"the {role} would start from random weights: there is nothing to distil from"
-                found.append(Problem(("models", role, "architecture"), message, f"set models.{role}.init_from to a trained model"))
-        return found
+                problems.append(Problem(("models", role, "architecture"), message, f"set models.{role}.init_from to a trained model"))
+        return problems
 
     def missing_inputs(self, train: TrainBlock) -> list[Problem]:
         return guidance.no_negative_prompt(train, self.teacher_guidance_scale)

@@ -50,19 +50,19 @@ class Config(MethodConfig):
         return "trajectory"
 
     def few_steps(self, flow_shift: float) -> list[float]:
-        """The timesteps that the student is trained and sampled at."""
+        """Return the timesteps that the student is trained and sampled at."""
         return [float(t) for t in self.t_list[:-1]]
 
     def training_data(self, train: TrainBlock) -> DataConfig:
-        """The cache's samples."""
+        """Return the cache's samples as the data of the steps."""
         return train.data.model_copy(update={"path": str(Path(self.cache) / cache.SAMPLES), "source": None, "prepare": None})
 
     def read_folders(self, train: TrainBlock) -> Iterable[str]:
-        """Prompts are read only to make trajectories of them."""
+        """Return the folders of prompts, which are read only to make trajectories of them."""
         return () if cache.is_complete(Path(self.cache)) else train.data.folders
 
     def settings(self, train: TrainBlock) -> dict[str, Any]:
-        """What the cache's trajectories must have been made with, as far as the configuration tells."""
+        """Return what the cache's trajectories must have been made with, as far as the configuration tells."""
         return {
             "flow_shift": train.flow_shift,
             "trajectory_steps": self.trajectory_steps,
@@ -74,22 +74,22 @@ class Config(MethodConfig):
         }
 
     def kept(self, train: TrainBlock) -> list[int]:
-        """Timesteps of the states that the student learns from."""
+        """Return the timesteps of the states that the student learns from."""
         return self.t_list[:-1]
 
     def problems(self, train: TrainBlock) -> list[Problem]:
-        """What does not fit the rest of the train block."""
-        found = []
+        """Return what does not fit the rest of the train block."""
+        problems = []
         wrong = self._wrong_list(train.flow_shift)
         if wrong := wrong or denoising_steps.one_sided(self.t_list[:-1], train.models.get("student")):
-            found.append(Problem(("method", "t_list"), *wrong))
+            problems.append(Problem(("method", "t_list"), *wrong))
         if train.data.text_dropout:
             message = "the teacher's trajectories belong to their prompts"
-            found.append(Problem(("data", "text_dropout"), message, "text_dropout: 0; guidance is in the trajectories already"))
+            problems.append(Problem(("data", "text_dropout"), message, "text_dropout: 0; guidance is in the trajectories already"))
         if getattr(train.models.get("teacher"), "architecture", None) is not None:
             message = "the teacher would start from random weights: there is nothing to distil from"
-            found.append(Problem(("models", "teacher", "architecture"), message, "set models.teacher.init_from to a trained model"))
-        return found
+            problems.append(Problem(("models", "teacher", "architecture"), message, "set models.teacher.init_from to a trained model"))
+        return problems
 
     def _wrong_list(self, flow_shift: float) -> tuple[str, str] | None:
         valid = denoising_steps.trajectory(self.trajectory_steps, flow_shift)
@@ -102,20 +102,20 @@ class Config(MethodConfig):
         return wrong and (wrong[0], listed)
 
     def missing_inputs(self, train: TrainBlock) -> list[Problem]:
-        """A cache of something else, or one that cannot be finished."""
+        """Return the problem of a cache of something else, or of one that cannot be finished. Looks at the disk."""
         folder, teacher = Path(self.cache), train.models.get("teacher")
         try:
-            found = cache.read(folder)
+            metadata = cache.read(folder)
         except cache.NoCache as error:
             return [Problem(("method", "cache"), str(error), "give another folder")]
         digest = cache.local_digest(getattr(teacher, "references", ()))
-        if found is not None and (wrong := cache.differences(found, {**self.settings(train), "teacher": digest})):
+        if metadata is not None and (wrong := cache.differences(metadata, {**self.settings(train), "teacher": digest})):
             message = f"the trajectories in {folder} were made otherwise: {wrong}"
             return [Problem(("method", "cache"), message, "give another folder, or what they were made with")]
         if cache.is_complete(folder):
             return []
         if teacher is None:
-            there = f"{cache.count(folder)} of {found['total']} trajectories" if found else "nothing"
+            there = f"{cache.count(folder)} of {metadata['total']} trajectories" if metadata else "nothing"
             message = f"{folder} holds {there}, and there is no teacher to make the rest"
             return [Problem(("models",), message, "add models.teacher, or give a cache that is complete")]
         return guidance.no_negative_prompt(train, self.teacher_guidance_scale)

@@ -22,13 +22,13 @@ class Config(kd.Config):
     false: every block is at one of t_list's timesteps before its 0."""
 
     def kept(self, train: TrainBlock) -> list[int]:
-        """Of a student of two experts also the boundary, where the first hands on to the second."""
+        """Return the timesteps that are kept; of a student of two experts also the boundary, where the first hands on to the second."""
         ratio = getattr(train.models.get("student"), "boundary_ratio", None)
-        found = super().kept(train)
-        return found if ratio is None else sorted({*found, round(ratio * 1000)}, reverse=True)
+        timesteps = super().kept(train)
+        return timesteps if ratio is None else sorted({*timesteps, round(ratio * 1000)}, reverse=True)
 
     def problems(self, train: TrainBlock) -> list[Problem]:
-        """What does not fit the rest of the train block."""
+        """Return what does not fit the rest of the train block."""
         return causal_checks.problems(train) + super().problems(train) + self._boundary_problems(train)
 
     def _boundary_problems(self, train: TrainBlock) -> list[Problem]:

@@ -41,30 +41,30 @@ class Config(dmd2.Config):
         return self.renoise
 
     def problems(self, train: TrainBlock) -> list[Problem]:
-        """What does not fit the rest of the train block."""
-        found = causal_checks.problems(train) + super().problems(train)
+        """Return what does not fit the rest of the train block."""
+        problems = causal_checks.problems(train) + super().problems(train)
         frames = train.data.latent_shape[0]
-        if not found and self.start_gradient_frame > (last := self._last_start(train)):
+        if not problems and self.start_gradient_frame > (last := self._last_start(train)):
             message = f"{self.start_gradient_frame}: no block has a gradient, the last of the {frames} latent frames starts at {last}"
-            found.append(Problem(("method", "start_gradient_frame"), message, f"at most {last}"))
+            problems.append(Problem(("method", "start_gradient_frame"), message, f"at most {last}"))
         for role in ("teacher", "critic"):
             if getattr(train.models.get(role), "num_frames_per_block", None) is not None:
                 message = f"the {role} scores whole videos: it must see all frames, not only earlier ones"
-                found.append(Problem(("models", role, "family"), message, "use family: wan"))
-        return found
+                problems.append(Problem(("models", role, "family"), message, "use family: wan"))
+        return problems
 
     def _last_start(self, train: TrainBlock) -> int:
-        """The first frame of the last block."""
+        """Return the first frame of the last block."""
         per_block = getattr(train.models.get("student"), "num_frames_per_block", 1)
         return int((train.data.latent_shape[0] - 1) // per_block * per_block)
 
     def missing_inputs(self, train: TrainBlock) -> list[Problem]:
-        """Also where the student would not start as a causal network."""
+        """Return what is missing, also where the student would not start as a causal network. Looks at the disk."""
         wrong = self.wrong_start(train)
         return super().missing_inputs(train) + ([] if wrong is None else [Problem(("models", "student", "init_from"), *wrong)])
 
     def wrong_start(self, train: TrainBlock) -> tuple[str, str] | None:
-        """(what is wrong, hint) with the weights that the student starts from."""
+        """Return (what is wrong, hint) with the weights that the student starts from; else None."""
         if not self.require_causal_start or "student" not in train.models:
             return None
         wrong = causal_checks.wrong_start(train.models["student"])

@@ -1,1 +1,1 @@
-"""One file a model family: how a role's network is described, as `Config`."""
+"""Owns the keys of model families, one file each: how a role's network is described, as `Config`."""

@@ -1,4 +1,4 @@
-"""Owns what is said of a role's network whatever its family: what it starts from, its adapters, its memory. Must not import torch."""
+"""Owns the keys of a role's network whatever its family: what it starts from, its adapters, its memory. Must not import torch."""
 
 from __future__ import annotations
 
@@ -52,23 +52,23 @@ class ModelConfig(Section):
 
     @property
     def adapted(self) -> bool:
-        """Whether adapters are trained, not the weights."""
+        """Return whether adapters are trained, and not the weights."""
         return self.lora is not None
 
     @property
     def references(self) -> list[tuple[str, str | None]]:
-        """(init_from, revision) of all that it starts from."""
+        """Return (init_from, revision) of everything that the role starts from."""
         return [] if self.init_from is None else [(self.init_from, self.revision)]
 
     def missing_inputs(self, role: str) -> list[Problem]:
-        """What is not in the folders it reads, where these are on this machine; paths as those of `problems`. Looks at the disk."""
+        """Return what is missing in the folders that it reads, where these are on this machine. Looks at the disk."""
         return []
 
     def problems(self, role: str, train: TrainBlock) -> list[Problem]:
-        """What is wrong between this role and the rest of the train block; paths are keys below `train`."""
-        found = []
+        """Return what is wrong between this role and the rest of the train block; paths are keys below `train`."""
+        problems = []
         if self.lora is not None and role not in train.optimizers:
-            found.append(Problem(("models", role, "lora"), f"{role!r} is not trained, so it can have no adapter", "remove lora"))
+            problems.append(Problem(("models", role, "lora"), f"{role!r} is not trained, so it can have no adapter", "remove lora"))
         if self.revision is not None and self.init_from is None:
-            found.append(Problem(("models", role, "revision"), "is of init_from, which is missing", "remove it, or set init_from"))
-        return found
+            problems.append(Problem(("models", role, "revision"), "is of init_from, which is missing", "remove it, or set init_from"))
+        return problems

@@ -59,18 +59,18 @@ class Config(ModelConfig):
     """Self-attention of the network. null: as the weights of init_from were trained, which is dense but for exports of runs with vsa."""
 
     def problems(self, role: str, train: TrainBlock) -> list[Problem]:
-        """What is wrong between this role and the rest of the train block; paths are keys below `train`."""
-        found = super().problems(role, train)
-        return found + self._sparse_problems(role, train, self.attention) if isinstance(self.attention, SparseAttention) else found
+        """Return what is wrong between this role and the rest of the train block; paths are keys below `train`."""
+        problems = super().problems(role, train)
+        return problems + self._sparse_problems(role, train, self.attention) if isinstance(self.attention, SparseAttention) else problems
 
     def _sparse_problems(self, role: str, train: TrainBlock, attention: SparseAttention) -> list[Problem]:
-        found = []
+        problems = []
         patch = (1, 2, 2) if self.architecture is None else self.architecture.patch_size
         t, h, w = (size // by for size, by in zip(train.data.latent_shape, patch, strict=True))
         if misfit := attention.misfit((t, h, w)):
-            found.append(Problem(("models", role, "attention", "tile"), *misfit))
+            problems.append(Problem(("models", role, "attention", "tile"), *misfit))
         if self.lora is not None and not {"to_gate_compress"} & {n.split(".")[-1] for n in self.lora.all_names}:
             message = "with attention vsa it must be said whether the gates, which start at zero, are trained"
             hint = "add to_gate_compress to target_modules, or, for gates that stay as they are, to exclude_modules"
-            found.append(Problem(("models", role, "lora", "target_modules"), message, hint))
-        return found
+            problems.append(Problem(("models", role, "lora", "target_modules"), message, hint))
+        return problems

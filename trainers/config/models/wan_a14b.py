@@ -44,7 +44,7 @@ class TwoExperts(Section):
     """What differs for one of the two experts, by its name: transformer or transformer_2."""
 
     def expert(self, name: str) -> Any:
-        """The section of one expert, as that of a role of one network; what it starts from is in one of `folders_of`."""
+        """Return the section of one expert, as a role of one network would have it; what it starts from is in one of `folders_of`."""
         own = self.experts.get(name, ExpertConfig())  # type: ignore[call-overload]
         update: dict[str, Any] = {} if own.lora is None else {"lora": own.lora}
         if own.init_from is not None:
@@ -52,7 +52,7 @@ class TwoExperts(Section):
         return self.model_copy(update=update)
 
     def folders_of(self, name: str) -> tuple[tuple[str, ...], bool]:
-        """(names of its folder in what it starts from, the first that is there, whether that may be the expert's own folder)."""
+        """Return (names of its folder in what it starts from, the first that is there; whether that may be the expert's own folder)."""
         own = self.experts.get(name, ExpertConfig())  # type: ignore[call-overload]
         if own.subfolder is not None:
             return (own.subfolder,), False
@@ -60,7 +60,7 @@ class TwoExperts(Section):
 
     @property
     def references(self) -> list[tuple[str, str | None]]:
-        """(init_from, revision) of both, and then of each expert that has its own."""
+        """Return (init_from, revision) of both, and then of each expert that has its own."""
         both: list[tuple[str, str | None]] = super().references  # type: ignore[misc]
         return both + [(own.init_from, own.revision) for _, own in sorted(self.experts.items()) if own.init_from is not None]
 
@@ -69,26 +69,26 @@ class TwoExperts(Section):
         return all(self.expert(name).lora is not None for name in (HIGH, LOW))
 
     def expert_problems(self, role: str, train: TrainBlock) -> list[Problem]:
-        path, found = ("models", role, "experts"), []
+        path, problems = ("models", role, "experts"), []
         if not self.adapted and any(self.expert(name).lora is not None for name in (HIGH, LOW)):
             message = "one expert would have an adapter, the other be trained whole"
-            found.append(Problem(path, message, "say lora beside experts: then it is both experts'"))
+            problems.append(Problem(path, message, "say lora beside experts: then it is both experts'"))
         for name, own in self.experts.items():
             if own.init_from is None and own.revision is not None:
-                found.append(Problem((*path, name, "revision"), "is of this expert's init_from, which is missing", "set both, or none"))
+                problems.append(Problem((*path, name, "revision"), "is of this expert's init_from, which is missing", "set both, or none"))
             if own.lora is not None and role not in train.optimizers:
-                found.append(Problem((*path, name, "lora"), f"{role!r} is not trained, so it can have no adapter", "remove lora"))
+                problems.append(Problem((*path, name, "lora"), f"{role!r} is not trained, so it can have no adapter", "remove lora"))
         if getattr(self, "architecture", None) is not None and any(own.init_from for own in self.experts.values()):
-            found.append(Problem(path, "with an architecture both experts start from random weights", "set init_from instead"))
+            problems.append(Problem(path, "with an architecture both experts start from random weights", "set init_from instead"))
         others = {getattr(model, "boundary_ratio", self.boundary_ratio) for model in train.models.values()}
         if others != {self.boundary_ratio}:
             message = f"boundary_ratio is {self.boundary_ratio:g} here, and another one in another role: {sorted(others)}"
-            found.append(Problem(("models", role, "boundary_ratio"), message, "all roles of two experts change over at one timestep"))
-        return found
+            problems.append(Problem(("models", role, "boundary_ratio"), message, "all roles of two experts change over at one timestep"))
+        return problems
 
     def missing_inputs(self, role: str) -> list[Problem]:
-        """What its folders lack, as far as they are on this machine. Looks at the disk."""
-        found = []
+        """Return what its folders lack, as far as they are on this machine. Looks at the disk."""
+        problems = []
         for name in (HIGH, LOW):
             section, (names, alone) = self.expert(name), self.folders_of(name)
             folder = hub_cache.local_model(section.init_from, section.revision)
@@ -97,20 +97,20 @@ class TwoExperts(Section):
             own = self.experts.get(name)  # type: ignore[call-overload]
             path = ("models", role, *(() if own is None or own.init_from is None else ("experts", name)), "init_from")
             hint = f"a pipeline of two experts, or models.{role}.experts.{name}.init_from for this one"
-            found.append(Problem(path, f"one expert is missing: {folder} has no folder {' or '.join(names)}", hint))
-        return found + self._other_boundary(role)
+            problems.append(Problem(path, f"one expert is missing: {folder} has no folder {' or '.join(names)}", hint))
+        return problems + self._other_boundary(role)
 
     def _other_boundary(self, role: str) -> list[Problem]:
-        """Where nobody said which, and the pipeline that it starts from was trained with another than the default."""
+        """Return the problem of a default boundary_ratio where the pipeline that it starts from was trained with another one."""
         folder = hub_cache.local_model(getattr(self, "init_from", None), getattr(self, "revision", None))
         try:
-            told = None if folder is None else json.loads((folder / "model_index.json").read_text()).get("boundary_ratio")
+            trained_with = None if folder is None else json.loads((folder / "model_index.json").read_text()).get("boundary_ratio")
         except (OSError, ValueError, AttributeError):
-            told = None
-        if told in (None, self.boundary_ratio) or "boundary_ratio" in self.model_fields_set:
+            trained_with = None
+        if trained_with in (None, self.boundary_ratio) or "boundary_ratio" in self.model_fields_set:
             return []
-        message = f"{folder} changes experts at a boundary_ratio of {told}, not at {self.boundary_ratio:g}"
-        return [Problem(("models", role, "boundary_ratio"), message, f"boundary_ratio: {told}; another one only where it is meant")]
+        message = f"{folder} changes experts at a boundary_ratio of {trained_with}, not at {self.boundary_ratio:g}"
+        return [Problem(("models", role, "boundary_ratio"), message, f"boundary_ratio: {trained_with}; another one only where it is meant")]
 
 
 class Config(TwoExperts, wan.Config):

@@ -1,4 +1,4 @@
-"""The keys of the jobs beside training: download, preprocess, evaluate, export.
+"""Owns the keys of the jobs beside training: download, preprocess, evaluate, export.
 
 May import: config only.
 """

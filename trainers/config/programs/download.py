@@ -45,5 +45,5 @@ class Config(Section):
         return self
 
     def resolved(self) -> dict[str, Any]:
-        """Plain data that parses back to an equal config."""
+        """Return plain data that parses back to an equal config."""
         return self.model_dump(mode="json")

@@ -26,7 +26,7 @@ class Config(Section):
 
     @property
     def folder(self) -> Path:
-        """The folder to make: `to`, or the default in the run's directory."""
+        """Return the folder to make: `to`, or the default in the run's directory."""
         if self.to is not None:
             return Path(self.to)
         return Path(self.run) / folder_name(self.weights, self.role, merge=self.merge)

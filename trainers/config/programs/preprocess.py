@@ -32,7 +32,7 @@ class _Common(Section):
     """Prompts that are embedded here once, so that a run can show samples without loading a text encoder."""
 
     def resolved(self) -> dict[str, Any]:
-        """Plain data that parses back to an equal config."""
+        """Return plain data that parses back to an equal config."""
         return self.model_dump(mode="json")
 
 

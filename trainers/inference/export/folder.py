@@ -24,72 +24,75 @@ from .model_card import Card, FewSteps, without_paths
 from .weights import ExportRequest, write_adapter, write_transformer
 
 _LINK_BYTES = 1 << 20
-"""Smaller files are copied: a link shares later edits with the base model."""
+"""Size in bytes from which a file of the base model is linked; smaller ones are copied, for a link shares later edits."""
 _OWN = {COMPONENT, "scheduler", "README.md", TRAINING, LORA_FILE}
 _DEFAULT_PROMPT = "a cat walks on the grass"
 
 
-def export(asked: ExportRequest) -> Path:
-    """Make `asked.to`; UserError where it exists already or something is missing."""
-    if asked.to.exists() or asked.to.is_symlink():
-        raise UserError(f"{asked.to} exists already", "nothing is ever overwritten: give another folder, or remove it")
-    _refuse_foreign(asked)
-    for one in asked.each:
-        asked.checkpoint.names(one.role, one.weights, one.network)  # fails early
-    if asked.merge and asked.model.lora is None:
-        raise UserError(f"{asked.role!r} was trained without LoRA: there is nothing to merge", "leave out --merge")
-    target = asked.to.absolute()
+def export(request: ExportRequest) -> Path:
+    """Make the folder `request.to` and return it; UserError where it exists already or something is missing."""
+    if request.to.exists() or request.to.is_symlink():
+        raise UserError(f"{request.to} exists already", "nothing is ever overwritten: give another folder, or remove it")
+    _refuse_foreign(request)
+    for one in request.each:
+        request.checkpoint.names(one.role, one.weights, one.network)  # fails early
+    if request.merge and request.model.lora is None:
+        raise UserError(f"{request.role!r} was trained without LoRA: there is nothing to merge", "leave out --merge")
+    target = request.to.absolute()
     try:
         with new_folder(target) as temporary:
-            _fill(temporary, asked)
+            _fill(temporary, request)
             publish_folder(temporary, target)
     except OSError as error:
         raise UserError(f"cannot write {target}: {error.strerror or error}", "--to needs a folder on a disk with room") from error
-    return asked.to
+    return request.to
 
 
-def _refuse_foreign(asked: ExportRequest) -> None:
+def _refuse_foreign(request: ExportRequest) -> None:
     """A network that is no Wan has no folder that stock diffusers loads."""
-    plain: Any = with_built_in_sections(asked.checkpoint.config).models.get(asked.role)
+    plain: Any = with_built_in_sections(request.checkpoint.config).models.get(request.role)
     if is_own(str(getattr(plain, "family", ""))):
         hint = "trainers.checkpointing.reader.open_checkpoint(RUN).weights(ROLE, 'live') reads its weights, 'ema' their averages"
         raise UserError(f"the family {plain.family} is not derived from a Wan: there is no folder of it that diffusers loads", hint)
 
 
-def _fill(folder: Path, asked: ExportRequest) -> None:
-    if asked.adapter_only:
-        for one in asked.each:
+def _fill(folder: Path, request: ExportRequest) -> None:
+    if request.adapter_only:
+        for one in request.each:
             write_adapter(folder, one)
     else:
-        for one in asked.each:
+        for one in request.each:
             write_transformer(folder / one.network, one)
-        _scheduler(asked).save_pretrained(folder / "scheduler")
-        if asked.kind == "pipeline":
-            _take_rest(asked, folder)
-    _write_texts(folder, asked)
+        _scheduler(request).save_pretrained(folder / "scheduler")
+        if request.kind == "pipeline":
+            _take_rest(request, folder)
+    _write_texts(folder, request)
 
 
 # --- the rest
 
 
-def _sampling(asked: ExportRequest) -> ValidationConfig:
-    """As the run's validation samples; other roles than the student as any many-step network."""
-    train = asked.checkpoint.config
-    return train.sampling() if asked.role == "student" else ValidationConfig().filled(None)
+def _sampling(request: ExportRequest) -> ValidationConfig:
+    """Return how the run's validation samples; for other roles than the student the defaults of a network of many steps."""
+    train = request.checkpoint.config
+    return train.sampling() if request.role == "student" else ValidationConfig().filled(None)
 
 
-def _scheduler(asked: ExportRequest) -> Any:
-    """What makes a stock pipeline sample as the run's validation does; a few-step student's timesteps must be given to it, too."""
-    found, shift = _sampling(asked), asked.checkpoint.config.flow_shift
-    if found.timesteps is not None:
-        return few_step_solver(found.timesteps, shift, stochastic=found.solver == "sde")
-    kind: Any = found.solver
-    return solver(kind, found.flow_shift or shift)
+def _scheduler(request: ExportRequest) -> Any:
+    """Return the scheduler with which a stock pipeline samples as the run's validation does.
+
+    A pipeline of a few-step student must be given its timesteps, too.
+    """
+    sampling, shift = _sampling(request), request.checkpoint.config.flow_shift
+    if sampling.timesteps is not None:
+        return few_step_solver(sampling.timesteps, shift, stochastic=sampling.solver == "sde")
+    kind: Any = sampling.solver
+    return solver(kind, sampling.flow_shift or shift)
 
 
-def _take_rest(asked: ExportRequest, folder: Path) -> None:
-    """Everything of the base pipeline that is not replaced."""
-    base, written = asked.base, {one.network for one in asked.each}
+def _take_rest(request: ExportRequest, folder: Path) -> None:
+    """Take over every file of the base pipeline that is not replaced."""
+    base, written = request.base, {one.network for one in request.each}
     assert base is not None
     for path in sorted(base.rglob("*")):
         relative = path.relative_to(base)
@@ -101,7 +104,7 @@ def _take_rest(asked: ExportRequest, folder: Path) -> None:
     scheduler = json.loads((folder / "scheduler/scheduler_config.json").read_text())
     index["scheduler"] = ["diffusers", scheduler["_class_name"]]
     if len(written) > 1:
-        index |= {name: ["diffusers", "WanTransformer3DModel"] for name in written} | {"boundary_ratio": asked.section.boundary_ratio}
+        index |= {name: ["diffusers", "WanTransformer3DModel"] for name in written} | {"boundary_ratio": request.section.boundary_ratio}
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
 
 
@@ -113,52 +116,52 @@ def _link_or_copy(path: Path, to: Path) -> None:
     shutil.copyfile(path, to)
 
 
-def _write_texts(folder: Path, asked: ExportRequest) -> None:
-    train = without_paths(with_built_in_sections(asked.checkpoint.config).resolved())
+def _write_texts(folder: Path, request: ExportRequest) -> None:
+    train = without_paths(with_built_in_sections(request.checkpoint.config).resolved())
     facts = {
         "format": 1,
-        "step": asked.checkpoint.step,
-        "role": asked.role,
-        "weights": asked.weights,
-        "sampling": _told_sampling(asked),
+        "step": request.checkpoint.step,
+        "role": request.role,
+        "weights": request.weights,
+        "sampling": _sampling_facts(request),
         "versions": _versions(),
         "train": train,
     }
     (folder / TRAINING).write_text(json.dumps(facts, indent=1) + "\n")
-    (folder / "README.md").write_text(_card(folder, asked, train).text())
+    (folder / "README.md").write_text(_card(folder, request, train).text())
 
 
-def _told_sampling(asked: ExportRequest) -> dict[str, Any]:
-    """In plain numbers what the weights are to be sampled with."""
-    found = _sampling(asked)
-    shift = found.flow_shift or asked.checkpoint.config.flow_shift
-    told = {name: getattr(found, name) for name in ("solver", "num_steps", "timesteps", "guidance_scale")}
-    sigmas = None if found.timesteps is None else [round(s, 6) for s in denoising_steps.sigmas(found.timesteps, shift)]
-    return {**told, "sigmas": sigmas, "flow_shift": shift}
+def _sampling_facts(request: ExportRequest) -> dict[str, Any]:
+    """Return, as plain numbers, what the weights are to be sampled with."""
+    sampling = _sampling(request)
+    shift = sampling.flow_shift or request.checkpoint.config.flow_shift
+    facts = {name: getattr(sampling, name) for name in ("solver", "num_steps", "timesteps", "guidance_scale")}
+    sigmas = None if sampling.timesteps is None else [round(s, 6) for s in denoising_steps.sigmas(sampling.timesteps, shift)]
+    return {**facts, "sigmas": sigmas, "flow_shift": shift}
 
 
-def _card(folder: Path, asked: ExportRequest, train: dict[str, Any]) -> Card:
-    validation = _sampling(asked)
+def _card(folder: Path, request: ExportRequest, train: dict[str, Any]) -> Card:
+    validation = _sampling(request)
     assert validation.num_steps is not None and validation.guidance_scale is not None
-    base = asked.section.init_from
+    base = request.section.init_from
     return Card(
-        name=asked.to.name, kind=asked.kind, folder=asked.hub_id or str(asked.to), base=base, step=asked.checkpoint.step,
-        weights=asked.weights, role=asked.role, train=train, versions=_versions(), prompt=(validation.prompts or [_DEFAULT_PROMPT])[0],
+        name=request.to.name, kind=request.kind, folder=request.hub_id or str(request.to), base=base, step=request.checkpoint.step,
+        weights=request.weights, role=request.role, train=train, versions=_versions(), prompt=(validation.prompts or [_DEFAULT_PROMPT])[0],
         num_steps=validation.num_steps, guidance_scale=validation.guidance_scale, fps=validation.fps,
-        sample=_sample(folder, asked.checkpoint), few_steps=_few_steps(asked), sparse=asked.attention is not None,
-        networks=[one.network for one in asked.each],
+        sample=_sample(folder, request.checkpoint), few_steps=_few_steps(request), sparse=request.attention is not None,
+        networks=[one.network for one in request.each],
     )  # fmt: skip
 
 
-def _few_steps(asked: ExportRequest) -> FewSteps | None:
-    found, shift = _sampling(asked), asked.checkpoint.config.flow_shift
-    if found.timesteps is None:
+def _few_steps(request: ExportRequest) -> FewSteps | None:
+    sampling, shift = _sampling(request), request.checkpoint.config.flow_shift
+    if sampling.timesteps is None:
         return None
-    return FewSteps(found.timesteps, unshifted_sigmas(found.timesteps, shift), shift, stochastic=found.solver == "sde")
+    return FewSteps(sampling.timesteps, unshifted_sigmas(sampling.timesteps, shift), shift, stochastic=sampling.solver == "sde")
 
 
 def _sample(folder: Path, checkpoint: Checkpoint) -> str | None:
-    """The run's newest validation video up to this step, beside the card."""
+    """Copy the run's newest validation video up to this step beside the card and return its name; None where there is none."""
     videos = sorted(checkpoint.run.glob("samples/step-*/*.mp4"))
     fitting = [path for path in videos if (step := step_of(path.parent.name)) is not None and step <= checkpoint.step]
     newest = [path for path in fitting if path.parent == fitting[-1].parent]
@@ -173,7 +176,7 @@ def _versions() -> dict[str, str]:
 
 
 def push(folder: Path, hub_id: str) -> str:
-    """Upload to the Hugging Face hub; a repository that has to be made is private. Its address."""
+    """Upload to the Hugging Face hub and return the address; a repository that has to be made is private."""
     from huggingface_hub import HfApi
 
     try:

@@ -1,6 +1,6 @@
-"""Owns the text that goes with exported weights: README.md with a snippet that runs, and what they were trained as. Must not read runs.
+"""Owns the text that goes with exported weights: README.md with a snippet that runs, and what they were trained as.
 
-Both are meant to be published, so no path of the machine stands in them.
+Must not read runs. Both are meant to be published, so no path of the machine stands in them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class FewSteps:
 
 @dataclass(frozen=True)
 class Card:
-    """What a card tells. `folder` is how the snippet names the weights: a path or a hub id; `base` how it names the base model."""
+    """The facts of a card. `folder` is how the snippet names the weights: a path or a hub id; `base` is how it names the base model."""
 
     name: str
     kind: Kind
@@ -53,11 +53,11 @@ class Card:
     sample: str | None = None
     """File name of a sample video beside the card."""
     few_steps: FewSteps | None = None
-    """Of a student that takes few."""
+    """How a student of few steps is sampled; None for other networks."""
     sparse: bool = False
     """Whether its self-attention is video sparse attention."""
     networks: Sequence[str] = ("transformer",)
-    """By their folders; of two experts, both."""
+    """The folders of the role's networks; those of both experts where there are two."""
 
     def text(self) -> str:
         parts = [_front_matter(self), f"# {self.name}", self._what(), self._sample(), self._how(), self._recipe()]
@@ -87,7 +87,7 @@ class Card:
         return f"## Use\n\n```python\n{self.snippet()}```"
 
     def snippet(self) -> str:
-        """Python that makes a file with the weights; with diffusers and nothing else."""
+        """Return Python code that makes a video file, or loads the weights, with diffusers and nothing else."""
         if self.kind == "transformer":
             return _TRANSFORMERS + "".join(_TRANSFORMER.format(folder=self.folder, name=name) for name in self.networks)
         data = self.train["data"]
@@ -100,12 +100,12 @@ class Card:
 
     def _recipe(self) -> str:
         versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
-        told = f"Step {self.step}, with {versions}. The `train` block of the recipe:"
-        return f"## Training\n\n{told}\n\n```json\n{json.dumps(self.train, indent=1)}\n```"
+        heading = f"Step {self.step}, with {versions}. The `train` block of the recipe:"
+        return f"## Training\n\n{heading}\n\n```json\n{json.dumps(self.train, indent=1)}\n```"
 
 
 def without_paths(value: Any) -> Any:
-    """The same data with absolute paths cut down to their last part."""
+    """Return the data with absolute paths cut down to their last part."""
     if isinstance(value, dict):
         return {without_paths(key): without_paths(item) for key, item in value.items()}
     if isinstance(value, list):

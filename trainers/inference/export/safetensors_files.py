@@ -1,6 +1,6 @@
 """Owns the files of exported weights: safetensors in diffusers' names, one or several with an index, read back and compared.
 
-Tensors are asked for one file at a time, so a large model never stands in memory as a whole. Must not know runs or pipelines.
+Must not know runs or pipelines. Tensors are read one file at a time, so a large model never stands in memory as a whole.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ Read = Callable[[Sequence[str]], Mapping[str, Tensor]]
 
 
 def write(folder: Path, sizes: Mapping[str, int], read: Read, *, max_bytes: int) -> None:
-    """All of `sizes` (name -> bytes) in files of at most `max_bytes`, but for a larger tensor; each file is read back and compared."""
+    """Write all tensors of `sizes` (name -> bytes) into files of at most `max_bytes`, unless one tensor is larger.
+
+    Each file is read back and compared; UserError where it differs.
+    """
     files = _distribute(sizes, max_bytes)
     where: dict[str, str] = {}
     for number, names in enumerate(files, 1):
@@ -36,7 +39,7 @@ def write(folder: Path, sizes: Mapping[str, int], read: Read, *, max_bytes: int)
 
 
 def check_same(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """UserError where the file does not hold these tensors, bit by bit."""
+    """Raise UserError where the file does not hold these tensors, bit by bit."""
     with safe_open(path, framework="pt") as stored:
         same = set(stored.keys()) == tensors.keys() and all(_same_bits(stored.get_tensor(name), t) for name, t in tensors.items())
     if not same:
@@ -49,7 +52,7 @@ def _same_bits(left: Tensor, right: Tensor) -> bool:
 
 
 def _distribute(sizes: Mapping[str, int], max_bytes: int) -> list[list[str]]:
-    """Names in order, cut where the next would not fit."""
+    """Distribute names, in order, over files: a new one begins where the next tensor would not fit."""
     files: list[list[str]] = [[]]
     filled = 0
     for name in sorted(sizes):

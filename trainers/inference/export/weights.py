@@ -1,6 +1,6 @@
-"""Owns what an export is of, and its weights: whole transformers, or adapters by either of their names. Must not know commands.
+"""Owns the request for an export and its weights: whole transformers, or adapters by either of their names.
 
-Files are written where the caller says; publishing them is the caller's.
+Must not know commands. Files are written where the caller says; publishing them is the caller's.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class ExportRequest:
-    """What is to be exported, and how. `lora_keys`: diffusers' names, or the original ones behind `diffusion_model.`."""
+    """A request for an export. `lora_keys`: an adapter's names as diffusers has them, or the original ones behind `diffusion_model.`."""
 
     checkpoint: Checkpoint
     to: Path
@@ -42,7 +42,7 @@ class ExportRequest:
     lora_keys: Literal["diffusers", "original"] = "diffusers"
     hub_id: str | None = None
     network: str = COMPONENT
-    """Which one of the role's; `each` are all."""
+    """The one of the role's networks that is written; `each` lists the requests of all."""
 
     @property
     def each(self) -> list[ExportRequest]:
@@ -50,31 +50,31 @@ class ExportRequest:
 
     @cached_property
     def section(self) -> Any:
-        """The role's, of the configuration."""
+        """Return the role's section of the configuration."""
         return self.checkpoint.config.models[self.role]
 
     @cached_property
     def model(self) -> Any:
-        """The network's section, as of a role of one network."""
+        """Return the network's section, as a role of one network would have it."""
         return expert_folders.section_of(self.section, self.network)
 
     @cached_property
     def base(self) -> Path | None:
-        """The folder that the role started from."""
+        """Return the model folder that the role started from; None for random weights."""
         return None if self.section.init_from is None else model_folder.resolve(self.section.init_from, self.section.revision)
 
     @cached_property
     def folder(self) -> Path | None:
-        """The network's own, in what it started from."""
+        """Return the network's own folder in what it started from; None for random weights."""
         if self.model.init_from is None:
             return None
         return model_weights.subfolder(model_folder.resolve(self.model.init_from, self.model.revision), COMPONENT)
 
     @cached_property
     def attention(self) -> SparseAttention | None:
-        """As the role's network had it at the checkpoint's step; None: dense."""
-        found = sparse_network.attention_of(getattr(self.model, "attention", None), self.folder)
-        return None if found is None else found.at(self.checkpoint.step)
+        """Return the network's sparse attention as it was at the checkpoint's step; None: dense."""
+        trained = sparse_network.attention_of(getattr(self.model, "attention", None), self.folder)
+        return None if trained is None else trained.at(self.checkpoint.step)
 
     @property
     def adapter_only(self) -> bool:
@@ -87,89 +87,89 @@ class ExportRequest:
         return "pipeline" if self.base is not None and (self.base / "model_index.json").is_file() else "transformer"
 
 
-def write_transformer(folder: Path, asked: ExportRequest) -> None:
-    network = _network(asked)
+def write_transformer(folder: Path, request: ExportRequest) -> None:
+    network = _network(request)
     network.save_config(folder)
-    if asked.attention is not None:
-        sparse_network.write_note(folder, asked.attention)
-    wanted = {name: parameter.shape for name, parameter in network.named_parameters()}
-    read, shapes = _merged(asked) if asked.model.lora is not None else _saved(asked)
-    if {name: tuple(shape) for name, shape in shapes.items()} != {name: tuple(shape) for name, shape in wanted.items()}:
-        different = sorted(name for name in {*wanted, *shapes} if tuple(wanted.get(name, ())) != tuple(shapes.get(name, ())))
-        raise UserError(f"the checkpoint does not hold the whole network of {asked.role!r}: {', '.join(different[:5])}")
-    types = {name: _stored_type(name, network, asked.dtype) for name in shapes}
+    if request.attention is not None:
+        sparse_network.write_note(folder, request.attention)
+    required = {name: parameter.shape for name, parameter in network.named_parameters()}
+    read, shapes = _merged(request) if request.model.lora is not None else _saved(request)
+    if {name: tuple(shape) for name, shape in shapes.items()} != {name: tuple(shape) for name, shape in required.items()}:
+        different = sorted(name for name in {*required, *shapes} if tuple(required.get(name, ())) != tuple(shapes.get(name, ())))
+        raise UserError(f"the checkpoint does not hold the whole network of {request.role!r}: {', '.join(different[:5])}")
+    types = {name: _stored_type(name, network, request.dtype) for name in shapes}
     sizes = {name: shape.numel() * types[name].itemsize for name, shape in shapes.items()}
     safetensors_files.write(
         folder,
         sizes,
         lambda names: {name: tensor.to(types[name]) for name, tensor in read(names).items()},
-        max_bytes=int(asked.max_shard_gb * 10**9),
+        max_bytes=int(request.max_shard_gb * 10**9),
     )
 
 
-def _network(asked: ExportRequest) -> Any:
-    """The role's transformer without weights."""
+def _network(request: ExportRequest) -> Any:
+    """Return the role's transformer without weights, on the meta device."""
     from diffusers import WanTransformer3DModel
 
     with torch.device("meta"):
-        if asked.folder is None:
-            made = WanTransformer3DModel(**asked.model.architecture.model_dump())
+        if request.folder is None:
+            made = WanTransformer3DModel(**request.model.architecture.model_dump())
         else:
-            made = WanTransformer3DModel.from_config(model_weights.read_config(asked.folder, "WanTransformer3DModel"))
-        if asked.attention is not None:
-            sparse_network.install(made, asked.attention)
+            made = WanTransformer3DModel.from_config(model_weights.read_config(request.folder, "WanTransformer3DModel"))
+        if request.attention is not None:
+            sparse_network.install(made, request.attention)
         return made
 
 
 def _stored_type(name: str, network: Any, dtype: str) -> torch.dtype:
-    """As diffusers loads it: some parts of a bfloat16 network stay float32."""
+    """Return the type in which a tensor is stored, as diffusers loads it: some parts of a bfloat16 network stay float32."""
     kept = any(part in name.split(".") for part in network._keep_in_fp32_modules or ())
     return torch.float32 if kept else _DTYPES[dtype]
 
 
-def _saved(asked: ExportRequest) -> tuple[safetensors_files.Read, dict[str, torch.Size]]:
-    names = asked.checkpoint.names(asked.role, asked.weights, asked.network)
+def _saved(request: ExportRequest) -> tuple[safetensors_files.Read, dict[str, torch.Size]]:
+    names = request.checkpoint.names(request.role, request.weights, request.network)
 
-    def read(wanted: Sequence[str]) -> dict[str, Tensor]:
-        found = asked.checkpoint.read(names[name][0] for name in wanted)
-        return {name: found[names[name][0]] for name in wanted}
+    def read(parameters: Sequence[str]) -> dict[str, Tensor]:
+        tensors = request.checkpoint.read(names[name][0] for name in parameters)
+        return {name: tensors[names[name][0]] for name in parameters}
 
     return read, {name: shape for name, (_, shape, _) in names.items()}
 
 
-def _merged(asked: ExportRequest) -> tuple[safetensors_files.Read, dict[str, torch.Size]]:
-    network = with_adapter(asked)
+def _merged(request: ExportRequest) -> tuple[safetensors_files.Read, dict[str, torch.Size]]:
+    network = with_adapter(request)
     lora.merge(network)
     state = {name: parameter.detach() for name, parameter in network.named_parameters()}
     return lambda names: {name: state[name] for name in names}, {name: tensor.shape for name, tensor in state.items()}
 
 
-def with_adapter(asked: ExportRequest) -> Any:
-    """The base network in float32 with the trained adapter in it, on the CPU."""
+def with_adapter(request: ExportRequest) -> Any:
+    """Return the base network in float32 with the trained adapter in it, on the CPU."""
     from diffusers import WanTransformer3DModel
 
-    if asked.folder is None:
-        raise UserError(f"{asked.role!r} has an adapter on random weights: there is no base model to merge it into", "leave out --merge")
-    network = WanTransformer3DModel.from_pretrained(asked.folder, dtype=torch.float32)
-    if asked.attention is not None:
-        sparse_network.reinstall(network, asked.folder, asked.attention)
-    lora.inject(network, asked.model.lora)
+    if request.folder is None:
+        raise UserError(f"{request.role!r} has an adapter on random weights: there is no base model to merge it into", "leave out --merge")
+    network = WanTransformer3DModel.from_pretrained(request.folder, dtype=torch.float32)
+    if request.attention is not None:
+        sparse_network.reinstall(network, request.folder, request.attention)
+    lora.inject(network, request.model.lora)
     adapters = lora.adapters_of(network)
     with torch.no_grad():
-        for name, tensor in asked.checkpoint.weights(asked.role, asked.weights, asked.network).items():
+        for name, tensor in request.checkpoint.weights(request.role, request.weights, request.network).items():
             adapters[name].copy_(tensor)
     return network
 
 
-def write_adapter(folder: Path, asked: ExportRequest) -> None:
-    """With peft's description in its metadata, or, in the original names, with an alpha beside each layer."""
+def write_adapter(folder: Path, request: ExportRequest) -> None:
+    """Write an adapter with peft's description in its metadata or, in the original names, with an alpha beside each layer."""
     from safetensors.torch import save_file
 
-    network, path = _network(asked), folder / lora_file(asked.network)
-    lora.inject(network, asked.model.lora)
-    state = asked.checkpoint.weights(asked.role, asked.weights, asked.network)
-    if asked.lora_keys == "original":
-        renamed = original_names(state, asked.model.lora.scaled_alpha)
+    network, path = _network(request), folder / lora_file(request.network)
+    lora.inject(network, request.model.lora)
+    state = request.checkpoint.weights(request.role, request.weights, request.network)
+    if request.lora_keys == "original":
+        renamed = original_names(state, request.model.lora.scaled_alpha)
         save_file(renamed, path, metadata={"format": "pt"})
         safetensors_files.check_same(path, renamed)
         return
@@ -187,7 +187,7 @@ _ORIGINAL = {
 
 
 def original_names(state: dict[str, Tensor], alpha: float) -> dict[str, Tensor]:
-    """As other programs expect adapters: diffusion_model.blocks.0.self_attn.q.lora_A.weight, with ….alpha."""
+    """Rename an adapter's tensors as other programs expect: diffusion_model.blocks.0.self_attn.q.lora_A.weight, with ….alpha."""
     renamed: dict[str, Tensor] = {}
     for name, tensor in state.items():
         layer, _, part = name.replace(".default.", ".").partition(".lora_")
