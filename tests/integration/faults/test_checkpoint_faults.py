@@ -122,7 +122,7 @@ def test_fault_13_death_with_a_save_in_flight_leaves_only_whole_checkpoints(rank
         assert max(found) > newest
         complete = [step for step in found if (store.folder_of(tmp_path / "c", step) / manifests.MANIFEST).exists()]
         assert all(verifies(store.folder_of(tmp_path / "c", step)) for step in complete) and complete[-1] == found[-1]
-        assert not store.condemned(tmp_path / "c")
+        assert not store.quarantined(tmp_path / "c")
         newest, right = found[-1], right + 1
         in_flight += any(name.startswith(".step-") for name in names(tmp_path / "c"))
     loaded = ranks.run(2, "load", tmp_path / "c", rows=40_000)
