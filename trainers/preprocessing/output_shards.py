@@ -122,7 +122,7 @@ def claim(output: Path, settings: dict[str, Any]) -> None:
 def settled(output: Path, warn: Callable[[str], None]) -> list[Record]:
     """Return the records that hold, by first entry. Parts that no record counts are removed, and so is a record whose parts are not
     whole."""
-    for path in (output / HIDDEN).rglob(".*.tmp"):
+    for path in (*output.glob(".*.tmp"), *(output / HIDDEN).rglob(".*.tmp")):
         path.unlink()  # a job was killed before the name was right
     kept: list[Record] = []
     for path in sorted((output / HIDDEN / _RECORDS).glob("*.json")):

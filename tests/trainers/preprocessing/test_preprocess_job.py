@@ -103,6 +103,7 @@ def test_a_killed_job_goes_on_where_it_was_and_repeats_nothing(clips: Path, whol
         job.join()
         before = {path: path.stat().st_mtime_ns for path in output.rglob("part-*.parquet")}
         (output / ".preprocess/records/.00000000-00000001.json.1.tmp").write_text('{"written": 2}')  # as a kill just before a rename
+        (output / ".prompts.safetensors.0a0a0a0a.tmp").touch()  # and here
     told = finish(clips, output)
     assert told["written"] == 12
     assert rows(output) == rows(whole)
@@ -110,6 +111,7 @@ def test_a_killed_job_goes_on_where_it_was_and_repeats_nothing(clips: Path, whol
     assert records == 12
     kept = [path for path, written in before.items() if path.exists() and path.stat().st_mtime_ns == written]
     assert len(kept) >= 3  # as many as there were records
+    assert list(output.rglob(".*.tmp")) == []
     assert not list(output.rglob("*.tmp"))
 
 
