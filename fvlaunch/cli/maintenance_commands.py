@@ -114,8 +114,8 @@ def rehearse(
     """A drill: a tiny run is really interrupted, and its losses must be, bit by bit, those of an uninterrupted one."""
     from ..commands import rehearse as drill
 
-    asked = drill.Drill(cluster, steps, ranks, sets or [], dict(sbatch), preempt_with, keep, runs_dir)
-    raise typer.Exit(drill.rehearse(asked, json_=json_))
+    request = drill.Drill(cluster, steps, ranks, sets or [], dict(sbatch), preempt_with, keep, runs_dir)
+    raise typer.Exit(drill.rehearse(request, json_=json_))
 
 
 def schema(

@@ -33,8 +33,8 @@ def diff(words: Sequence[str], cluster: str | None, *, json_: bool, runs_dir: Pa
 def differences(first: dict[str, Any], second: dict[str, Any]) -> list[tuple[str, Any, Any]]:
     """(key, in the first, in the second), in the first's order; None where it is missing."""
     keys = list(dict.fromkeys([*first, *second]))
-    told = [key for key in keys if not key.startswith(_IGNORED)]
-    return [(key, first.get(key), second.get(key)) for key in told if first.get(key) != second.get(key)]
+    compared = [key for key in keys if not key.startswith(_IGNORED)]
+    return [(key, first.get(key), second.get(key)) for key in compared if first.get(key) != second.get(key)]
 
 
 def leaves_of(word: str, cluster: str | None, runs_dir: Path | None) -> dict[str, Any]:

@@ -30,8 +30,8 @@ def dry_run(plan: Plan, *, json_: bool) -> None:
 
     text = script(plan)
     if json_:
-        told = {"run": plan.name, "path": plan.path, "summary": plan.summary, "recipe": plan.recipe, "batch_script": text}
-        printing.as_json({**told, "memory": memory_json(plan)})
+        values = {"run": plan.name, "path": plan.path, "summary": plan.summary, "recipe": plan.recipe, "batch_script": text}
+        printing.as_json({**values, "memory": memory_json(plan)})
         return
     printing.say(f"{plan.name}: {plan.summary}; nothing was submitted")
     printing.out(dump(plan.recipe))
@@ -96,7 +96,7 @@ def _ask(plan: Plan) -> PartitionAnswer:
     )  # fmt: skip
 
 
-def told(answers: Sequence[PartitionAnswer], *, json_: bool) -> int:
+def print_answers(answers: Sequence[PartitionAnswer], *, json_: bool) -> int:
     """Print them; 0 where at least one takes the job."""
     if json_:
         printing.as_json([vars(one) for one in answers])

@@ -35,8 +35,8 @@ def dry_run(found: Any, *, json_: bool) -> None:
 
     stages = []
     for number, stage in enumerate(found.stages):
-        told = chained(stage, f"JOB-OF-{found.stages[number - 1].name}" if number else None)
-        script = dry_run_command.script(told)
+        stage_plan = chained(stage, f"JOB-OF-{found.stages[number - 1].name}" if number else None)
+        script = dry_run_command.script(stage_plan)
         one = {"run": stage.full_name, "summary": stage.summary, "recipe": stage.recipe, "batch_script": script}
         stages.append({**one, "memory": warnings.memory_json(stage)})
     if json_:

@@ -22,11 +22,11 @@ FIRST, LAST = 2, 3
 """Steps before and after the resume."""
 
 
-def smoke(asked: Any, *, take_snapshot: bool, json_: bool) -> int:
-    """Submit, wait, resume, wait; what was seen. `asked` is commands.SubmitRequest."""
-    if asked.is_pipeline:
+def smoke(request: Any, *, take_snapshot: bool, json_: bool) -> int:
+    """Submit, wait, resume, wait; what was seen. `request` is a SubmitRequest."""
+    if request.is_pipeline:
         raise UsageError("--smoke is of a single run", hint="name the recipe of a stage")
-    composed, plan = replace(asked, name=asked.name or f"{_plain(asked.recipe)}-smoke").plan()
+    composed, plan = replace(request, name=request.name or f"{_plain(request.recipe)}-smoke").plan()
     train = composed.recipe.train
     if train is None:
         raise UsageError("--smoke is of a training recipe", hint="--set narrows others down, e.g. preprocess.source to a few clips")
@@ -35,14 +35,14 @@ def smoke(asked: Any, *, take_snapshot: bool, json_: bool) -> int:
         sets.append(f"train.callbacks.validation.every_steps={FIRST}")
     if getattr(train.method, "generator_update_interval", 1) > FIRST:
         sets.append(f"train.method.generator_update_interval={FIRST}")
-    _, plan = replace(asked, name=plan.name, sets=[*asked.sets, *sets]).plan()
-    run = submission.submit(plan, take_snapshot=take_snapshot, asked={**asked.words, "smoke": True})
+    _, plan = replace(request, name=plan.name, sets=[*request.sets, *sets]).plan()
+    run = submission.submit(plan, take_snapshot=take_snapshot, asked={**request.words, "smoke": True})
     printing.say(f"{run.name}: {plan.summary}; {FIRST} steps, a save{', a validation' if train.callbacks.validation else ''}")
     _finish(run)
     submission.resubmit(run, planner.plan_resume(run, None, sets=[f"train.max_steps={LAST}"], ranks=None, sbatch={}))
     printing.say(f"{run.name}: resumed for one step more")
     _finish(run)
-    return _told(run, json_=json_)
+    return _print_outcome(run, json_=json_)
 
 
 def _plain(recipe: str) -> str:
@@ -57,7 +57,7 @@ def _finish(run: Run) -> None:
         raise FvlaunchError(f"the smoke test is {found.state}: {found.reason}", hint=f"fvlaunch logs {run.name}")
 
 
-def _told(run: Run, *, json_: bool) -> int:
+def _print_outcome(run: Run, *, json_: bool) -> int:
     lines, attempts = read_lines(run.metrics_file), read_attempts(run)
     steps, resumed = [line["step"] for line in lines], attempts[-1].step_from
     found: dict[str, Any] = {

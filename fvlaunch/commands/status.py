@@ -38,12 +38,12 @@ def status(words: list[str], *, all_: bool, attempts: bool, json_: bool, runs_di
     if watch:
         return _watch(chosen, attempts=attempts, json_=json_, one=len(words) == 1)
     runs = chosen()
-    found, unreachable = statuses_of(runs)
-    _print(runs, found, attempts=attempts, json_=json_, one=len(words) == 1)
-    return _told(unreachable)
+    statuses, unreachable = statuses_of(runs)
+    _print(runs, statuses, attempts=attempts, json_=json_, one=len(words) == 1)
+    return _exit_code_of(unreachable)
 
 
-def _told(unreachable: SchedulerUnreachable | None) -> int:
+def _exit_code_of(unreachable: SchedulerUnreachable | None) -> int:
     if unreachable is None:
         return 0
     printing.say(render(unreachable))
@@ -74,22 +74,22 @@ def _runs_of(run: Run | Pipeline) -> list[Run]:
         return []
 
 
-def _print(runs: Sequence[Run | Pipeline], found: Sequence[RunStatus], *, attempts: bool, json_: bool, one: bool) -> None:
+def _print(runs: Sequence[Run | Pipeline], statuses: Sequence[RunStatus], *, attempts: bool, json_: bool, one: bool) -> None:
     if json_:
-        values = [{**s.dump(), "attempts_list": _attempts(run)} if attempts else s.dump() for s, run in zip(found, runs, strict=True)]
+        values = [{**s.dump(), "attempts_list": _attempts(run)} if attempts else s.dump() for s, run in zip(statuses, runs, strict=True)]
         printing.as_json(values)
-    elif one and isinstance(found[0], PipelineStatus):
-        printing.one_pipeline(found[0], found[0].stages)
+    elif one and isinstance(statuses[0], PipelineStatus):
+        printing.one_pipeline(statuses[0], statuses[0].stages)
         if attempts:
             _attempts_of(runs[0])
     elif one and isinstance(runs[0], Run):
-        printing.one_status(found[0])
-        if attempts or found[0].attempts > 1:
+        printing.one_status(statuses[0])
+        if attempts or statuses[0].attempts > 1:
             printing.out("")
             printing.attempts_table(*_read(runs[0]))
-    elif found:
-        printing.statuses(found)
-        printing.reasons([s for s in found if s.state == "broken"])
+    elif statuses:
+        printing.statuses(statuses)
+        printing.reasons([s for s in statuses if s.state == "broken"])
         for run in runs if attempts else ():
             _attempts_of(run)
     else:
@@ -120,13 +120,13 @@ def _watch(chosen: Any, *, attempts: bool, json_: bool, one: bool) -> int:
     with contextlib.suppress(KeyboardInterrupt):
         while True:
             runs = chosen()
-            found, unreachable = statuses_of(runs)
+            statuses, unreachable = statuses_of(runs)
             with contextlib.redirect_stdout(io.StringIO()) as page:
-                _print(runs, found, attempts=attempts, json_=json_, one=one)
+                _print(runs, statuses, attempts=attempts, json_=json_, one=one)
             text = _one_line(page.getvalue()) if json_ else page.getvalue()
-            _show_again(text, before, _told(unreachable))
+            _show_again(text, before, _exit_code_of(unreachable))
             before = text
-            if all(s.is_over for s in found) and unreachable is None:
+            if all(s.is_over for s in statuses) and unreachable is None:
                 return 0
             time.sleep(_pause_s(runs))
     return EXIT_SCHEDULER if unreachable is not None else 0

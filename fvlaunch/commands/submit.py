@@ -71,46 +71,46 @@ def with_extra_sbatch(given: Mapping[str, Any], extra: Sequence[str]) -> dict[st
     return options
 
 
-def dry_run(asked: SubmitRequest, *, json_: bool) -> None:
+def dry_run(request: SubmitRequest, *, json_: bool) -> None:
     from . import dry_run as dry_run_command
 
-    if asked.is_pipeline:
+    if request.is_pipeline:
         from . import pipelines as pipeline_commands
 
-        return pipeline_commands.dry_run(asked.pipeline_plan(), json_=json_)
-    composed, plan = asked.plan(look=False)
+        return pipeline_commands.dry_run(request.pipeline_plan(), json_=json_)
+    composed, plan = request.plan(look=False)
     dry_run_command.dry_run(plan, json_=json_)
     return dry_run_command.look(composed)
 
 
-def test_only(asked: SubmitRequest, *, json_: bool) -> int:
+def test_only(request: SubmitRequest, *, json_: bool) -> int:
     """Each cluster of `--cluster A,B` is asked by itself, and each partition of it."""
     from . import dry_run as dry_run_command
 
-    one_each = [replace(asked, cluster=name) for name in asked.cluster.split(",")] if asked.cluster else [asked]
+    one_each = [replace(request, cluster=name) for name in request.cluster.split(",")] if request.cluster else [request]
     plans = [plan for one in one_each for plan in (one.pipeline_plan().stages if one.is_pipeline else [one.plan(look=False)[1]])]
     dry_run_command.check_slurm(plans)
-    return dry_run_command.told(dry_run_command.ask(plans), json_=json_)
+    return dry_run_command.print_answers(dry_run_command.ask(plans), json_=json_)
 
 
-def smoke(asked: SubmitRequest, *, take_snapshot: bool, json_: bool) -> int:
+def smoke(request: SubmitRequest, *, take_snapshot: bool, json_: bool) -> int:
     from .smoke_test import smoke as tried
 
-    return tried(asked, take_snapshot=take_snapshot, json_=json_)
+    return tried(request, take_snapshot=take_snapshot, json_=json_)
 
 
-def prepare(asked: SubmitRequest, *, take_snapshot: bool, json_: bool) -> None:
+def prepare(request: SubmitRequest, *, take_snapshot: bool, json_: bool) -> None:
     from ..lifecycle import submit as submission
 
-    if asked.is_pipeline:
+    if request.is_pipeline:
         raise UsageError(
             "--prepare is of a single run: a chain of jobs needs their ids", hint="submit the pipeline, or prepare a stage's recipe"
         )
-    composed, plan = asked.plan()
+    composed, plan = request.plan()
     if not scheduler(plan.executor).takes_sbatch_options:
         raise UsageError("--prepare makes a batch script, and this cluster takes none", hint="choose a Slurm cluster with --cluster")
     _warn(composed, plan)
-    run, script = submission.prepare_job(plan, take_snapshot=take_snapshot, asked=asked.words)
+    run, script = submission.prepare_job(plan, take_snapshot=take_snapshot, asked=request.words)
     line = f"sbatch {shlex.quote(str(script))}"
     if json_:
         return printing.as_json({"run": run.name, "path": str(run.path), "script": str(script), "command": line, "state": "submitting"})
@@ -118,16 +118,16 @@ def prepare(asked: SubmitRequest, *, take_snapshot: bool, json_: bool) -> None:
     return printing.out(line)
 
 
-def submit(asked: SubmitRequest, *, wait: bool, take_snapshot: bool, json_: bool) -> int:
+def submit(request: SubmitRequest, *, wait: bool, take_snapshot: bool, json_: bool) -> int:
     from ..lifecycle import submit as submission
 
-    if asked.is_pipeline:
+    if request.is_pipeline:
         from . import pipelines as pipeline_commands
 
-        return pipeline_commands.submit(asked.pipeline_plan(), words=asked.words, take_snapshot=take_snapshot, wait_=wait, json_=json_)
-    composed, plan = asked.plan()
+        return pipeline_commands.submit(request.pipeline_plan(), words=request.words, take_snapshot=take_snapshot, wait_=wait, json_=json_)
+    composed, plan = request.plan()
     _warn(composed, plan)
-    run = submission.submit(plan, take_snapshot=take_snapshot, asked=asked.words)
+    run = submission.submit(plan, take_snapshot=take_snapshot, asked=request.words)
     return _submitted(run, plan.summary, wait=wait, json_=json_)
 
 

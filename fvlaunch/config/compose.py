@@ -68,7 +68,7 @@ def compose(
     `over` is laid on the recipe below --set: what a pipeline says of a stage.
     """
     cwd = (cwd or Path.cwd()).absolute()
-    asked = overlay(sets) if over is None else merge(over, overlay(sets))
+    overrides = overlay(sets) if over is None else merge(over, overlay(sets))
     recipe_path = lookup.find("recipe", recipe, cwd)
     file = Files("recipe", cwd).load(recipe_path)
     run, recipe_node = _is_run(file), file
@@ -87,7 +87,7 @@ def compose(
     lock = file.value["lock"].plain if run and "lock" in file.value else {}
     if run and cluster is not None:
         recipe_node = relocation.put_back(recipe_node, lock, file.value["lock"].place) if "lock" in file.value else recipe_node
-    recipe_node, cluster_node = _with_sets(recipe_node, cluster_node, asked)
+    recipe_node, cluster_node = _with_sets(recipe_node, cluster_node, overrides)
     parts = _resolve(recipe_node, cluster_node, cwd, folders.environment() if environment is None else environment)
     return Composed(
         **parts,
@@ -111,33 +111,33 @@ def _remembered(file: Node, what: str) -> str | None:
     return name if isinstance(name, str) and name else None
 
 
-def _with_sets(recipe: Node, cluster: Node, asked: Node) -> tuple[Node, Node]:
+def _with_sets(recipe: Node, cluster: Node, overrides: Node) -> tuple[Node, Node]:
     """Lay --set over both, then the cluster's defaults for resources under what --set says of them."""
-    for_cluster = asked.value.get("cluster")
+    for_cluster = overrides.value.get("cluster")
     if for_cluster is not None:
         cluster = replace(merge(cluster, for_cluster), place=cluster.place)
     if not isinstance(cluster.value, dict):
         raise ConfigError.one("expected a mapping", (for_cluster or cluster).place, "cluster", "for example --set cluster.slurm.time=60")
-    for_recipe = replace(asked, value={key: node for key, node in asked.value.items() if key != "cluster"})
+    for_recipe = replace(overrides, value={key: node for key, node in overrides.value.items() if key != "cluster"})
     defaults = cluster.value.get("resources")
     if defaults is not None and isinstance(defaults.value, dict):
         known = {key: node for key, node in defaults.value.items() if key in ("time", "threads_per_rank") and node.value is not None}
         recipe = merge(recipe, replace(defaults, value={"resources": replace(defaults, value=known)})) if known else recipe
     merged = merge(recipe, for_recipe)
-    if tiny_preset.asked(merged):  # below --set: what a person says of a size wins
+    if tiny_preset.is_asked_for(merged):  # below --set: what a person says of a size wins
         merged = merge(tiny_preset.shrink(recipe), for_recipe)
     return replace(merged, place=recipe.place), cluster
 
 
 def _resolve(recipe: Node, cluster: Node, cwd: Path, environment: Mapping[str, str]) -> dict[str, Any]:
-    asked = recipe.plain
+    as_written = recipe.plain
     cluster, paths, problems = folders.named(cluster, cwd, environment)
     here, there = Substitution(paths, None, ""), Substitution(paths, environment, "cluster")
     recipe, cluster = folders.recipe_folders(here.apply(recipe), cwd), folders.cluster_folders(_outside_paths(there, cluster), cwd)
     problems += here.problems + there.problems
     problems += control_problems(recipe, "", lambda path: path == ("description",))
     problems += control_problems(cluster, "cluster", lambda path: path in (("description",), ("setup",)))
-    made: dict[str, Any] = {"recipe_asked": asked}
+    made: dict[str, Any] = {"recipe_asked": as_written}
     for key, model, node, root in (("recipe", Recipe, recipe, ""), ("cluster", Cluster, cluster, "cluster")):
         try:
             made[key], made[f"{key}_node"] = validate(model, node, root)

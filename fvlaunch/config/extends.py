@@ -33,8 +33,8 @@ class Files:
             return node
         own = replace(node, value={key: item for key, item in node.value.items() if key != "extends"})
         merged: Node | None = None
-        for wanted in self._names(node.value["extends"]):
-            base = self.load(self._base(wanted, path), (*chain, real), wanted.place)
+        for reference in self._names(node.value["extends"]):
+            base = self.load(self._base(reference, path), (*chain, real), reference.place)
             merged = base if merged is None else merge(merged, base)
         return own if merged is None else merge(merged, own)
 
@@ -44,27 +44,27 @@ class Files:
             raise ConfigError.one("extends takes a name or a list of names", node.place, "extends", "for example extends: base/shapes")
         return items
 
-    def _base(self, wanted: Node, path: Path) -> Path:
+    def _base(self, reference: Node, path: Path) -> Path:
         """The file that is extended: a path beside this one, or a name; its own name means the next one in the lookup order."""
-        name: str = wanted.value
+        name: str = reference.value
         if lookup.is_path(name):
             base = path.parent / name
             if not base.resolve().is_relative_to(path.parent.resolve()):
                 hint = "extend a file in the same folder or below, or a name"
-                raise ConfigError.one(f"{name!r} leads out of {path.parent}", wanted.place, "extends", hint)
+                raise ConfigError.one(f"{name!r} leads out of {path.parent}", reference.place, "extends", hint)
             if not base.is_file():
-                raise ConfigError.one(f"{name!r} does not exist beside this file", wanted.place, "extends")
+                raise ConfigError.one(f"{name!r} does not exist beside this file", reference.place, "extends")
             return base
         try:
             found = lookup.candidates(self.kind, name, self.cwd)
             if not found:
                 return lookup.find(self.kind, name, self.cwd)
         except FvlaunchError as error:
-            raise ConfigError.one(error.message, wanted.place, "extends", error.hint) from None
+            raise ConfigError.one(error.message, reference.place, "extends", error.hint) from None
         real = [candidate.resolve() for candidate in found]
         following = found[real.index(path.resolve()) + 1 :] if path.resolve() in real else found
         if not following:
-            raise ConfigError.one(f"{name!r} extends itself, and there is no other {self.kind} of that name", wanted.place, "extends")
+            raise ConfigError.one(f"{name!r} extends itself, and there is no other {self.kind} of that name", reference.place, "extends")
         return following[0]
 
     def _shown(self, path: Path) -> str:

@@ -155,11 +155,11 @@ def _overlay(node: Node | None, key: str) -> tuple[Node, list[Problem]]:
     return tree, problems
 
 
-def _with_sets(stages: Sequence[Stage], asked: Node) -> tuple[list[Stage], list[Problem]]:
+def _with_sets(stages: Sequence[Stage], overrides: Node) -> tuple[list[Stage], list[Problem]]:
     """--set laid over the stages it names; `cluster` and `tiny` over all."""
     names = [stage.name for stage in stages]
     problems = []
-    for word, node in asked.value.items():
+    for word, node in overrides.value.items():
         if word not in (*names, *FOR_ALL):
             near = closest(word, names)
             hint = f"did you mean {near}? " if near else ""
@@ -168,10 +168,10 @@ def _with_sets(stages: Sequence[Stage], asked: Node) -> tuple[list[Stage], list[
             )
         elif word in names and not isinstance(node.value, dict):
             problems.append(Problem(f"{word} is a stage, not a value", node.place, word, f"for example --set {word}.train.max_steps=100"))
-    shared = replace(asked, value={word: node for word, node in asked.value.items() if word in FOR_ALL})
+    shared = replace(overrides, value={word: node for word, node in overrides.value.items() if word in FOR_ALL})
     made = []
     for stage in stages:
-        own = asked.value.get(stage.name)
+        own = overrides.value.get(stage.name)
         over = merge(stage.over, own) if own is not None and isinstance(own.value, dict) else stage.over
         made.append(replace(stage, over=merge(over, shared) if shared.value else over))
     return made, problems
@@ -197,16 +197,16 @@ def _reference_problems(stage: Stage, names: Sequence[str], index: int) -> list[
 
 def _wrong_reference(node: Node, key: str, own: str, names: Sequence[str], index: int) -> list[Problem]:
     value, place = node.plain, node.place
-    wanted = value["stage"]
+    stage_name = value["stage"]
     problems = [_unknown(name, item.place, f"{key}.{name}", _REFERENCE) for name, item in node.value.items() if name not in _REFERENCE]
-    if wanted not in names:
-        near = closest(str(wanted), names)
+    if stage_name not in names:
+        near = closest(str(stage_name), names)
         hint = f"did you mean {near}?" if near else f"stages: {', '.join(names)}"
-        problems.append(Problem(f"no stage is called {wanted!r}", place, key, hint))
-    elif wanted == own:
+        problems.append(Problem(f"no stage is called {stage_name!r}", place, key, hint))
+    elif stage_name == own:
         problems.append(Problem(f"{own} names itself", place, key, "a stage can only use what a stage before it made"))
-    elif names.index(wanted) >= index:
-        problems.append(Problem(f"{wanted} comes after {own}", place, key, "a stage can only use what a stage before it made"))
+    elif names.index(stage_name) >= index:
+        problems.append(Problem(f"{stage_name} comes after {own}", place, key, "a stage can only use what a stage before it made"))
     for name, known in (("export", EXPORTS), ("checkpoint", CHECKPOINTS), ("output", OUTPUTS)):
         if name in value and value[name] not in known:
             problems.append(Problem(f"{name} must be {' or '.join(known)}, not {value[name]!r}", place, f"{key}.{name}"))

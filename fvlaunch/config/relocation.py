@@ -15,22 +15,22 @@ from .strict_yaml import Node
 _MARK = "${paths."
 
 
-def written(asked: Any, path: tuple[str, ...] = ()) -> dict[str, Any]:
+def written(values: Any, path: tuple[str, ...] = ()) -> dict[str, Any]:
     """Dotted key -> text with `${paths.x}` in it, or the whole mapping whose keys are such texts."""
-    if isinstance(asked, str):
-        return {".".join(path): asked} if _MARK in asked else {}
-    if not isinstance(asked, dict):
+    if isinstance(values, str):
+        return {".".join(path): values} if _MARK in values else {}
+    if not isinstance(values, dict):
         return {}
-    if any(_MARK in str(key) for key in asked):
-        return {".".join(path): asked}
-    return {k: v for key, item in asked.items() if "." not in str(key) for k, v in written(item, (*path, str(key))).items()}
+    if any(_MARK in str(key) for key in values):
+        return {".".join(path): values}
+    return {k: v for key, item in values.items() if "." not in str(key) for k, v in written(item, (*path, str(key))).items()}
 
 
-def inherited(asked: Any, lock: Mapping[str, Any], origins: Mapping[tuple[Any, ...], str]) -> dict[str, Any]:
+def inherited(values: Any, lock: Mapping[str, Any], origins: Mapping[tuple[Any, ...], str]) -> dict[str, Any]:
     """As `written`, with what a run.yaml remembers and nobody has --set to something else."""
     known = lock.get("paths")
     kept = {key: text for key, text in known.items() if _origin(key, origins) != "--set"} if isinstance(known, dict) else {}
-    return {**kept, **written(asked)}
+    return {**kept, **written(values)}
 
 
 def _origin(key: str, origins: Mapping[tuple[Any, ...], str]) -> str:

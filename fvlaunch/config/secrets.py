@@ -62,11 +62,11 @@ def mask(path: Path, secrets: Mapping[str, str]) -> None:
 
     A file that cannot be changed is left as it is: this is the last line of defence, not the first.
     """
-    wanted = [value.encode() for value in secrets.values() if len(value) >= _SHORTEST]
+    encoded = [value.encode() for value in secrets.values() if len(value) >= _SHORTEST]
     with suppress(OSError, ValueError):  # ValueError: an empty file cannot be mapped
-        if wanted and path.is_file() and not path.is_symlink():
+        if encoded and path.is_file() and not path.is_symlink():
             with path.open("r+b") as opened, mmap.mmap(opened.fileno(), 0) as content:
-                for value in sorted(wanted, key=len, reverse=True):
+                for value in sorted(encoded, key=len, reverse=True):
                     _overwrite(content, value)
 
 

@@ -151,9 +151,9 @@ def _chosen(kind: Any, data: Any) -> Any:
 
 
 def _is_kind(kind: Any, data: Any) -> bool:
-    wanted = data.get("kind") if isinstance(data, dict) else None
+    written_kind = data.get("kind") if isinstance(data, dict) else None
     field = getattr(kind, "model_fields", {}).get("kind")
-    return field is not None and get_origin(field.annotation) is Literal and wanted in get_args(field.annotation)
+    return field is not None and get_origin(field.annotation) is Literal and written_kind in get_args(field.annotation)
 
 
 def _discovered(package: str, data: Any, key: str, default: str | None) -> type[BaseModel] | None:

@@ -20,7 +20,7 @@ _FPS = 2
 _BATCH = {"text_len": 32, "global_batch_size": 2, "micro_batch_size": None, "workers": 0}
 
 
-def asked(recipe: Node) -> bool:
+def is_asked_for(recipe: Node) -> bool:
     flag = recipe.value.get("tiny") if isinstance(recipe.value, dict) else None
     return flag is not None and flag.value is True
 

@@ -108,8 +108,8 @@ def _problem(model: type[BaseModel], node: Node, error: Any, root: str) -> Probl
         hint = suggestions.unknown_key(str(path[-1]), value, model, suggestions.section_at(model, data, path[:-1]), data)
         return Problem(f"unknown key {path[-1]!r}", where, key, hint)
     if kind in ("missing", "union_tag_not_found"):
-        wanted = str(path[-1]) if kind == "missing" else "kind"
-        return Problem(f"{wanted!r} is missing", where, key, _missing_hint(model, node, path, kind))
+        missing_key = str(path[-1]) if kind == "missing" else "kind"
+        return Problem(f"{missing_key!r} is missing", where, key, _missing_hint(model, node, path, kind))
     if kind == "fvlaunch":
         return Problem(error["ctx"]["message"], where, key, error["ctx"]["hint"])
     if kind == "union_tag_invalid":

@@ -94,11 +94,11 @@ def _folder(folder: Path) -> Iterator[Finding]:
         )
         return
     free = shutil.disk_usage(there).free
-    told = f"{folder}: {free / 1e9:.0f} GB free"
+    message = f"{folder}: {free / 1e9:.0f} GB free"
     if free < _LITTLE:
-        yield Finding("runs_dir", Verdict.WARN, told, "checkpoints of one run can need more: fvlaunch prune, or another runs_dir")
+        yield Finding("runs_dir", Verdict.WARN, message, "checkpoints of one run can need more: fvlaunch prune, or another runs_dir")
     else:
-        yield Finding("runs_dir", Verdict.OK, told)
+        yield Finding("runs_dir", Verdict.OK, message)
 
 
 def _secrets(cluster: Cluster) -> Iterator[Finding]:

@@ -70,12 +70,12 @@ def look_at_a_node(cluster: Cluster, wait_s: float) -> dict[str, Any] | None:
 
 
 def _wait(folder: Path, job_id: str, wait_s: float) -> dict[str, Any] | None:
-    deadline, asked, started = time.monotonic() + wait_s, 0.0, False
+    deadline, asked_at, started = time.monotonic() + wait_s, 0.0, False
     while time.monotonic() < deadline:
         if found := _answer(folder / "answer.json"):
             return found
-        if time.monotonic() - asked > 2:
-            asked, job = time.monotonic(), slurm.job(job_id)
+        if time.monotonic() - asked_at > 2:
+            asked_at, job = time.monotonic(), slurm.job(job_id)
             if job is not None and job.state not in ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING"):
                 time.sleep(1)  # the file may be seen here a moment later
                 log = (folder / "log").read_text(errors="replace").strip() if (folder / "log").exists() else ""

@@ -50,8 +50,8 @@ def check_site(site: Site) -> list[Finding]:
 
 
 def _partition(site: Site) -> Iterator[Finding]:
-    asked, limit = site.cluster.slurm.get("partition"), site.cluster.slurm.get("time")
-    for name in str(asked).split(",") if asked else [_default(site)]:
+    partitions, limit = site.cluster.slurm.get("partition"), site.cluster.slurm.get("time")
+    for name in str(partitions).split(",") if partitions else [_default(site)]:
         facts = site.partitions.get(name)
         if facts is None:
             known = ", ".join(site.partitions) or "none"
@@ -60,8 +60,8 @@ def _partition(site: Site) -> Iterator[Finding]:
         state = facts.get("State", "UP")
         if state != "UP":
             yield Finding("partition", Verdict.WARN, f"{name} is {state}", "jobs wait there until it is up; choose another partition")
-        wanted, most = _seconds(limit), _seconds(facts.get("MaxTime"))
-        if most is not None and limit is not None and (wanted is None or wanted > most):
+        limit_s, most = _seconds(limit), _seconds(facts.get("MaxTime"))
+        if most is not None and limit is not None and (limit_s is None or limit_s > most):
             yield Finding("time limit", Verdict.FAIL, f"{limit} is more than {name}'s {facts['MaxTime']}", "lower cluster.slurm.time")
         elif limit is None and facts.get("DefaultTime") in ("NONE", None) and most is None:
             yield Finding(
@@ -94,12 +94,12 @@ def _preemption(site: Site) -> Iterator[Finding]:
                 "preemption", Verdict.WARN, f"{name}: PreemptMode={mode}", "a suspended run keeps its nodes' memory and may look hung"
             )
         need = site.save_s or NOTICE_S
-        told = "measured" if site.save_s else "assumed; none measured yet"
+        source = "measured" if site.save_s else "assumed; none measured yet"
         if grace < need:
             cure = "ask for a longer GraceTime; until then train.checkpoint.every_minutes bounds what is lost"
-            yield Finding("grace time", Verdict.WARN, f"{name}: GraceTime {grace:g} s, and a save takes {need:.0f} s ({told})", cure)
+            yield Finding("grace time", Verdict.WARN, f"{name}: GraceTime {grace:g} s, and a save takes {need:.0f} s ({source})", cure)
         else:
-            yield Finding("grace time", Verdict.OK, f"{name}: {grace:g} s for a save of {need:.0f} s ({told})")
+            yield Finding("grace time", Verdict.OK, f"{name}: {grace:g} s for a save of {need:.0f} s ({source})")
 
 
 def preempting(site: Site) -> Iterator[tuple[str, str, float]]:

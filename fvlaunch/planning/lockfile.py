@@ -29,14 +29,14 @@ _COMPARED = ("git", "code", "versions", "models", "data", "site")
 _MAX_FILES = 5000
 
 
-def make(plan: Plan, asked: dict[str, Any], run: Run | None = None) -> dict[str, Any]:
+def make(plan: Plan, request: dict[str, Any], run: Run | None = None) -> dict[str, Any]:
     """What it would take to get the same run again. `run`: its directory, where the copy of the code is."""
     code = code_snapshot.source_root() if run is None else code_snapshot.code_folder(run)
     return {
         "recipe": plan.recipe_name,
         "cluster": plan.cluster_name,
         "submitted": _now(),
-        "asked": asked,
+        "asked": request,
         "git": code_snapshot.git_state(code),
         "code": code_snapshot.digest(code),
         "versions": {"python": platform.python_version()} | {name: found for name in _VERSIONS if (found := _version(name))},

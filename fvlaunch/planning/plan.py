@@ -223,42 +223,42 @@ def _shape(composed: Composed, options: Mapping[str, Any], ranks: int | None, no
     """How many ranks on how many nodes."""
     where = COMMAND_LINE if ranks or nodes else composed.place(("resources", "ranks"))
     key = "--nodes" if nodes is not None else "--ranks" if ranks is not None else "resources.ranks"
-    wanted = composed.recipe.resources.ranks if ranks is None else ranks
+    num_ranks = composed.recipe.resources.ranks if ranks is None else ranks
     if ranks is not None and nodes is not None:
         return _Shape(1, 1, 1, 1), [Problem("--ranks and --nodes exclude each other", COMMAND_LINE, "", "nodes follow from ranks")]
-    if wanted < 1 or (nodes is not None and nodes < 1):
+    if num_ranks < 1 or (nodes is not None and nodes < 1):
         return _Shape(1, 1, 1, 1), [Problem("must be at least 1", where, key)]
     if scheduler(composed.cluster.executor).runs_here:
-        return _local(composed, wanted, nodes, gpus, where, key)
+        return _local(composed, num_ranks, nodes, gpus, where, key)
     full = composed.cluster.ranks_per_node or slurm_options.num_gpus(options) or 1
-    wanted = wanted if nodes is None else nodes * full
-    if wanted <= full:
-        return _Shape(wanted, 1, wanted, full), []
-    if wanted % full:
-        below = wanted // full * full
+    num_ranks = num_ranks if nodes is None else nodes * full
+    if num_ranks <= full:
+        return _Shape(num_ranks, 1, num_ranks, full), []
+    if num_ranks % full:
+        below = num_ranks // full * full
         hint = f"use {below} or {below + full}: a node of {composed.cluster_name} takes {full}"
-        return _Shape(1, 1, 1, 1), [Problem(f"{wanted} ranks do not fill nodes of {full}", where, key, hint)]
-    return _Shape(wanted, wanted // full, full, full), []
+        return _Shape(1, 1, 1, 1), [Problem(f"{num_ranks} ranks do not fill nodes of {full}", where, key, hint)]
+    return _Shape(num_ranks, num_ranks // full, full, full), []
 
 
-def _local(composed: Composed, wanted: int, nodes: int | None, gpus: int, where: Place | None, key: str) -> tuple[_Shape, list[Problem]]:
-    shape, most = _Shape(wanted, 1, wanted, wanted), composed.cluster.ranks_per_node or gpus or None
+def _local(composed: Composed, num_ranks: int, nodes: int | None, gpus: int, where: Place | None, key: str) -> tuple[_Shape, list[Problem]]:
+    shape, most = _Shape(num_ranks, 1, num_ranks, num_ranks), composed.cluster.ranks_per_node or gpus or None
     if nodes is not None and nodes > 1:
         return shape, [Problem("a local run has one node", where, key, "use --ranks, or a Slurm cluster with --cluster")]
-    if most is not None and wanted > most:
+    if most is not None and num_ranks > most:
         what = "ranks_per_node" if composed.cluster.ranks_per_node else "GPUs here"
-        return shape, [Problem(f"{wanted} ranks are more than the {most} {what}", where, key, f"use at most --ranks {most}")]
+        return shape, [Problem(f"{num_ranks} ranks are more than the {most} {what}", where, key, f"use at most --ranks {most}")]
     return shape, []
 
 
 def _time(composed: Composed, options: dict[str, slurm_options.Value], origins: dict[str, str]) -> int | None:
     """The time limit, put into the options: the command line's, --set's, the cluster's, the recipe's. Local runs have none by default."""
-    asked, origin = composed.recipe.resources.time, composed.origins.get(("resources", "time"), "default")
+    time_limit, origin = composed.recipe.resources.time, composed.origins.get(("resources", "time"), "default")
     from_file = origins.get("time", "") == composed.origins.get(("cluster", "slurm", "time"))
     above = "time" not in options or (origin == "--set" and from_file and origins["time"] != "--set")
     takes_options = scheduler(composed.cluster.executor).takes_sbatch_options
-    if asked is not None and above and (takes_options or origin == "--set"):
-        options["time"], origins["time"] = asked, origin
+    if time_limit is not None and above and (takes_options or origin == "--set"):
+        options["time"], origins["time"] = time_limit, origin
     time = options.get("time")
     if not takes_options:
         options.clear()

@@ -81,7 +81,7 @@ def plan_submission(
     return composed, plan
 
 
-def plan_of(composed: Composed, **asked: Any) -> Plan:
+def plan_of(composed: Composed, **request: Any) -> Plan:
     """A plan for now, from here."""
     return make_plan(
         composed,
@@ -90,7 +90,7 @@ def plan_of(composed: Composed, **asked: Any) -> Plan:
         cores_per_node=len(os.sched_getaffinity(0)),
         gpus=local_process.num_local_gpus() if scheduler(composed.cluster.executor).runs_here else 0,
         shell=os.environ,
-        **asked,
+        **request,
     )
 
 

@@ -93,12 +93,12 @@ def check_samples(composed: Composed) -> None:
         or any("container" in argument for argument in composed.cluster.srun_args)
     ):
         return
-    wanted = list(train.data.latent_shape)
+    expected = list(train.data.latent_shape)
     problems = []
     for folder in train.data.folders:
         found = _latents_of(Path(folder))
-        if found is not None and found[1:] != wanted:
-            message = f"{folder} holds latents of {_times(found[1:])} (frames x height x width), and the recipe wants {_times(wanted)}"
+        if found is not None and found[1:] != expected:
+            message = f"{folder} holds latents of {_times(found[1:])} (frames x height x width), and the recipe wants {_times(expected)}"
             hint = "train.data.num_frames, height and width say what; or preprocess the clips at that size"
             problems.append(_problem(composed, ("train", "data", "num_frames"), message, hint))
     if problems:
@@ -198,8 +198,8 @@ def _model(composed: Composed, path: KeyPath, section: Any, key: str = "init_fro
     if not hub_cache.is_id(reference):
         yield _problem(composed, path, f"{reference} does not exist", "a diffusers folder, or a Hugging Face id")
     elif not _downloaded("model", composed, reference, revision):
-        wanted = f"{{id: {reference}}}" if revision is None else f"{{id: {reference}, revision: {revision}}}"
-        hint = f"where there is internet: fvlaunch submit download --set 'download.models=[{wanted}]'; or give a folder"
+        entry = f"{{id: {reference}}}" if revision is None else f"{{id: {reference}, revision: {revision}}}"
+        hint = f"where there is internet: fvlaunch submit download --set 'download.models=[{entry}]'; or give a folder"
         yield _problem(composed, path, f"the model {reference} is not in the Hugging Face cache, or only in part", hint)
 
 

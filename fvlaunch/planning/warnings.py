@@ -47,8 +47,8 @@ def memory_lines(plan: Plan) -> list[str]:
             "weights": role.weights, "gradients": role.gradients, "optimizer": role.optimizer, "averages": role.averages,
             "gathered": role.gathered, "activations": role.activations,
         }  # fmt: skip
-        told = ", ".join(f"{name} {_gb(size)}" for name, size in parts.items() if size)
-        lines.append(f"  {role.role:<8} {_count(role.parameters)}: {told}{', before training only' if role.before_training else ''}")
+        sizes = ", ".join(f"{name} {_gb(size)}" for name, size in parts.items() if size)
+        lines.append(f"  {role.role:<8} {_count(role.parameters)}: {sizes}{', before training only' if role.before_training else ''}")
     if known:
         lines.append(
             f"  at most  {_gb(found.peak)} at once; a GPU needs about {_gb(needed(found))}; a checkpoint takes {_gb(found.checkpoint)}"
@@ -80,12 +80,12 @@ def too_full(plan: Plan) -> list[str]:
         return []
     kept = int(keep.get("keep_last") or 3) + 1
     every = keep.get("keep_every_steps")
-    wanted = found.checkpoint * (kept + (plan.max_steps // every if every else 0))
+    required = found.checkpoint * (kept + (plan.max_steps // every if every else 0))
     free = _free(plan.runs_dir)
-    if free is None or wanted <= free:
+    if free is None or required <= free:
         return []
-    told = f"warning: checkpoints take up to {_gb(wanted)} ({_gb(found.checkpoint)} each), and {plan.runs_dir} has {_gb(free)} free"
-    return [f"{told}\nhint: train.checkpoint.keep_last and keep_every_steps; fvlaunch prune of older runs; another runs_dir"]
+    message = f"warning: checkpoints take up to {_gb(required)} ({_gb(found.checkpoint)} each), and {plan.runs_dir} has {_gb(free)} free"
+    return [f"{message}\nhint: train.checkpoint.keep_last and keep_every_steps; fvlaunch prune of older runs; another runs_dir"]
 
 
 def warnings(composed: Composed, plan: Plan) -> list[str]:

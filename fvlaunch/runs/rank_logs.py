@@ -78,8 +78,8 @@ def newest_files(run: Run, ranks: tuple[int, ...] | None) -> tuple[int, dict[int
         if found := log_files(run, number, ranks):
             return number, found
     if numbers and ranks is not None and (every := log_files(run, numbers[-1], None)):
-        asked = _spans(sorted(ranks))
-        raise FvlaunchError(f"{run.name} has no log of rank {asked}", hint=f"its ranks: {_spans(sorted(every))}")
+        listed = _spans(sorted(ranks))
+        raise FvlaunchError(f"{run.name} has no log of rank {listed}", hint=f"its ranks: {_spans(sorted(every))}")
     return None
 
 
@@ -101,13 +101,13 @@ def merged(files: Mapping[int, Path], pattern: str | None) -> Iterator[str]:
     if len(files) == 1:
         yield from lines(next(iter(files.values())), pattern)
         return
-    wanted, width = _pattern(pattern), len(str(max(files, default=0)))
+    regex, width = _pattern(pattern), len(str(max(files, default=0)))
     for entry in heapq.merge(*(_entries(rank, _lines_of(path)) for rank, path in files.items()), key=lambda entry: entry.at):
-        yield from _told(entry, width, wanted)
+        yield from _with_ranks(entry, width, regex)
 
 
-def _told(entry: Entry, width: int, wanted: re.Pattern[str] | None) -> Iterator[str]:
-    return (f"[{entry.rank:>{width}}] {line}" for line in _matching(entry.lines, wanted))
+def _with_ranks(entry: Entry, width: int, regex: re.Pattern[str] | None) -> Iterator[str]:
+    return (f"[{entry.rank:>{width}}] {line}" for line in _matching(entry.lines, regex))
 
 
 def _lines_of(path: Path) -> Iterator[str]:
@@ -144,17 +144,17 @@ def _time_of(line: str, before: str) -> str | None:
 
 def follow(run: Run, ranks: tuple[int, ...] | None, pattern: str | None, is_over: Callable[[], bool]) -> Iterator[str]:
     """Lines as they come, going on to the next attempt's logs; ends when the run is over and all was shown."""
-    wanted, attempt = _pattern(pattern), 0
+    regex, attempt = _pattern(pattern), 0
     tails: dict[int, _Tail] = {}
     while True:
         over = is_over()  # asked first: what is written before the end is then read after it
         number, files = newest_files(run, ranks) or (0, {})
         if number != attempt:
-            yield from _matching_of(tails, wanted, ranks, last=True)
+            yield from _matching_of(tails, regex, ranks, last=True)
             tails, attempt = {}, number
             yield f"==> attempt-{number:04d} {_named(ranks)} <=="
         tails.update({rank: _Tail(path) for rank, path in files.items() if rank not in tails})
-        yield from _matching_of(tails, wanted, ranks, last=over)
+        yield from _matching_of(tails, regex, ranks, last=over)
         if over:
             return
         time.sleep(POLL_S)
@@ -164,21 +164,21 @@ def _named(ranks: tuple[int, ...] | None) -> str:
     return "all ranks" if ranks is None else f"rank {_spans(sorted(ranks))}"
 
 
-def _matching_of(tails: Mapping[int, _Tail], wanted: re.Pattern[str] | None, ranks: tuple[int, ...] | None, last: bool) -> Iterator[str]:
+def _matching_of(tails: Mapping[int, _Tail], regex: re.Pattern[str] | None, ranks: tuple[int, ...] | None, last: bool) -> Iterator[str]:
     """What has come since the last time; of several ranks by time, as far as it has come."""
     if ranks is not None and len(ranks) == 1:
         for tail in tails.values():
-            yield from _matching(tail.last_lines() if last else tail.lines(), wanted)
+            yield from _matching(tail.last_lines() if last else tail.lines(), regex)
         return
     width = len(str(max(tails, default=0)))
     new = [_entries(rank, tail.last_lines() if last else tail.lines(), tail.at) for rank, tail in tails.items()]
     for entry in heapq.merge(*new, key=lambda entry: entry.at):
         tails[entry.rank].at = entry.at
-        yield from _told(entry, width, wanted)
+        yield from _with_ranks(entry, width, regex)
 
 
-def _matching(found: Iterable[str], wanted: re.Pattern[str] | None) -> Iterator[str]:
-    return (line for line in found if wanted is None or wanted.search(line))
+def _matching(found: Iterable[str], regex: re.Pattern[str] | None) -> Iterator[str]:
+    return (line for line in found if regex is None or regex.search(line))
 
 
 class _Tail:

@@ -1,4 +1,4 @@
-"""What is told before anything is queued: the dry run with its memory, and the batch script without a submission.
+"""What is printed before anything is queued: the dry run with its memory, and the batch script without a submission.
 
 What Slurm itself says is in tests/integration/slurm/test_beforehand.py.
 """
@@ -6,32 +6,16 @@ What Slurm itself says is in tests/integration/slurm/test_beforehand.py.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
-from fvlaunch.cli import app
-
-CLUSTER: dict[str, Any] = {"executor": "slurm", "paths": {"data": "data"}, "slurm": {"partition": "main", "gpus-per-node": 8, "time": 60}}
-Call = Callable[..., tuple[int, str, str]]
+from tests.support.profiles import Call, caller_beside_a_profile
 
 
 @pytest.fixture
 def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "home/state"))
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home/config"))
-    (tmp_path / "clusters").mkdir()
-    (tmp_path / "clusters/lab.yaml").write_text(yaml.safe_dump(CLUSTER))
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        code = app.run(list(arguments))
-        return code, *capsys.readouterr()
-
-    return run
+    return caller_beside_a_profile(tmp_path, monkeypatch, capsys)
 
 
 def test_a_dry_run_tells_the_memory_of_every_role_and_what_is_missing(call: Call, tmp_path: Path) -> None:
@@ -49,30 +33,6 @@ def test_the_dry_runs_json_holds_the_memory(call: Call) -> None:
     assert code == 0 and found["memory"]["peak"] > 0 and found["memory"]["roles"][0]["role"] == "student"
     code, out, _ = call("submit", "shapes", "--cluster", "lab", "--dry-run", "--json")
     assert code == 0 and [("memory" in stage) for stage in json.loads(out)["stages"]] == [True] * 3
-
-
-def test_a_gpu_that_is_too_small_is_told(call: Call, tmp_path: Path) -> None:
-    code, _, err = call("submit", "shapes-finetune", "--cluster", "lab", "--dry-run", "--set", "cluster.gpu_memory_gb=80")
-    assert code == 0 and "warning" not in err
-    code, _, err = call("submit", "shapes-finetune", "--cluster", "lab", "--dry-run", "--set", "cluster.gpu_memory_gb=1")
-    assert code == 0 and "warning: about 2." in err and "of lab has 1 GB" in err and "hint:" in err
-
-
-def test_checkpoints_that_will_not_fit_on_the_disk_are_told(call: Call) -> None:
-    plenty = ("--set", "train.max_steps=1000000000", "--set", "train.checkpoint.keep_every_steps=1")
-    code, _, err = call("submit", "shapes-finetune", "--cluster", "lab", "--dry-run", *plenty)
-    assert code == 0 and "warning: checkpoints take up to" in err and "GB free" in err
-    assert "checkpoints take up to" not in call("submit", "shapes-finetune", "--cluster", "lab", "--dry-run")[2]
-
-
-def test_clips_of_another_size_are_refused_by_the_dry_run(call: Call, tmp_path: Path) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    (tmp_path / "data/shapes").mkdir(parents=True)
-    pq.write_table(pa.table({"vae_latent_shape": [[4, 5, 4, 8]]}), tmp_path / "data/shapes/a.parquet")  # type: ignore[no-untyped-call]
-    code, _, err = call("submit", "shapes-finetune", "--dry-run", "--cluster", "local")
-    assert code == 1 and "latents of 5x4x8" in err and "wants 5x4x4" in err and "base/shapes.yaml" in err
 
 
 @pytest.mark.parametrize("several", [("--dry-run", "--prepare"), ("--prepare", "--test-only")])
