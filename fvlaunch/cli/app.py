@@ -79,7 +79,7 @@ def run(arguments: list[str] | None = None) -> int:
 
 
 def _needed(words: list[str]) -> typer.Typer:
-    """The app with the one command that is called: typer makes every option of all of them before it looks which is meant."""
+    """Return the app with only the command that is called: typer makes every option of all commands before it looks which is meant."""
     called = [one for one in app.registered_commands if words and words[0] == (one.name or (one.callback and one.callback.__name__))]
     if not called:
         return app  # help, completion, a wrong name
@@ -89,7 +89,7 @@ def _needed(words: list[str]) -> typer.Typer:
 
 
 def _usage(error: Any) -> str:
-    """What is wrong with the words of a command line; `fvlaunch` alone is asking for the help."""
+    """Return what is wrong with the words of a command line; `fvlaunch` alone asks for the help."""
     message = str(error.format_message())
     if type(error).__name__ == "NoArgsIsHelpError":
         return message
@@ -98,5 +98,5 @@ def _usage(error: Any) -> str:
 
 
 def _discard_output() -> None:
-    """Nobody reads on: what is still buffered must not become an error when Python ends."""
+    """Throw away what is still buffered: nobody reads on, and it must not become an error when Python ends."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -23,7 +23,7 @@ def script(shell: str) -> None:
 
 
 def prepare() -> None:
-    """Where the shell asks, have typer answer it."""
+    """Have typer answer where it is the shell that asks."""
     if VARIABLE in os.environ:
         from typer.completion import completion_init  # type: ignore[attr-defined]
 
@@ -31,7 +31,7 @@ def prepare() -> None:
 
 
 def recipes(incomplete: str) -> list[str]:
-    """Recipes and pipelines: both are submitted."""
+    """Return the names of recipes and pipelines: both can be submitted."""
     return _from(lambda: [*_listed("recipe"), *_listed("pipeline")], incomplete)
 
 
@@ -40,7 +40,7 @@ def clusters(incomplete: str) -> list[str]:
 
 
 def runs(incomplete: str) -> list[str]:
-    """Newest first."""
+    """Return `last` and the names of runs and pipelines, the newest first."""
     return _from(lambda: ["last", *_known()], incomplete)
 
 

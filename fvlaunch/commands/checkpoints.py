@@ -13,7 +13,7 @@ from . import output as printing
 
 
 def verify(run: Run, *, step: int | None, json_: bool) -> int:
-    """Every byte of every checkpoint against its manifest, and whether run.yaml still holds; 1 where something is wrong."""
+    """Read every byte of every checkpoint against its manifest, and run.yaml; return 1 where something is wrong."""
     load(run)
     found = program("verify", run, *([f"--step={step}"] if step is not None else []))
     if json_:
@@ -29,7 +29,7 @@ def verify(run: Run, *, step: int | None, json_: bool) -> int:
 
 
 def prune(run: Run, *, keep_last: int, keep_every: int | None, bad: bool, look: bool, json_: bool) -> int:
-    """Delete checkpoints of a run that is not running; 1 where one could not be deleted."""
+    """Delete checkpoints of a run that is not running; return 1 where one could not be deleted."""
     if not look:
         check_idle(run)
     every = [f"--keep-every={keep_every}"] if keep_every is not None else []

@@ -31,14 +31,14 @@ def diff(words: Sequence[str], cluster: str | None, *, json_: bool, runs_dir: Pa
 
 
 def differences(first: dict[str, Any], second: dict[str, Any]) -> list[tuple[str, Any, Any]]:
-    """(key, in the first, in the second), in the first's order; None where it is missing."""
+    """Return (key, value in the first, value in the second) where they differ, in the first's order; None where a key is missing."""
     keys = list(dict.fromkeys([*first, *second]))
     compared = [key for key in keys if not key.startswith(_IGNORED)]
     return [(key, first.get(key), second.get(key)) for key in compared if first.get(key) != second.get(key)]
 
 
 def leaves_of(word: str, cluster: str | None, runs_dir: Path | None) -> dict[str, Any]:
-    """All that a run was submitted with, or what a recipe resolves to on a cluster; dotted keys."""
+    """Return by dotted key all that a run was submitted with, or what a recipe resolves to on a cluster."""
     data = _data(word, cluster, runs_dir)
     return {".".join(map(str, path)): value for path, value in printing.leaves(data).items()}
 

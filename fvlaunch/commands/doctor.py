@@ -8,20 +8,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..config import lookup
-from ..config.compose import compose
+from ..config.compose import compose_cluster
 from ..diagnostics.examination import examine
 from ..diagnostics.site_checks import Verdict, worst
 from ..planning.planner import named_cluster
 from . import output as printing
 
-_RECIPE = "shapes-finetune"
-"""Any that resolves everywhere: a profile is read together with one."""
-
 
 def doctor(cluster: str | None, *, json_: bool, node: bool, wait_s: float) -> int:
     """Print the findings; 1 where one of them is FAIL."""
     name = named_cluster("", cluster) or "local"
-    profile = compose(_RECIPE, name).cluster
+    profile = compose_cluster(name)
     found = list(examine(profile, name if not lookup.is_path(name) else Path(name).stem, node=node, wait_s=wait_s))
     if json_:
         printing.as_json([{**vars(one), "verdict": str(one.verdict)} for one in found])

@@ -25,7 +25,7 @@ from . import output as printing
 
 
 def dry_run(plan: Plan, *, json_: bool) -> None:
-    """The resolved recipe and the batch script on stdout, the memory on stderr."""
+    """Print the resolved recipe and the batch script on stdout, the estimated memory on stderr."""
     from ..config.strict_yaml import dump
 
     text = script(plan)
@@ -42,13 +42,13 @@ def dry_run(plan: Plan, *, json_: bool) -> None:
 
 
 def look(composed: Composed) -> None:
-    """What would be missing: told after all else, since a dry run of what is not complete yet is of use."""
+    """Raise ConfigError for data and models that are missing; called last, since the dry run of an incomplete recipe is of use too."""
     check_inputs(composed)
     check_samples(composed)
 
 
 def script(plan: Plan) -> str | None:
-    """The batch script that would be submitted, with a token of its own; None where the scheduler takes none."""
+    """Return the batch script that would be submitted, with a new token; None where the scheduler takes none."""
     from ..lifecycle import job_specs
 
     return job_specs.batch_script(Run(plan.path), plan, job_folder.new_token())
@@ -74,12 +74,12 @@ class PartitionAnswer:
 
 
 def ask(plans: Sequence[Plan]) -> list[PartitionAnswer]:
-    """`sbatch --test-only` for each plan, for each partition that it names; SchedulerUnreachable where nobody answers."""
+    """Ask `sbatch --test-only` about each plan on each partition that it names; SchedulerUnreachable where nobody answers."""
     return [_ask(one) for plan in plans for one in _by_partition(plan)]
 
 
 def _by_partition(plan: Plan) -> list[Plan]:
-    """A job may name several partitions and takes the first that is free: here each is asked by itself."""
+    """Split a plan by partition: a job may name several and takes the first that is free, but here each is asked about by itself."""
     names = str(plan.sbatch.get("partition") or "").split(",")
     return [replace(plan, sbatch={**plan.sbatch, "partition": name}) for name in names] if len(names) > 1 else [plan]
 
@@ -97,7 +97,7 @@ def _ask(plan: Plan) -> PartitionAnswer:
 
 
 def print_answers(answers: Sequence[PartitionAnswer], *, json_: bool) -> int:
-    """Print them; 0 where at least one takes the job."""
+    """Print Slurm's answers; return 0 where at least one partition takes the job, else 1."""
     if json_:
         printing.as_json([vars(one) for one in answers])
     else:
@@ -112,7 +112,7 @@ def print_answers(answers: Sequence[PartitionAnswer], *, json_: bool) -> int:
 
 
 def check_slurm(plans: Sequence[Plan]) -> None:
-    """--test-only needs a scheduler to ask."""
+    """Refuse --test-only for a plan that no Slurm cluster would run."""
     for plan in plans:
         if not scheduler(plan.executor).takes_sbatch_options:
             raise FvlaunchError(

@@ -29,6 +29,6 @@ def schema(what: str, *, install: bool) -> None:
 
 
 def user_folder() -> Path:
-    """In the user's layer, where the modeline of a file that was copied there points."""
+    """Return the folder in the user's layer to which the modeline of a file that was copied there points."""
     [root] = [root for layer, root in lookup.layers() if layer == "user"]
     return root / "templates" / "schema"

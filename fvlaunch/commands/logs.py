@@ -36,7 +36,7 @@ def logs(word: str, *, rank: str, attempt: str | None, follow: bool, grep: str |
 
 
 def secrets_of(run: Run) -> Callable[[str], str]:
-    """Takes out of a line what the run's profile names as a secret: a log is masked only once its attempt is over."""
+    """Return a function that takes the secrets of a run's profile out of a line: a log is masked only once its attempt is over."""
     from ..config import secrets as secret_values
     from ..config.strict_yaml import read
 
@@ -49,7 +49,7 @@ def secrets_of(run: Run) -> Callable[[str], str]:
 
 
 def _logs(run: Run, ranks: tuple[int, ...] | None, attempt: str | None, grep: str | None, hide: Callable[[str], str]) -> None:
-    """Of one attempt or of all."""
+    """Print the lines of one attempt's logs, or of all attempts'."""
     from ..runs import rank_logs as reading
 
     numbers = reading.wanted_attempts(run, attempt)

@@ -23,7 +23,7 @@ next:     fvlaunch export {run.name} --to DIR   (for diffusers; sample makes vid
 
 
 def _written_by(run: Run) -> str:
-    """Of a job that prepares something for training."""
+    """Return what a job that prepares something for training has written."""
     from ..config.compose import compose
 
     recipe = compose(str(run.config_file)).recipe

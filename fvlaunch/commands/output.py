@@ -14,18 +14,18 @@ from ..status.types import RunStatus, role_of
 
 
 def out(text: str) -> None:
-    """A line of data."""
+    """Write a line of data to stdout."""
     sys.stdout.write(text + "\n")
 
 
 def out_now(text: str) -> None:
-    """A line of data that somebody waits for: a pipe must not hold it back."""
+    """Write a line of data that somebody waits for: a pipe must not hold it back."""
     out(text)
     sys.stdout.flush()
 
 
 def say(text: str) -> None:
-    """A line for the person."""
+    """Write a line for the person to stderr."""
     sys.stderr.write(text + "\n")
     sys.stderr.flush()
 
@@ -35,7 +35,7 @@ def as_json(value: Any) -> None:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Columns as wide as their widest value; no colour, so that it can be piped."""
+    """Print columns as wide as their widest value; no colour, so that it can be piped."""
     lines = [list(head), *(list(row) for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
     for line in lines:
@@ -56,7 +56,7 @@ def statuses(found: Sequence[RunStatus]) -> None:
 
 
 def one_status(s: RunStatus) -> None:
-    """A single run, told whole."""
+    """Print all that is known of a single run."""
     statuses([s])
     out("")
     if s.reason:
@@ -71,7 +71,7 @@ def one_status(s: RunStatus) -> None:
 
 
 def _time_left(s: RunStatus) -> str:
-    """The run's end beside the allocation's: whether it takes another life can be seen at once."""
+    """Return the time to the run's end beside that to the allocation's end: whether it takes another job is seen at once."""
     left = duration(s.allocation_left_s or 0)
     if s.eta_s is None:
         return f"the allocation ends in {left}"
@@ -81,7 +81,7 @@ def _time_left(s: RunStatus) -> str:
 
 
 def one_pipeline(whole: RunStatus, stages: Sequence[RunStatus]) -> None:
-    """A pipeline: a line for the whole, one for each stage, and why those that do not run do not."""
+    """Print a pipeline: a line for the whole, one for each stage, and why those that do not run do not."""
     statuses([whole, *stages])
     reasons([whole, *stages])
     out(f"directory: {whole.path}")
@@ -89,13 +89,13 @@ def one_pipeline(whole: RunStatus, stages: Sequence[RunStatus]) -> None:
 
 
 def reasons(shown: Sequence[RunStatus]) -> None:
-    """A line for each status that has a reason, below an empty one."""
+    """Print an empty line, then one for each status that has a reason."""
     for line in ["", *(f"{s.run}: {s.state}: {s.reason}" for s in shown if s.reason)] if shown else ():
         out(line)
 
 
 def attempts_table(attempts: Sequence[Attempt], costs: Sequence[AttemptCost]) -> None:
-    """Each attempt in a line, what they cost and brought together, and the first failure's own words where the last one failed."""
+    """Print each attempt in a line, and what all attempts together cost and brought."""
     rows = [_attempt_row(a, cost) for a, cost in zip(attempts, costs, strict=True)]
     table(["ATTEMPT", "ENDED BY", "STEPS", "TOOK", "GPU-H", "USEFUL", "JOB", "NODES", "FIRST FAILURE"], rows)
     if attempts:
@@ -119,7 +119,7 @@ def _nodes(nodes: Sequence[str]) -> str:
 
 
 def origins(values: Mapping[tuple[Any, ...], Any], where: Mapping[tuple[Any, ...], str]) -> None:
-    """Every leaf of a resolved configuration with where it came from."""
+    """Print every leaf of a resolved configuration with where it came from."""
     lines = [(".".join(str(part) for part in path), json.dumps(value), where.get(path, "")) for path, value in values.items()]
     width = min(max((len(f"{key}: {value}") for key, value, _ in lines), default=0), 70)
     for key, value, origin in lines:
@@ -133,7 +133,7 @@ def leaves(data: Any, path: tuple[Any, ...] = ()) -> dict[tuple[Any, ...], Any]:
 
 
 def duration(seconds: float) -> str:
-    """90 as "1m30s", 7300 as "2h01m"."""
+    """Return seconds as text: 90 as "1m30s", 7300 as "2h01m"."""
     whole = max(0, int(seconds))  # clocks of two machines differ
     if whole < 60:
         return f"{whole}s"

@@ -19,7 +19,7 @@ def plan(
     pipeline: str, cluster: str | None, sets: Sequence[str], name: str | None, ranks: int | None, nodes: int | None,
     sbatch: Mapping[str, Any], runs_dir: Path | None,
 ) -> Any:  # fmt: skip
-    """A PipelinePlan; what would hold for one run only is refused."""
+    """Return the PipelinePlan of a command line; options that only make sense for a single run are refused."""
     from ..planning.pipeline_plan import plan_pipeline
 
     if ranks is not None or nodes is not None:
@@ -97,7 +97,7 @@ def resume(
 
 
 def _by_stage(names: Sequence[str], sets: Sequence[str]) -> dict[str, list[str]]:
-    """--set STAGE.key=value as each stage's own --set; one for the cluster is every stage's."""
+    """Return each stage's own --set out of --set STAGE.key=value; one for the cluster is every stage's."""
     found: dict[str, list[str]] = {name: [] for name in names}
     for text in sets:
         stage, _, rest = text.partition(".")

@@ -56,7 +56,7 @@ def _until_over(run: Run, show: Callable[[RunStatus | None], None]) -> RunStatus
 
 
 def rarely_over(run: Run) -> Callable[[], bool]:
-    """Whether a run is over, for a loop: a scheduler is asked every ten seconds, files each time."""
+    """Return a function that says whether a run is over: it reads files each time, and asks a scheduler every ten seconds."""
     asked_at, over = float("-inf"), False
 
     def is_over() -> bool:
@@ -72,7 +72,7 @@ def rarely_over(run: Run) -> Callable[[], bool]:
 
 
 def _refreshed(run: Run, status: RunStatus) -> RunStatus:
-    """The same state of the job with the newest step: files only."""
+    """Return a status with the newest step, read from files; the job's state stays as the scheduler said it."""
 
     from ..status.run_status import last_metrics
 
@@ -89,7 +89,7 @@ def shower(quiet: bool) -> Callable[[RunStatus | None], None]:
 
 
 def _plain() -> Callable[[RunStatus | None], None]:
-    """A line when the state changes, and now and then. How a run ends is said by who waited for it."""
+    """Print a line when the state changes, and now and then. How a run ended is printed by whoever waited for it."""
     last: dict[str, object] = {"shown": None, "at": 0.0}
 
     def show(status: RunStatus | None) -> None:
@@ -126,7 +126,7 @@ def _live() -> Callable[[RunStatus | None], None]:
 
 
 def describe(status: RunStatus, *, name: bool = True) -> str:
-    """One line: state, step, losses, seconds a step, time to go beside the allocation's end, attempt."""
+    """Return a status in one line: state, step, losses, seconds a step, time to go beside the allocation's end, attempt."""
     parts = [status.run] if name else []
     phase = {"starting": "starting", "loading": "loading", "preparing": "preparing data", "saving": "saving"}.get(status.phase or "")
     parts.append(phase if phase and status.state == "running" else status.state)
@@ -167,7 +167,7 @@ def wait_for_pipeline(pipeline: Pipeline, *, quiet: bool = False) -> tuple[int, 
 
 
 def _pause(pipeline: Pipeline, whole: PipelineStatus) -> None:
-    """Files are read twice a second; a scheduler is asked every ten seconds, or when a stage has said that it is over."""
+    """Wait until it is time to ask again: every ten seconds, or when a file says that a stage is over; files are read twice a second."""
     until = time.monotonic() + scheduler(pipeline.record().executor).poll_s
     run = Run(Path(whole.current.path))
     before = run.record().state

@@ -58,7 +58,7 @@ class Drill:
 
 
 def rehearse(drill: Drill, *, json_: bool) -> int:
-    """0 where the interrupted run came back and its losses are bitwise those of the other."""
+    """Run a tiny training twice, one of them interrupted; return 0 where that one came back and its losses are bitwise the other's."""
     name = f"rehearsal-{time.strftime('%Y%m%d-%H%M%S')}"
     printing.say("1. a tiny run that nobody disturbs")
     whole = _submit(drill, f"{name}-whole")
@@ -80,7 +80,7 @@ def rehearse(drill: Drill, *, json_: bool) -> int:
 
 
 def compare(whole: Run, broken: Run, how: str) -> dict[str, Any]:
-    """What the drill has shown."""
+    """Return what the drill has shown, by claim."""
     first, second = (_losses(run) for run in (whole, broken))
     attempts = read_attempts(broken)
     differing = [step for step in first.keys() | second.keys() if first.get(step) != second.get(step)]
@@ -146,7 +146,7 @@ def _until(true: Callable[[], bool], run: Run, what: str, limit_s: float = _STAR
 
 
 def _interrupt(drill: Drill, run: Run) -> str:
-    """Do it; in words."""
+    """Interrupt the run; return in words how."""
     job_id = run.record().job_id
     if job_id is None or not scheduler(run.record().executor).can_requeue:
         stop.stop(run)
@@ -173,7 +173,7 @@ def _await_job_end(run: Run, limit_s: float = _END_S) -> None:
 
 
 def _preempt(run: Run, job_id: str, partition: str) -> None:
-    """A job of seconds that wants the same nodes."""
+    """Submit a job of seconds that needs the same nodes."""
     details = slurm.job(job_id)
     if details is None or not details.nodes:
         raise FvlaunchError(f"{run.name} does not run any more", hint="a larger --steps")

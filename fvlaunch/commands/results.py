@@ -15,12 +15,12 @@ from ..runs.directory import Run
 
 
 def export(word: str, options: Mapping[str, Value], cluster: str | None, runs_dir: Path | None) -> int:
-    """A run's weights as a folder for stock diffusers; the program's exit code."""
+    """Write a run's weights as a folder for stock diffusers; return the program's exit code."""
     return make("export", _run(word, runs_dir).path, options, cluster)
 
 
 def sample(word: str, options: Mapping[str, Value], cluster: str | None, runs_dir: Path | None) -> int:
-    """Videos from a run, or from a folder that was exported or downloaded; the program's exit code."""
+    """Make videos with a run, or a folder that was exported or downloaded; return the program's exit code."""
     folder = Path(word)
     is_model = folder.is_dir() and not (folder / "run.json").is_file()
     return make("sample", folder if is_model else _run(word, runs_dir).path, options, cluster)

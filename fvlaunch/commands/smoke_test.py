@@ -23,7 +23,7 @@ FIRST, LAST = 2, 3
 
 
 def smoke(request: Any, *, take_snapshot: bool, json_: bool) -> int:
-    """Submit, wait, resume, wait; what was seen. `request` is a SubmitRequest."""
+    """Submit, wait, resume, wait; print what was seen and return the exit code. `request` is a SubmitRequest."""
     if request.is_pipeline:
         raise UsageError("--smoke is of a single run", hint="name the recipe of a stage")
     composed, plan = replace(request, name=request.name or f"{_plain(request.recipe)}-smoke").plan()

@@ -108,14 +108,14 @@ def _read(run: Run) -> tuple[list[Attempt], list[AttemptCost]]:
 
 
 def _attempts(run: Run | Pipeline) -> list[dict[str, Any]]:
-    """Of a run; of a pipeline those of all its stages, in order."""
+    """Return the attempts of a run, or those of all stages of a pipeline in order, with what each cost."""
     if isinstance(run, Pipeline):
         return [{"stage": stage.path.name, **attempt} for stage in _runs_of(run) for attempt in _attempts(stage)]
     return [{**asdict(attempt), **cost.dump()} for attempt, cost in zip(*_read(run), strict=True)]
 
 
 def _watch(chosen: Any, *, attempts: bool, json_: bool, one: bool) -> int:
-    """Show it until all that is shown is over: in place on a terminal, elsewhere where it changed. Ctrl-C ends only the watching."""
+    """Print the status until all of it is over: in place on a terminal, elsewhere where it changed. Ctrl-C ends only the watching."""
     before, unreachable = "", None
     with contextlib.suppress(KeyboardInterrupt):
         while True:

@@ -24,7 +24,7 @@ from .waiting import wait_until_over
 
 @dataclass(frozen=True)
 class SubmitRequest:
-    """A `submit` command line."""
+    """What a `submit` command line asks for."""
 
     recipe: str
     cluster: str | None
@@ -84,7 +84,7 @@ def dry_run(request: SubmitRequest, *, json_: bool) -> None:
 
 
 def test_only(request: SubmitRequest, *, json_: bool) -> int:
-    """Each cluster of `--cluster A,B` is asked by itself, and each partition of it."""
+    """Ask each cluster of `--cluster A,B` by itself, and about each partition; print the answers and return the exit code."""
     from . import dry_run as dry_run_command
 
     one_each = [replace(request, cluster=name) for name in request.cluster.split(",")] if request.cluster else [request]

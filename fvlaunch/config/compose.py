@@ -33,9 +33,9 @@ class Composed:
     """Complete, with defaults; parses back to an equal recipe."""
     cluster_data: dict[str, Any]
     recipe_asked: dict[str, Any]
-    """As written and merged, before `${paths.x}`: what another cluster can resolve its own way."""
+    """The recipe as written and merged, before `${paths.x}`: what another cluster can resolve its own way."""
     origins: dict[KeyPath, str]
-    """Of every leaf: "file:line", "--set" or "default"; paths as ("train", "seed") and ("cluster", "slurm", "time")."""
+    """Origin of every leaf: "file:line", "--set" or "default"; paths as ("train", "seed") and ("cluster", "slurm", "time")."""
     recipe_name: str
     cluster_name: str
     recipe_path: Path
@@ -43,7 +43,7 @@ class Composed:
     recipe_node: Node = field(repr=False)
     cluster_node: Node = field(repr=False)
     lock: dict[str, Any] = field(default_factory=dict)
-    """Of the run.yaml that was given as the recipe."""
+    """The lock of the run.yaml that was given as the recipe."""
 
     def place(self, path: KeyPath) -> Place:
         """Where a value, or else the block it would stand in, was written."""
@@ -99,8 +99,13 @@ def compose(
     )
 
 
+def compose_cluster(cluster: str) -> Cluster:
+    """Resolve a cluster profile alone; as a profile is resolved together with a recipe, one is taken that resolves everywhere."""
+    return compose("shapes-finetune", cluster).cluster
+
+
 def _is_run(file: Node) -> bool:
-    """Whether this is a run.yaml, as a run directory holds it."""
+    """Say whether this is a run.yaml, as a run directory holds it."""
     return isinstance(file.value.get("recipe", Node(None, file.place)).value, dict) and not file.value.keys() - RUN_KEYS
 
 
@@ -158,7 +163,7 @@ def _outside_paths(substitution: Substitution, cluster: Node) -> Node:
 
 
 def _origins(data: Any, node: Node | None, path: KeyPath) -> dict[KeyPath, str]:
-    """Origin of every leaf of `data`; a list is one leaf."""
+    """Return the origin of every leaf of `data`; a list is one leaf."""
     if isinstance(data, dict) and data:
         value = node.value if node is not None and isinstance(node.value, dict) else {}
         found: dict[KeyPath, str] = {}

@@ -30,7 +30,7 @@ _TEXT_OR_NUMBER: Schema = {"type": ["string", "integer"]}
 
 
 def text(what: What) -> str:
-    """As it is published, with a line end."""
+    """Return the schema as it is published, with a line end."""
     return json.dumps(schema(what), indent=1) + "\n"
 
 

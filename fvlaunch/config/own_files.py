@@ -13,7 +13,7 @@ from typing import Any
 from fvlaunch.config.strict_yaml import KeyPath
 
 FOLDER = "own_code"
-"""Of the copies, in a run's copy of the code."""
+"""Folder of the copies, in a run's copy of the code."""
 _IN_RUN = f"code/{FOLDER}"
 
 

@@ -14,7 +14,7 @@ from .values import Substitution
 
 
 def environment() -> dict[str, str]:
-    """The shell's; USER and HOME are there even where a daemon or a container has not set them."""
+    """Return the shell's environment, with USER and HOME even where a daemon or a container has not set them."""
     try:
         user = pwd.getpwuid(os.getuid())
     except KeyError:  # an account that only exists outside the container
@@ -23,7 +23,7 @@ def environment() -> dict[str, str]:
 
 
 def named(cluster: Node, cwd: Path, environment: Mapping[str, str]) -> tuple[Node, dict[str, str], list[Problem]]:
-    """The named folders, absolute; they may hold environment variables, but not each other."""
+    """Resolve `paths`, the named folders: absolute; they may hold environment variables, but not each other."""
     block = cluster.value.get("paths")
     if block is None or not isinstance(block.value, dict):
         return cluster, {}, []
@@ -36,7 +36,7 @@ def named(cluster: Node, cwd: Path, environment: Mapping[str, str]) -> tuple[Nod
 
 
 def cluster_folders(cluster: Node, cwd: Path) -> Node:
-    """runs_dir, and an interpreter that is not just a name, under the working directory."""
+    """Put runs_dir, and an interpreter that is not just a name, under the working directory."""
     values = dict(cluster.value)
     for key in ("runs_dir", "python"):
         if key in values and isinstance(values[key].value, str) and (key == "runs_dir" or "/" in values[key].value):
@@ -45,7 +45,7 @@ def cluster_folders(cluster: Node, cwd: Path) -> Node:
 
 
 def recipe_folders(recipe: Node, cwd: Path) -> Node:
-    """The recipe with data and local weights under the working directory: a rank works somewhere else."""
+    """Put data and local weights under the working directory: a rank works somewhere else."""
     recipe = _changed(recipe, ("train", "data", "path"), cwd, always=True)
     recipe = _changed(recipe, ("train", "data", "source"), cwd, own=True)
     recipe = _changed(recipe, ("train", "method", "kind"), cwd, own=True)
@@ -74,7 +74,7 @@ def _names(recipe: Node, block: str, mapping: str) -> list[str]:
 
 
 def _changed(node: Node, path: tuple[str, ...], cwd: Path, *, always: bool = False, if_there: bool = False, own: bool = False) -> Node:
-    """The tree with a file's name made absolute; what is not plainly a path (a Hub id) stays, unless `always` or it is there.
+    """Return the tree with a file's name made absolute; what is not plainly a path (a Hub id) stays, unless `always` or it is there.
 
     `own`: it is one where it names a class of a user's file, file.py:ClassName.
     """
@@ -93,7 +93,7 @@ def _changed(node: Node, path: tuple[str, ...], cwd: Path, *, always: bool = Fal
 
 
 def _absolute(node: Node, cwd: Path) -> Node:
-    """A relative path under the working directory; `~` is the user's home."""
+    """Put a relative path under the working directory; `~` is the user's home."""
     if not isinstance(node.value, str) or not node.value or "${" in node.value:
         return node
     return replace(node, value=os.path.normpath(cwd / os.path.expanduser(node.value)))  # noqa: PTH111

@@ -38,7 +38,7 @@ class Reference:
     role: str
     place: Place
     key: str
-    """As it would be given to --set, without the stage that it stands in."""
+    """The key as it would be given to --set, without the stage that it stands in."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class PipelineFile:
 
 
 def read(pipeline: str, sets: Sequence[str] = (), cwd: Path | None = None) -> PipelineFile:
-    """A pipeline by name or file, with --set STAGE.key=value laid over its stages; ConfigError holds all that is wrong."""
+    """Read a pipeline by name or file, with --set STAGE.key=value laid over its stages; ConfigError holds all that is wrong."""
     cwd = cwd or Path.cwd()
     path = lookup.find("pipeline", pipeline, cwd)
     file = strict_yaml.read(path, str(path.relative_to(cwd)) if path.is_relative_to(cwd) else str(path))
@@ -83,7 +83,7 @@ def read(pipeline: str, sets: Sequence[str] = (), cwd: Path | None = None) -> Pi
 
 
 def resolved(node: Node, value_of: Callable[[Reference], str], path: KeyPath = ()) -> Node:
-    """The tree with every reference replaced by what it stands for."""
+    """Return the tree with every reference replaced by what it stands for."""
     if is_reference(node):
         return replace(node, value=value_of(_reference(node, path)))
     if isinstance(node.value, dict):
@@ -156,7 +156,7 @@ def _overlay(node: Node | None, key: str) -> tuple[Node, list[Problem]]:
 
 
 def _with_sets(stages: Sequence[Stage], overrides: Node) -> tuple[list[Stage], list[Problem]]:
-    """--set laid over the stages it names; `cluster` and `tiny` over all."""
+    """Lay --set over the stages it names; `cluster` and `tiny` over all."""
     names = [stage.name for stage in stages]
     problems = []
     for word, node in overrides.value.items():

@@ -27,7 +27,7 @@ def written(values: Any, path: tuple[str, ...] = ()) -> dict[str, Any]:
 
 
 def inherited(values: Any, lock: Mapping[str, Any], origins: Mapping[tuple[Any, ...], str]) -> dict[str, Any]:
-    """As `written`, with what a run.yaml remembers and nobody has --set to something else."""
+    """Return what `written` does, and what a run.yaml remembers and nobody has --set to something else."""
     known = lock.get("paths")
     kept = {key: text for key, text in known.items() if _origin(key, origins) != "--set"} if isinstance(known, dict) else {}
     return {**kept, **written(values)}
@@ -39,7 +39,7 @@ def _origin(key: str, origins: Mapping[tuple[Any, ...], str]) -> str:
 
 
 def put_back(recipe: Node, lock: Any, place: Place) -> Node:
-    """The recipe of a run.yaml as it was written: for a cluster other than the one it was resolved on."""
+    """Return the recipe of a run.yaml as it was written: for a cluster other than the one it was resolved on."""
     known = lock.get("paths") if isinstance(lock, dict) else None
     for key, text in known.items() if isinstance(known, dict) else ():
         recipe = _with(recipe, str(key).split("."), text, place)
@@ -58,7 +58,7 @@ def _node(value: Any, place: Place) -> Node:
 
 
 def agreeing(before: Any, after: Any, keys: Iterable[str]) -> Any:
-    """`before` with the values of `after` at these dotted keys: what may differ, since the folders moved."""
+    """Return `before` with the values of `after` at these dotted keys: what may differ, since the folders moved."""
     for key in keys:
         before = _taken(before, after, key.split("."))
     return before

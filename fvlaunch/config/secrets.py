@@ -22,26 +22,26 @@ HIDDEN = "[secret]"
 
 
 def file(name: str) -> Path:
-    """Where a secret's value may lie: ~/.config/fvlaunch/secrets/NAME."""
+    """Return the file in which a secret's value may lie: ~/.config/fvlaunch/secrets/NAME."""
     base = os.environ.get("XDG_CONFIG_HOME")
     return (Path(base) if base else Path.home() / ".config") / "fvlaunch" / "secrets" / name
 
 
 def where(name: str) -> str | None:
-    """In words; None where it is nowhere. FvlaunchError where its file can be read by others."""
+    """Say in words where a secret is set; None where it is nowhere. FvlaunchError where its file can be read by others."""
     if os.environ.get(name):
         return "in the environment"
     return f"in {file(name)}" if _read(name) is not None else None
 
 
 def values(names: Iterable[str]) -> dict[str, str]:
-    """Those that are there: the environment's, else the file's."""
+    """Return the values of those secrets that are set: the environment's, else the file's."""
     found = {name: os.environ.get(name) or _read(name) for name in names}
     return {name: value for name, value in found.items() if value}
 
 
 def redact(text: str, secrets: Mapping[str, str]) -> str:
-    """The text without any of these values, the longest first: one may be part of another."""
+    """Return the text without any of these values, the longest first: one may be part of another."""
     for value in sorted(secrets.values(), key=len, reverse=True):
         if len(value) >= _SHORTEST:
             text = text.replace(value, HIDDEN)
@@ -49,7 +49,7 @@ def redact(text: str, secrets: Mapping[str, str]) -> str:
 
 
 def redacted(value: Any, secrets: Mapping[str, str]) -> Any:
-    """The same in every text of nested data."""
+    """Return nested data with the values taken out of every text."""
     if isinstance(value, str):
         return redact(value, secrets)
     if isinstance(value, dict):

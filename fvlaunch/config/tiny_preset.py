@@ -26,7 +26,7 @@ def is_asked_for(recipe: Node) -> bool:
 
 
 def shrink(recipe: Node) -> Node:
-    """The recipe with every network, clip and batch replaced, and data of that size in a folder of its own."""
+    """Return the recipe with every network, clip and batch replaced, and data of that size in a folder of its own."""
     layer: dict[str, Any] = {"resources": {"ranks": 1}}
     if train := _block(recipe, "train"):
         data = {**_CLIP, **_BATCH, **_folder(_block(train["data"], "") if "data" in train else {}, "path")}
@@ -55,7 +55,7 @@ def _references(train: dict[str, Node]) -> dict[str, str]:
 
 
 def _small(model: dict[str, Node]) -> dict[str, Any]:
-    """What a role starts from, each of its experts too where these are told apart."""
+    """Return what a role starts from, each of its experts too where these are named apart."""
     both = EXPERTS if _text(model, "family").endswith("a14b") else _model(_text(model, "init_from"))
     apart = _block(model["experts"], "") if "experts" in model else {}
     experts = {name: {"init_from": EXPERTS, "revision": None} for name, block in apart.items() if _text(_block(block, ""), "init_from")}
@@ -63,7 +63,7 @@ def _small(model: dict[str, Node]) -> dict[str, Any]:
 
 
 def _tiles(train: dict[str, Node], role: str) -> dict[str, Any]:
-    """Sparse attention's, that the grid of the small clip holds."""
+    """Return sparse attention's tiles for the grid of the small clip."""
     model = _block(_block(train["models"], "")[role], "")
     sparse = "attention" in model and _text(_block(model["attention"], ""), "kind") == "vsa"
     return {"attention": {"tile": list(_TILE), "backend": "auto"}} if sparse else {}
@@ -74,7 +74,7 @@ def _model(reference: str) -> str:
 
 
 def _folder(block: dict[str, Node], key: str) -> dict[str, str]:
-    """Data of another size must not be mixed with the real one's."""
+    """Return a folder of its own: data of another size must not be mixed with the real one's."""
     name = _text(block, key)
     return {key: f"{name.rstrip('/')}-tiny"} if name and not name.endswith("-tiny") else {}
 

@@ -23,7 +23,7 @@ TIME_HINT = 'write "24:00:00", "1-12:00:00" (days first) or a number of minutes'
 
 
 def seconds(time: str | int) -> int | None:
-    """A time limit as sbatch reads it: minutes, M:S, H:M:S, D-H, D-H:M, D-H:M:S; None for UNLIMITED. ValueError otherwise."""
+    """Return a time limit's seconds, as sbatch reads it: minutes, M:S, H:M:S, D-H, D-H:M, D-H:M:S; None: UNLIMITED. Else ValueError."""
     text = str(time).strip()
     if text.upper() in ("UNLIMITED", "INFINITE"):
         return None
@@ -45,7 +45,7 @@ def seconds(time: str | int) -> int | None:
 
 
 def time_text(time: str | int) -> str:
-    """The same time as sbatch takes it, one form for all: D-HH:MM:SS or HH:MM:SS."""
+    """Return seconds as sbatch takes a time, in one form for all: D-HH:MM:SS or HH:MM:SS."""
     total = seconds(time)
     if total is None:
         return "UNLIMITED"
@@ -61,7 +61,7 @@ def _clock(text: str, hours: int, minutes: int, secs: int) -> int:
 
 
 def check_run_name(name: str) -> None:
-    """ValueError unless it can name a run: a folder, a job, and a word that is not a job id nor `last`."""
+    """Raise ValueError unless the text can name a run: a folder, a job, and a word that is not a job id nor `last`."""
     if not NAME.fullmatch(name):
         raise ValueError(f"{name[:100]!r} cannot name a run: letters, digits, `.`, `_` and `-`, at most 80, the first a letter or digit")
     if name == "last" or name.isdigit():
@@ -82,7 +82,7 @@ def control_problems(node: Node, root: str, multiline: Callable[[KeyPath], bool]
 
 
 def dotted(path: KeyPath, root: str = "") -> str:
-    """A path as --set takes it: "train.data.path"; list items as "[0]"."""
+    """Return a path as --set takes it: "train.data.path"; list items as "[0]"."""
     text = root
     for part in path:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
@@ -97,7 +97,7 @@ class Substitution:
         self.problems: list[Problem] = []
 
     def apply(self, node: Node, path: KeyPath = ()) -> Node:
-        """The tree with every string substituted, keys too: folders are keys of `data.path`."""
+        """Return the tree with every string substituted, keys too: folders are keys of `data.path`."""
         if isinstance(node.value, dict):
             return replace(node, value={self._text(key, item, path): self.apply(item, (*path, key)) for key, item in node.value.items()})
         if isinstance(node.value, list):

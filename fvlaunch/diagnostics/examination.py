@@ -28,7 +28,7 @@ _LITTLE = 50e9
 
 
 def examine(cluster: Cluster, name: str, *, node: bool, wait_s: float) -> Iterator[Finding]:
-    """Finding after finding; what cannot be asked is one of them."""
+    """Yield finding after finding; that something cannot be asked is one of them."""
     folder = list(_folder(Path(cluster.runs_dir or "runs")))
     yield from folder
     yield from _secrets(cluster)
@@ -80,7 +80,7 @@ def _here() -> dict[str, Any]:
 
 
 def _nodes(cluster: Cluster) -> int:
-    """Whether runs there may have several nodes."""
+    """Say whether runs on this cluster may have several nodes."""
     return 2 if not scheduler(cluster.executor).runs_here and (cluster.default_ranks_per_node() or 1) > 1 else 1
 
 
@@ -113,6 +113,6 @@ def _secrets(cluster: Cluster) -> Iterator[Finding]:
 
 
 def measured_save(cluster: str) -> float | None:
-    """The longest save of the newest runs on a cluster."""
+    """Return the longest save, in seconds, of the newest runs on a cluster."""
     runs = [run for run in registry.known([Path("runs")]) if run.record().cluster == cluster][-_RUNS:]
     return max((a.save_s for run in runs for a in read_attempts(run) if a.save_s is not None), default=None)

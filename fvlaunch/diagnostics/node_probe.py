@@ -42,7 +42,7 @@ os.rename(sys.argv[1] + ".part", sys.argv[1])
 
 
 def look_here(cluster: Cluster) -> dict[str, Any]:
-    """This machine, with the profile's python and setup."""
+    """Examine this machine with the profile's python and setup."""
     folder = _folder(Path(cluster.runs_dir or "runs"))
     try:
         answer = folder / "answer.json"
@@ -56,7 +56,7 @@ def look_here(cluster: Cluster) -> dict[str, Any]:
 
 
 def look_at_a_node(cluster: Cluster, wait_s: float) -> dict[str, Any] | None:
-    """A node of the cluster; None where the job did not start in time. SchedulerRefused where it was not taken."""
+    """Examine a node of the cluster by a job; None where the job did not start in time. SchedulerRefused where it was not taken."""
     folder = _folder(Path(cluster.runs_dir or "runs"))
     job_id = None
     try:

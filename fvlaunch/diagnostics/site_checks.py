@@ -34,7 +34,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Site:
-    """What was asked of one Slurm cluster."""
+    """The answers of one Slurm cluster."""
 
     cluster: Cluster
     config: Mapping[str, str] = field(default_factory=dict)
@@ -45,7 +45,7 @@ class Site:
 
 
 def check_site(site: Site) -> list[Finding]:
-    """All that Slurm's own configuration says, in the order in which a run meets it."""
+    """Judge what Slurm's own configuration says, in the order in which a run meets it."""
     return [*_partition(site), *_preemption(site), *_requeue(site), *_goes_on(site), *_ends(site), *_records(site)]
 
 
@@ -103,7 +103,7 @@ def _preemption(site: Site) -> Iterator[Finding]:
 
 
 def preempting(site: Site) -> Iterator[tuple[str, str, float]]:
-    """(partition, PreemptMode, GraceTime in seconds) of the partitions that the profile uses."""
+    """Return (partition, PreemptMode, GraceTime in seconds) of the partitions that the profile uses."""
     whole = site.config.get("PreemptMode", "OFF").split(",")[-1]
     if site.config.get("PreemptType", "preempt/none") == "preempt/none":
         whole = "OFF"
@@ -135,7 +135,7 @@ def _requeue(site: Site) -> Iterator[Finding]:
 
 
 def _goes_on(site: Site) -> Iterator[Finding]:
-    """Which continue_by the site needs."""
+    """Judge which continue_by the site needs."""
     cancels = [name for name, mode, _ in preempting(site) if mode == "CANCEL"]
     why = f"PreemptMode=CANCEL in {', '.join(cancels)}" if cancels else "JobRequeue=0" if site.config.get("JobRequeue") == "0" else ""
     chosen = site.cluster.continue_by
@@ -178,7 +178,7 @@ def _records(site: Site) -> Iterator[Finding]:
 
 
 def check_environment(variables: Mapping[str, str], nodes: int) -> Iterator[Finding]:
-    """Variables of NCCL and torch that cost speed or hide errors."""
+    """Judge variables of NCCL and torch that cost speed or hide errors."""
     slow = [name for name in ("NCCL_P2P_DISABLE", "NCCL_IB_DISABLE", "NCCL_SHM_DISABLE") if variables.get(name) == "1"]
     if slow:
         yield Finding(
@@ -196,7 +196,7 @@ def check_environment(variables: Mapping[str, str], nodes: int) -> Iterator[Find
 
 
 def check_node(answer: Mapping[str, Any], here: Mapping[str, Any], wants_gpu: bool, *, resubmits: bool = False) -> Iterator[Finding]:
-    """What the job on a node saw, against this machine."""
+    """Judge what the job on a node saw against this machine."""
     if answer.get("error"):
         cure = "the profile's python, setup or container; fvlaunch has to be installed there too"
         yield Finding("python on a node", Verdict.FAIL, _last_line(str(answer["error"])), cure)
@@ -217,7 +217,7 @@ def check_node(answer: Mapping[str, Any], here: Mapping[str, Any], wants_gpu: bo
 
 
 def _last_line(text: str) -> str:
-    """Of a program's last words, those that are its own."""
+    """Return the last line that a program itself wrote, without what Slurm adds."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     own = [line for line in lines if not line.startswith(("srun: error", "srun: Job step", "slurmstepd: error: *** STEP"))]
     return (own or lines or ["nothing"])[-1]
@@ -229,13 +229,13 @@ def worst(findings: Sequence[Finding]) -> Verdict:
 
 
 def _number(text: str) -> float:
-    """Leading number of "300 sec"; Slurm's UNLIMITED and the like are 0."""
+    """Return the leading number of "300 sec"; Slurm's UNLIMITED and the like are 0."""
     found = re.match(r"\d+", text.strip())
     return float(found[0]) if found else 0.0
 
 
 def _seconds(text: Any) -> int | None:
-    """A time limit in seconds; None: none."""
+    """Return a time limit in seconds; None where there is none."""
     if text in (None, "", "NONE", "UNLIMITED"):
         return None
     try:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..config import secrets as secret_values
-from ..config.compose import compose
+from ..config.compose import compose, compose_cluster
 from ..config.schema import Cluster
 from ..runs import code_snapshot, job_folder
 from ..runs.directory import Run
@@ -46,7 +46,7 @@ def make(program: str, source: Path, options: Mapping[str, Value], cluster_name:
         profile = _profile_of(source)
         secrets = secret_values.values(profile.secrets) if profile is not None else {}
         return scheduler(HERE).run_tool(ToolSpec(program, [_python_here(profile), *rest], environment=_code(), secrets=secrets))
-    cluster = compose(_ANY_RECIPE, cluster_name).cluster
+    cluster = compose_cluster(cluster_name)
     if scheduler(cluster.executor).has_queue:
         job_folder.check_job_path(Path.cwd())
     return scheduler(cluster.executor).run_tool(tool_of(program, [cluster.python or sys.executable, *rest], cluster_name, cluster))

@@ -22,7 +22,7 @@ from ..errors import FvlaunchError
 from ..runs import code_snapshot
 from ..runs.directory import Run
 from ..schedulers.registry import scheduler
-from .plan import Plan
+from .plan import Plan, in_container
 
 _VERSIONS = ("fvlaunch", "torch", "diffusers", "transformers", "peft", "submitit", "pyarrow", "safetensors")
 _COMPARED = ("git", "code", "versions", "models", "data", "site")
@@ -30,7 +30,7 @@ _MAX_FILES = 5000
 
 
 def make(plan: Plan, request: dict[str, Any], run: Run | None = None) -> dict[str, Any]:
-    """What it would take to get the same run again. `run`: its directory, where the copy of the code is."""
+    """Return the lock: what it would take to get the same run again. `run`: its directory, where the copy of the code is."""
     code = code_snapshot.source_root() if run is None else code_snapshot.code_folder(run)
     return {
         "recipe": plan.recipe_name,
@@ -47,7 +47,7 @@ def make(plan: Plan, request: dict[str, Any], run: Run | None = None) -> dict[st
 
 
 def renewed(run: Run, plan: Plan, generation: int) -> dict[str, Any]:
-    """For a run that goes on: the code stays the one that it was submitted with; its cluster, models and data are looked at again."""
+    """Return the lock of a run that goes on: its code stays as it was submitted; its cluster, models and data are looked at again."""
     before = of_file(run.config_file)
     again = {
         "cluster": plan.cluster_name,
@@ -61,7 +61,7 @@ def renewed(run: Run, plan: Plan, generation: int) -> dict[str, Any]:
 
 
 def of_file(path: Path) -> dict[str, Any]:
-    """The lock of a run.yaml; empty where there is none that can be read."""
+    """Return the lock of a run.yaml; empty where there is none that can be read."""
     try:
         value = read(path).plain
     except (FvlaunchError, OSError):
@@ -71,7 +71,7 @@ def of_file(path: Path) -> dict[str, Any]:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What is not as it was, one line each; of what either does not know nothing is said."""
+    """Return what is not as it was, one line each; what either lock does not know is left out."""
     found = []
     for part in _COMPARED:
         old, new = dict(_leaves(before.get(part), part)), dict(_leaves(now.get(part), part))
@@ -96,7 +96,7 @@ def _now() -> str:
 
 
 def _version(name: str) -> str | None:
-    """From the first lines: parsing all of eight packages' metadata takes as long as asking Slurm."""
+    """Return a package's version from the first lines of its metadata: parsing eight packages' whole takes as long as asking Slurm."""
     try:
         text = importlib.metadata.distribution(name).read_text("METADATA") or ""
     except importlib.metadata.PackageNotFoundError:
@@ -105,7 +105,7 @@ def _version(name: str) -> str | None:
 
 
 def _site(plan: Plan) -> dict[str, Any]:
-    """Facts of the cluster that numbers can depend on."""
+    """Return facts of the cluster that numbers can depend on."""
     return {"executor": plan.executor, "machine": platform.machine(), **scheduler(plan.executor).site_facts()}
 
 
@@ -113,7 +113,7 @@ def _site(plan: Plan) -> dict[str, Any]:
 
 
 def moved_inputs(lock: Mapping[str, Any], before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """Dotted keys of a train block whose folders have another name and hold the same: data by names and sizes, models by digest."""
+    """Return the dotted keys of a train block whose folders moved but hold the same: data by names and sizes, models by digest."""
     found = []
     old, new = (train.get("data", {}).get("path") for train in (before, after))
     known = (lock.get("data") or {}).get(old) if isinstance(old, str) else None
@@ -138,8 +138,8 @@ def _weights(train: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _inputs(plan: Plan) -> dict[str, Any]:
-    """`models` by reference and `data` by folder, as far as they can be told from here."""
-    if any("container" in argument for argument in plan.srun_args):
+    """Return `models` by reference and `data` by folder, as far as this machine can see them."""
+    if in_container(plan.srun_args):
         return {"models": {}, "data": {}}
     recipe = Recipe.model_validate(plan.recipe)
     models = {reference: found for reference, revision in _references(recipe) if (found := _model(reference, revision))}
@@ -158,7 +158,7 @@ def _references(recipe: Recipe) -> Iterator[tuple[str, str | None]]:
 
 
 def _model(reference: str, revision: str | None) -> dict[str, str] | None:
-    """The commit of a downloaded model, or a digest of a folder's weights."""
+    """Return the commit of a downloaded model, or a digest of a folder's weights."""
     try:
         if hub_cache.is_id(reference) and not Path(reference).is_dir():
             name = revision or "main"
@@ -178,7 +178,7 @@ def _folders(recipe: Recipe) -> Iterator[str]:
 
 
 def _folder(folder: Path) -> dict[str, Any] | None:
-    """Names and sizes of a data folder's files, without reading them. Of very many (clips to preprocess) only that: looking takes long."""
+    """Return a digest of the names and sizes of a data folder's files; of very many (clips to preprocess) only that they are many."""
     if not folder.is_dir():
         return None
     paths = list(itertools.islice(folder.rglob("*"), _MAX_FILES + 1))

@@ -47,7 +47,7 @@ class PipelinePlan:
 def plan_pipeline(
     pipeline: str, cluster: str | None, *, sets: Sequence[str], name: str | None, sbatch: Mapping[str, Any], runs_dir: Path | None
 ) -> PipelinePlan:
-    """Everything that `submit` of a pipeline needs; ConfigError holds what is wrong with any stage."""
+    """Return everything that submitting a pipeline needs; ConfigError holds what is wrong with any stage."""
     file = pipeline_file.read(pipeline, sets)
     name = _checked_name(name or default_name(file.name, datetime.now()))
     planner = _Planner(file, cluster_for(pipeline, cluster), name, sbatch, registry.runs_dir_option(runs_dir))
@@ -71,7 +71,7 @@ def _checked_name(name: str) -> str:
 
 
 class _Planner:
-    """Stage after stage; a stage that is wrong does not keep the ones after it from being looked at."""
+    """Plans stage after stage; a stage that is wrong does not keep the ones after it from being looked at."""
 
     def __init__(self, file: PipelineFile, cluster: str | None, name: str, sbatch: Mapping[str, Any], runs_dir: Path | None) -> None:
         self.file, self.cluster, self.name, self.sbatch, self.runs_dir = file, cluster, name, dict(sbatch), runs_dir
@@ -116,12 +116,12 @@ class _Planner:
         self.records.append(StageRecord(stage.name, tuple(self._exports)))
 
     def _of_stage(self, problem: Problem) -> Problem:
-        """As --set takes the key; what the cluster's file or the command line says concerns every stage."""
+        """Name a problem's key with its stage, as --set takes it; what the cluster's file or the command line says concerns every stage."""
         for_all = problem.key.startswith(("--", *FOR_ALL))
         return problem if for_all else problem._replace(key=f"{self._stage.name}.{problem.key}".rstrip("."))
 
     def _value_of(self, reference: Reference) -> str:
-        """The path that a reference stands for; it is noted where it has to be made."""
+        """Return the path that a reference stands for, and note where it has to be made."""
         composed = self.composed.get(reference.stage)
         if composed is None:  # that stage is wrong itself, which is told already
             return str(self.folder / reference.stage)
@@ -161,7 +161,7 @@ class _Planner:
 
 
 def _outputs(composed: Composed) -> list[str]:
-    """Folders that a stage fills, whether or not a later one names it."""
+    """Return the folders that a stage fills, whether or not a later one names it."""
     block: Any = composed.recipe.preprocess
     train = composed.recipe.train
     made_on_first_use = list(train.data.folders) if train is not None and train.data.prepare is not None else []

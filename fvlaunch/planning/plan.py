@@ -6,7 +6,7 @@ Precedence ends here: command line > SBATCH_* of the shell > what compose.py mer
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -67,7 +67,7 @@ class Plan:
     python: str | None
     limits: Limits
     origins: dict[KeyPath, str] = field(repr=False)
-    """As in Composed, and ("sbatch", NAME) for each option."""
+    """Origins as in Composed, and ("sbatch", NAME) for each option."""
     path_texts: dict[str, Any] = field(default_factory=dict, repr=False)
     """Values of the recipe that were written with `${paths.x}`, by dotted key: see config/moved.py."""
     pipeline: str | None = None
@@ -173,8 +173,13 @@ class _Shape:
     full_node: int
 
 
+def in_container(srun_args: Iterable[str]) -> bool:
+    """Say whether a profile's job runs in a container: then this machine cannot see the files that it will see."""
+    return any("container" in argument for argument in srun_args)
+
+
 def default_name(recipe: str, now: datetime) -> str:
-    """Of a run or pipeline that was given none."""
+    """Return the name of a run or pipeline that was given none: recipe and time."""
     plain = re.sub("[^A-Za-z0-9._-]", "-", recipe)[:60].lstrip("._-")
     return f"{plain or 'run'}-{now:%Y%m%d-%H%M%S}"
 
@@ -220,7 +225,7 @@ def _options(
 
 
 def _shape(composed: Composed, options: Mapping[str, Any], ranks: int | None, nodes: int | None, gpus: int) -> tuple[_Shape, list[Problem]]:
-    """How many ranks on how many nodes."""
+    """Decide how many ranks run on how many nodes."""
     where = COMMAND_LINE if ranks or nodes else composed.place(("resources", "ranks"))
     key = "--nodes" if nodes is not None else "--ranks" if ranks is not None else "resources.ranks"
     num_ranks = composed.recipe.resources.ranks if ranks is None else ranks
@@ -295,7 +300,7 @@ def _at(data: Any, path: KeyPath) -> Any:
 
 
 def _filled(data: dict[str, Any], values: Mapping[KeyPath, Any]) -> dict[str, Any]:
-    """A copy of nested data with some leaves set."""
+    """Return a copy of nested data with some leaves set."""
     for path, value in values.items():
         first, *rest = path
         data = {**data, str(first): _filled(data[str(first)], {tuple(rest): value}) if rest else value}

@@ -29,7 +29,7 @@ FROZEN = ("method", "models", "data", "seed", "flow_shift", "precision", "determ
 
 
 def cluster_for(recipe: str, cluster: str | None) -> str | None:
-    """The cluster profile that a submission means; None: the run.yaml's own, else local."""
+    """Return the cluster profile that a submission means; None: the run.yaml's own, else local."""
     named = named_cluster(recipe, cluster)
     stem = Path(recipe).stem if is_path(recipe) else recipe
     if named or _is_run(recipe) or stem == "shapes" or stem.startswith("shapes-") or not shutil.which("sbatch"):
@@ -41,7 +41,7 @@ def cluster_for(recipe: str, cluster: str | None) -> str | None:
 
 
 def named_cluster(recipe: str, cluster: str | None) -> str | None:
-    """--cluster, else what the environment or the user's config name; a run.yaml has its own."""
+    """Return --cluster, else what the environment or the user's config name; a run.yaml has its own."""
     return cluster if cluster or _is_run(recipe) else os.environ.get("FVLAUNCH_CLUSTER") or _users_choice()
 
 
@@ -73,7 +73,7 @@ def plan_submission(
     runs_dir: Path | None,
     look: bool = True,
 ) -> tuple[Composed, Plan]:
-    """Everything that `submit` needs, checked as far as this machine can: configuration, sizes, and (`look`) the data's files."""
+    """Return everything that `submit` needs, checked as far as this machine can: configuration, sizes, and (`look`) the data's files."""
     composed = compose(recipe, cluster_for(recipe, cluster), sets=sets)
     plan = plan_of(composed, name=name, ranks=ranks, nodes=nodes, sbatch=sbatch, runs_dir=registry.runs_dir_option(runs_dir))
     if look:
@@ -82,7 +82,7 @@ def plan_submission(
 
 
 def plan_of(composed: Composed, **request: Any) -> Plan:
-    """A plan for now, from here."""
+    """Make a plan that starts now, with the cores, GPUs and shell of this machine."""
     return make_plan(
         composed,
         now=datetime.now(),
@@ -95,7 +95,7 @@ def plan_of(composed: Composed, **request: Any) -> Plan:
 
 
 def plan_resume(run: Run, cluster: str | None, *, sets: Sequence[str], ranks: int | None, sbatch: Mapping[str, Any]) -> Plan:
-    """The next generation of a run: what is frozen must not have changed, what is tunable may have."""
+    """Plan the next generation of a run: keys that make the run what it is must not have changed, others may have."""
     before = compose(str(run.config_file))
     after = compose(str(run.config_file), cluster, sets=sets)
     _check_frozen(before, after, sets, other_cluster=cluster is not None)
@@ -105,7 +105,7 @@ def plan_resume(run: Run, cluster: str | None, *, sets: Sequence[str], ranks: in
 
 
 def _check_frozen(before: Composed, after: Composed, sets: Sequence[str], *, other_cluster: bool) -> None:
-    """What makes the run what it is must be as it was; but the same files may lie elsewhere, as after a copy to another cluster."""
+    """Raise ConfigError where what makes the run what it is has changed; the same files may lie elsewhere, as after a copy."""
     program = before.recipe.program
     old, new = before.recipe_data[program], after.recipe_data.get(program, {})
     if other_cluster:  # written as ${paths.x}, which is another folder there

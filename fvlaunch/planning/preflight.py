@@ -20,6 +20,7 @@ from ..config.compose import Composed
 from ..config.strict_yaml import KeyPath
 from ..config.values import dotted
 from ..errors import ConfigError, Problem
+from .plan import in_container
 
 BUILT_IN = ("tiny-wan", "tiny-wan-a14b", "shapes")
 """Models that need no download: they are made on first use."""
@@ -28,11 +29,11 @@ _PROMPTS = "prompts.safetensors"
 
 
 def check_inputs(composed: Composed, made_before: Collection[str] = ()) -> None:
-    """ConfigError with all that is missing or damaged; reads 8 bytes of each parquet file.
+    """Raise ConfigError with all that is missing or damaged; reads 8 bytes of each parquet file.
 
     `made_before`: folders that an earlier stage of a pipeline will make.
     """
-    if any("container" in argument for argument in composed.cluster.srun_args):
+    if in_container(composed.cluster.srun_args):
         return
     problems = [
         *_own_code(composed),
@@ -84,14 +85,9 @@ def _train(composed: Composed, made_before: Collection[str]) -> Iterator[Problem
 
 
 def check_samples(composed: Composed) -> None:
-    """ConfigError where clips are not of the recipe's size. Looks into one sample a folder, which costs a quarter of a second."""
+    """Raise ConfigError where clips are not of the recipe's size. Looks into one sample a folder, which costs a quarter of a second."""
     train = composed.recipe.train
-    if (
-        train is None
-        or train.method.needs != "latents"
-        or train.data.source is not None
-        or any("container" in argument for argument in composed.cluster.srun_args)
-    ):
+    if train is None or train.method.needs != "latents" or train.data.source is not None or in_container(composed.cluster.srun_args):
         return
     expected = list(train.data.latent_shape)
     problems = []
@@ -106,7 +102,7 @@ def check_samples(composed: Composed) -> None:
 
 
 def _latents_of(folder: Path) -> list[int] | None:
-    """[C, T, H, W] of the first sample of a folder; None where it cannot be told (the ranks will)."""
+    """Return [C, T, H, W] of the first sample of a folder; None where it cannot be read here (the ranks will)."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         found = _sizes(json.loads((folder / "report.json").read_text(encoding="utf-8")).get("latents"))
         if found is not None:
@@ -133,7 +129,7 @@ def _times(sizes: list[int]) -> str:
 
 
 def _without_prompts(folders: Mapping[str, int]) -> str | None:
-    """The data's folders, where they are there and none has the embeddings that no sample holds."""
+    """Return the data's folders where they are there and none has the embeddings that no sample holds."""
     there = [Path(folder) for folder in folders if Path(folder).is_dir()]
     found = any((place / _PROMPTS).is_file() for folder in there for place in (folder, folder.parent))
     return None if found or not there else " and ".join(map(str, there))
@@ -215,7 +211,7 @@ def _downloaded(kind: hub_cache.Kind, composed: Composed, reference: str, revisi
 
 
 def _look_where_the_job_looks(environment: Mapping[str, str]) -> None:
-    """huggingface_hub reads these once, when it is imported."""
+    """Use the profile's Hugging Face folders; huggingface_hub reads these variables once, when it is imported."""
     os.environ.update({key: environment[key] for key in ("HF_HOME", "HF_HUB_CACHE") if key in environment})
 
 
@@ -224,7 +220,7 @@ def _problem(composed: Composed, path: KeyPath, message: str, hint: str) -> Prob
 
 
 def _not_parquet(file: Path) -> str:
-    """What is wrong with a file by its size and its first and last four bytes; empty when nothing is."""
+    """Return what is wrong with a file by its size and its first and last four bytes; empty when nothing is."""
     try:
         size = file.stat().st_size
         if size < 12:

@@ -26,7 +26,7 @@ SPARE_BYTES = 2e9
 
 
 def memory(plan: Plan) -> Any | None:
-    """The trainers' estimate of a training run on one rank; None for another program, and where the method knows no roles."""
+    """Return the trainers' estimate of one rank's memory; None for another program, and where the method knows no roles."""
     from trainers.config.memory_estimate import estimate
 
     from ..config.schema import Recipe
@@ -36,7 +36,7 @@ def memory(plan: Plan) -> Any | None:
 
 
 def memory_lines(plan: Plan) -> list[str]:
-    """The estimate for a person: a line a role, then the sum, and what it would need beside what there is."""
+    """Return the estimate in lines: one a role, then the sum, and what it would need beside what there is."""
     found = memory(plan)
     if found is None:
         return []
@@ -63,7 +63,7 @@ def needed(found: Any) -> float:
 
 
 def too_much(plan: Plan, found: Any | None = None) -> list[str]:
-    """A warning where the cluster says how large its GPUs are, and they are smaller than the estimate."""
+    """Warn where the cluster says how large its GPUs are, and they are smaller than the estimate."""
     there = plan.cluster.get("gpu_memory_gb")
     found = memory(plan) if found is None and there is not None else found
     if there is None or found is None or needed(found) <= there * GB:
@@ -73,7 +73,7 @@ def too_much(plan: Plan, found: Any | None = None) -> list[str]:
 
 
 def too_full(plan: Plan) -> list[str]:
-    """A warning where the checkpoints that a run keeps, and the one being written, are more than what is free."""
+    """Warn where the checkpoints that a run keeps, and the one being written, are more than what is free."""
     keep = plan.recipe.get("train", {}).get("checkpoint", {})
     found = memory(plan)
     if found is None or not found.checkpoint:
@@ -89,7 +89,7 @@ def too_full(plan: Plan) -> list[str]:
 
 
 def warnings(composed: Composed, plan: Plan) -> list[str]:
-    """All that a submission should be told of and that does not stop it."""
+    """Return all warnings of a submission; none of them stops it."""
     return [*warnings_of(plan), *drift(composed, plan)]
 
 
@@ -98,7 +98,7 @@ def warnings_of(plan: Plan) -> list[str]:
 
 
 def without_secrets(plan: Plan) -> list[str]:
-    """A warning for each secret that the profile names and that is nowhere to be found here; an error where others could read it."""
+    """Warn of each secret that the profile names and that is nowhere to be found here; an error where others could read it."""
     missing = [name for name in plan.secrets if secret_values.where(name) is None]
     return [f"warning: the secret {name} is not set\nhint: export {name}=..., or chmod 600 {secret_values.file(name)}" for name in missing]
 
@@ -112,7 +112,7 @@ def _free(folder: Path) -> int | None:
 
 
 def memory_json(plan: Plan) -> dict[str, Any] | None:
-    """Bytes; `peak` and `checkpoint` are sums over the roles that are known."""
+    """Return the estimate in bytes; `peak` and `checkpoint` are sums over the roles that are known."""
     from dataclasses import asdict
 
     found = memory(plan)
@@ -131,7 +131,7 @@ def _count(parameters: int) -> str:
 
 
 def drift(composed: Composed, plan: Plan) -> list[str]:
-    """Where a run.yaml is submitted: what is no longer as its lock says, and how it is had again."""
+    """Warn, where a run.yaml is submitted, of what is no longer as its lock says, and say how to get it again."""
     if not composed.lock:
         return []
     from . import lockfile

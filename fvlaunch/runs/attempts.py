@@ -78,7 +78,7 @@ class Attempt:
 
 
 def read_attempt(run: Run, number: int, *, newest: bool) -> Attempt | None:
-    """One attempt; None where its first line was never written. An older one without an end was interrupted."""
+    """Read one attempt; None where its first line was never written. An older one without an end was interrupted."""
     events = run.attempt_events(number)
     start = next((e for e in events if e.get("event") == "started"), None)
     if start is None:

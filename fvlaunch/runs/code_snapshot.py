@@ -52,12 +52,12 @@ def take_own_files(run: Run, train: Mapping[str, Any]) -> None:
 
 
 def code_folder(run: Run) -> Path:
-    """What the job puts on its path: the copy, or with --no-snapshot the source itself."""
+    """Return what the job puts on its path: the copy, or with --no-snapshot the source itself."""
     return run.code if run.code.is_dir() else source_root()
 
 
 def digest(root: Path) -> dict[str, str]:
-    """Of the code in a folder: every Python file of our packages by its place and content, and each copy of a user's own file."""
+    """Return the digest of a folder's code: every Python file of our packages by place and content, and each copy of a user's own file."""
     found = hashlib.sha256()
     for package in PACKAGES:
         for path in sorted((root / package).rglob("*.py")):
@@ -67,7 +67,7 @@ def digest(root: Path) -> dict[str, str]:
 
 
 def git_state(root: Path) -> dict[str, Any] | None:
-    """Commit of our own checkout, whether it was edited since, and the edits' digest; None where it is no checkout.
+    """Return the commit of our own checkout, whether it was edited since, and the edits' digest; None where it is no checkout.
 
     `root`: the code that is meant, the checkout itself or a copy that `take` has just made of it, whose patch is there already.
     """
@@ -81,7 +81,7 @@ def git_state(root: Path) -> dict[str, Any] | None:
 
 
 def patch() -> str:
-    """What our checkout has beyond its commit, new files too; empty where it is clean, or no checkout, or git is not here.
+    """Return as a patch what our checkout has beyond its commit, new files too; empty where it is clean, no checkout, or git is not here.
 
     An index of its own and a store of its own: neither the user's index nor the repository is touched.
     """

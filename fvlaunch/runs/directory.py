@@ -36,7 +36,7 @@ class Record:
     """The scheduler that runs its jobs, by name."""
     generation: int
     token: str
-    """Of the submission under way or in force; it is in the job's comment and working directory."""
+    """Name of the submission under way or in force; it is in the job's comment and working directory."""
     max_steps: int
     ranks: int
     nodes: int
@@ -116,7 +116,7 @@ class Run:
         return f"{self.path.parent.name}/{name}" if os.path.isfile(f"{folder}/{PIPELINE_FILE}") else name  # noqa: PTH113 (thousands)
 
     def first_record(self) -> Record:
-        """As it was read when runs were listed, once: with thousands of runs each file is read once, not thrice."""
+        """Return the record as it was read when runs were listed, once: with thousands of runs each file is read once, not thrice."""
         value, self._listed = self._listed, None
         return self._parsed(value) if value else self.record()
 
@@ -141,7 +141,7 @@ class Run:
         return f"put run.json back from a copy of the folder, or move the folder away{anew}"
 
     def intent(self) -> Intent:
-        """What the person last asked for. A file that can't be read just now asks for nothing new: run."""
+        """Return what the person last asked for. A file that can't be read just now asks for nothing new: run."""
         value = read_json(self.intent_file)
         return Intent(value["want"], value["generation"]) if value else Intent("run", 0)
 
@@ -167,7 +167,7 @@ class Run:
         publish_json(self.intent_file, asdict(Intent(want, generation)))
 
     def event(self, kind: str, **details: Any) -> None:
-        """Add to events.jsonl; only the launcher may."""
+        """Append to events.jsonl; only the launcher may."""
         append_line(self.events_file, {"time": time.time(), "event": kind, **details})
 
     def events(self) -> list[dict[str, Any]]:
@@ -190,7 +190,7 @@ class Run:
         return self.logs / f"attempt-{attempt:04d}" / f"rank-{rank:04d}.log"
 
     def last_checkpoint_step(self) -> int | None:
-        """The newest published checkpoint's step, by its name; whether it verifies is decided when it is loaded."""
+        """Return the newest published checkpoint's step, by its name; whether it verifies is decided when it is loaded."""
         try:
             names = [entry.name for entry in os.scandir(self.checkpoints)]
         except OSError:

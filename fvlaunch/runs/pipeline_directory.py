@@ -118,7 +118,7 @@ class Pipeline:
 
 
 def of_stage(run: Run) -> Pipeline | None:
-    """The pipeline that a run is a stage of."""
+    """Return the pipeline that a run is a stage of; None where it is none."""
     pipeline = Pipeline(run.path.parent)
     if not pipeline.file.is_file():
         return None
@@ -126,7 +126,7 @@ def of_stage(run: Run) -> Pipeline | None:
 
 
 def unfinished_before(run: Run) -> str | None:
-    """Why a stage must not start yet: an earlier one that is not finished, in words."""
+    """Return why a stage must not start yet: the earlier one that is not finished, in words."""
     pipeline = of_stage(run)
     for earlier in pipeline.stages if pipeline is not None else ():
         if earlier.path == run.path:
@@ -138,7 +138,7 @@ def unfinished_before(run: Run) -> str | None:
 
 
 def inputs(run: Run) -> list[dict[str, Any]]:
-    """What a stage's ranks make before they start, as `python -m trainers` reads it."""
+    """Return what a stage's ranks export before they start, as `python -m trainers` reads it."""
     pipeline = of_stage(run)
     if pipeline is None:
         return []

@@ -36,7 +36,7 @@ class Entry:
 
 
 def wanted_ranks(text: str) -> tuple[int, ...] | None:
-    """--rank 3, 0,5, 0-7 or all (None)."""
+    """Return the ranks that --rank names: 3, or 0,5, or 0-7; None for all."""
     if text == "all":
         return None
     found: list[int] = []
@@ -52,7 +52,7 @@ def wanted_ranks(text: str) -> tuple[int, ...] | None:
 
 
 def wanted_attempts(run: Run, text: str | None) -> list[int] | None:
-    """--attempt 3 or all; None: the newest that has a log of what is wanted."""
+    """Return the attempts that --attempt names, one or all; without it the newest that has a log of the named ranks."""
     numbers = run.attempt_numbers()
     if text is None or text == "all":
         return None if text is None else numbers
@@ -62,7 +62,7 @@ def wanted_attempts(run: Run, text: str | None) -> list[int] | None:
 
 
 def log_files(run: Run, attempt: int, ranks: tuple[int, ...] | None) -> dict[int, Path]:
-    """Those of the wanted ranks that have a log in an attempt, by rank."""
+    """Return by rank the logs that the named ranks have in an attempt."""
     if ranks is not None and len(ranks) <= 8:
         paths = [(rank, run.rank_log(attempt, rank)) for rank in ranks]
         return {rank: path for rank, path in paths if path.is_file()}
@@ -72,7 +72,7 @@ def log_files(run: Run, attempt: int, ranks: tuple[int, ...] | None) -> dict[int
 
 
 def newest_files(run: Run, ranks: tuple[int, ...] | None) -> tuple[int, dict[int, Path]] | None:
-    """The newest attempt in which a wanted rank has a log, and the logs; None where there is none yet."""
+    """Return the newest attempt in which a named rank has a log, and the logs; None where there is none yet."""
     numbers = run.attempt_numbers()
     for number in reversed(numbers):
         if found := log_files(run, number, ranks):
@@ -84,7 +84,7 @@ def newest_files(run: Run, ranks: tuple[int, ...] | None) -> tuple[int, dict[int
 
 
 def agent_logs(run: Run) -> list[Path]:
-    """What the jobs themselves printed: the agents and the batch scripts."""
+    """Return the files in which jobs themselves printed: agents and batch scripts."""
     return sorted(run.job.glob("*/*_log.out"), key=lambda p: p.stat().st_mtime)
 
 
@@ -92,12 +92,12 @@ def agent_logs(run: Run) -> list[Path]:
 
 
 def lines(path: Path, pattern: str | None) -> Iterator[str]:
-    """Lines of a log, those that match if a regular expression is given."""
+    """Yield the lines of a log, those that match if a regular expression is given."""
     return _matching(_lines_of(path), _pattern(pattern))
 
 
 def merged(files: Mapping[int, Path], pattern: str | None) -> Iterator[str]:
-    """Lines of several ranks' logs by time, each with its rank before it; of one rank's just as they are."""
+    """Yield lines of several ranks' logs by time, each with its rank before it; of a single rank as they are."""
     if len(files) == 1:
         yield from lines(next(iter(files.values())), pattern)
         return
@@ -131,7 +131,7 @@ def _entries(rank: int, found: Iterable[str], at: str = "") -> Iterator[Entry]:
 
 
 def _time_of(line: str, before: str) -> str | None:
-    """As "2026-01-31 12:00:00.123"; C++ parts leave out the year."""
+    """Return the time of a line as "2026-01-31 12:00:00.123"; C++ parts leave out the year."""
     found = _TIME.match(line)
     if found is None:
         return None
@@ -143,7 +143,7 @@ def _time_of(line: str, before: str) -> str | None:
 
 
 def follow(run: Run, ranks: tuple[int, ...] | None, pattern: str | None, is_over: Callable[[], bool]) -> Iterator[str]:
-    """Lines as they come, going on to the next attempt's logs; ends when the run is over and all was shown."""
+    """Yield lines as they come, going on to the next attempt's logs; ends when the run is over and all was shown."""
     regex, attempt = _pattern(pattern), 0
     tails: dict[int, _Tail] = {}
     while True:
@@ -165,7 +165,7 @@ def _named(ranks: tuple[int, ...] | None) -> str:
 
 
 def _matching_of(tails: Mapping[int, _Tail], regex: re.Pattern[str] | None, ranks: tuple[int, ...] | None, last: bool) -> Iterator[str]:
-    """What has come since the last time; of several ranks by time, as far as it has come."""
+    """Yield lines that came since the last call; those of several ranks by time."""
     if ranks is not None and len(ranks) == 1:
         for tail in tails.values():
             yield from _matching(tail.last_lines() if last else tail.lines(), regex)
@@ -190,7 +190,7 @@ class _Tail:
         """The time that was last told in it."""
 
     def lines(self) -> Iterator[str]:
-        """Whole lines that came since the last call."""
+        """Return whole lines that came since the last call."""
         with self.path.open("rb") as file:
             file.seek(self._offset)
             while data := file.read(CHUNK):
@@ -199,7 +199,7 @@ class _Tail:
                 yield from (line.decode("utf-8", errors="replace") for line in whole)
 
     def last_lines(self) -> Iterator[str]:
-        """All that is left of a file that nobody writes any more, its unended last line too."""
+        """Return all that is left of a file that nobody writes any more, its unended last line too."""
         yield from self.lines()
         if self._rest:
             yield self._rest.decode("utf-8", errors="replace")
@@ -215,7 +215,7 @@ def _pattern(pattern: str | None) -> re.Pattern[str] | None:
 
 
 def _spans(numbers: list[int]) -> str:
-    """[1, 2, 3, 7] as "1-3, 7"."""
+    """Return numbers as text: [1, 2, 3, 7] as "1-3, 7"."""
     spans: list[list[int]] = []
     for number in numbers:
         if spans and spans[-1][-1] == number - 1:

@@ -36,7 +36,7 @@ def remember(path: Path) -> None:
 
 
 def runs_dir_option(given: Path | None) -> Path | None:
-    """--runs-dir, else $FVLAUNCH_RUNS; None leaves it to the cluster."""
+    """Return --runs-dir, else $FVLAUNCH_RUNS; None leaves it to the cluster."""
     if given is not None:
         return given
     named = os.environ.get("FVLAUNCH_RUNS")
@@ -87,7 +87,7 @@ def known_pipelines(runs_dirs: Iterable[Path] = ()) -> list[Pipeline]:
 
 
 def _paths(runs_dirs: Iterable[Path]) -> list[str]:
-    """Folders of the index and in the given ones, each once. Colleagues' runs in a shared folder cannot be read."""
+    """Return the folders in the index and in the given folders, each once. Colleagues' runs in a shared folder cannot be read."""
     paths = [line["path"] for line in read_lines(state_folder() / "runs.jsonl") if isinstance(line.get("path"), str)]
     for folder in runs_dirs:
         with contextlib.suppress(OSError):
@@ -107,7 +107,7 @@ def _runs_in(paths: Iterable[str]) -> list[Run]:
 
 
 def find(word: str, runs_dirs: Iterable[Path] = ()) -> Run:
-    """The run that a person means by a path, a name, a unique prefix of one, a job id, PIPELINE/STAGE, or `last`."""
+    """Return the run that a person means by a path, a name, a unique prefix of one, a job id, PIPELINE/STAGE, or `last`."""
     found = find_any(word, runs_dirs)
     if isinstance(found, Pipeline):
         stages = ", ".join(run.name for run in found.stages)
@@ -116,7 +116,7 @@ def find(word: str, runs_dirs: Iterable[Path] = ()) -> Run:
 
 
 def find_any(word: str, runs_dirs: Iterable[Path] = ()) -> Run | Pipeline:
-    """The run or the pipeline that a person means."""
+    """Return the run or the pipeline that a person means by the same words."""
     if "/" in word or word == ".":
         return _by_path(word) or _stage(word, runs_dirs)
     found = known_whole(runs_dirs)
@@ -145,7 +145,7 @@ def _by_path(word: str) -> Run | Pipeline | None:
 
 
 def _stage(word: str, runs_dirs: Iterable[Path]) -> Run:
-    """PIPELINE/STAGE, the pipeline by its name, a unique prefix, or `last`."""
+    """Return the run of PIPELINE/STAGE, the pipeline by its name, a unique prefix, or `last`."""
     name, _, stage = word.partition("/")
     pipelines = known_pipelines(runs_dirs)
     exact = [one for one in pipelines if one.name == name] or [one for one in pipelines if name and one.name.startswith(name)]

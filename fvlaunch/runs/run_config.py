@@ -34,7 +34,7 @@ class RunConfig:
     cluster: Cluster
     nodes: int
     inputs: tuple[dict[str, Any], ...] = ()
-    """Of a pipeline's stage: weights of an earlier one, exported before the job starts."""
+    """A pipeline's stage: weights of an earlier stage, exported before the ranks start."""
     run: Path = Path()
     """The run's directory, in which the ranks work."""
 
@@ -54,7 +54,7 @@ class RunConfig:
 
 
 def load(run: Run) -> RunConfig:
-    """The configuration of a run; ConfigError with run.yaml's lines where it no longer holds."""
+    """Read the configuration of a run; ConfigError with run.yaml's lines where it no longer holds."""
     file = read(run.config_file, str(run.config_file))
     parts = file.value if isinstance(file.value, dict) else {}
     if not {"recipe", "cluster"} <= parts.keys():

@@ -44,7 +44,7 @@ class StatusCache:
         self._new += 1
 
     def save(self) -> None:
-        """If it is worth it. One that cannot be written costs time, nothing else."""
+        """Write the cache if it is worth it. One that cannot be written costs time, nothing else."""
         if self._new < MANY:
             return
         with contextlib.suppress(OSError):
@@ -53,7 +53,7 @@ class StatusCache:
 
 
 def _state_of(run: Run, record: Record) -> list[Any]:
-    """What changes with whatever may change a run that is over."""
+    """Return values that change with whatever may change a run that is over."""
     try:
         checkpoints = os.stat(f"{run.path}/checkpoints").st_mtime_ns  # noqa: PTH116 (thousands)
     except OSError:

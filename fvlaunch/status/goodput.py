@@ -36,7 +36,7 @@ class AttemptCost:
 
 
 def spent(run: Run, attempts: Sequence[Attempt]) -> list[AttemptCost]:
-    """Of each attempt, in order."""
+    """Return what each attempt cost and brought, in order."""
     kept = _kept(run.metrics_file)
     return [_one(a, _end(run, a, following), kept) for a, following in zip(attempts, [*attempts, None][1:], strict=True)]
 
@@ -51,7 +51,7 @@ def _one(attempt: Attempt, end: float, kept: Mapping[int, tuple[int, float]] | N
 
 
 def _kept(path: Path) -> dict[int, tuple[int, float]] | None:
-    """attempt -> (steps, seconds spent in them); None where no metrics were ever written."""
+    """Return attempt -> (steps, seconds spent in them); None where no metrics were ever written."""
     found: dict[int, tuple[int, float]] = {}
     try:
         with path.open(encoding="utf-8", errors="replace") as file:
@@ -69,7 +69,7 @@ def _kept(path: Path) -> dict[int, tuple[int, float]] | None:
 
 
 def _end(run: Run, attempt: Attempt, following: Attempt | None) -> float:
-    """When it ended. One that was cut off without a word ended, as far as anybody can say, when it last wrote something."""
+    """Return when an attempt ended. One that was cut off without a word ended, as far as anybody can say, when it last wrote something."""
     if attempt.ended_at is not None:
         return attempt.ended_at
     if attempt.cause is Cause.RUNNING:
@@ -86,7 +86,7 @@ def _changed(path: Path) -> float:
 
 
 def total(parts: Sequence[AttemptCost]) -> AttemptCost:
-    """Of a whole run."""
+    """Return what all attempts of a run together cost and brought."""
     hours = sum(part.gpu_hours for part in parts)
     known = [part for part in parts if part.useful is not None]
     useful = sum(part.gpu_hours * (part.useful or 0) for part in known) / hours if known and hours else None

@@ -26,7 +26,7 @@ class PipelineStatus(RunStatus):
 
     @property
     def current(self) -> RunStatus:
-        """The first stage that is not finished, else the last."""
+        """Return the first stage that is not finished, else the last."""
         return next((stage for stage in self.stages if stage.state != "finished"), self.stages[-1])
 
 
@@ -92,14 +92,14 @@ def _chosen(
 
 
 def driver_alive(record: PipelineRecord) -> bool | None:
-    """Whether the process that starts a local pipeline's stages is there; None where nobody here can say, or none is needed."""
+    """Say whether the process that starts a local pipeline's stages is there; None where nobody here can say, or none is needed."""
     if scheduler(record.executor).chains_jobs or (record.host or "").split("/")[0] not in ("", local_process.host_identity().split("/")[0]):
         return None
     return record.driver is not None and record.host == local_process.host_identity() and local_process.local_pid(record.driver) is not None
 
 
 def fold(record: PipelineRecord, path: Path, stages: Sequence[RunStatus], driver: bool | None) -> PipelineStatus:
-    """The whole from its stages. Pure."""
+    """Return a pipeline's status from those of its stages. Pure."""
     stages = _told_by_what_broke(stages)
     if scheduler(record.executor).chains_jobs:
         cut = f"not submitted yet; where no submit is at work any more, fvlaunch resume {record.name} goes on"

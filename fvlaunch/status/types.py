@@ -53,6 +53,6 @@ class RunStatus:
 
 
 def role_of(loss: str) -> str:
-    """A method's loss by the role that it trains."""
+    """Return the role that a method's loss trains."""
     name = loss.removesuffix("_loss")
     return "student" if name == "generator" else name

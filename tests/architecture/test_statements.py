@@ -38,3 +38,13 @@ def test_slurms_commands_are_run_where_the_slurm_room_says() -> None:
             if isinstance(first, ast.Constant) and first.value in SLURM_COMMANDS and "schedulers/slurm" not in name(path):
                 users.add(name(path))
     assert users == set()
+
+
+ROOMS_IN_SENTENCES = ("cli", "commands", "planning", "diagnostics", "runs", "config")
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if p.parent.name in ROOMS_IN_SENTENCES], ids=name)
+def test_a_docstring_is_understood_without_the_one_above_it(path: Path) -> None:
+    nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module)]
+    texts = [ast.get_docstring(node) or "" for node in nodes]
+    assert [text.splitlines()[0] for text in texts if re.match(r"(Of|As|The same|Likewise|Ditto)\b", text)] == []
