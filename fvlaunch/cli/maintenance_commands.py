@@ -1,6 +1,6 @@
-"""Owns the command line of what is done around runs: comparing, checking, cleaning up, looking at a cluster. Thin, as cli.py.
+"""Owns the command line of what is done around runs: comparing, checking, cleaning up, looking at a cluster.
 
-Must import nothing heavy at the top.
+Must not do what they ask for: each calls one function in commands. Must import nothing heavy at the top.
 """
 
 from __future__ import annotations

@@ -15,17 +15,17 @@ from . import output as printing
 def verify(run: Run, *, step: int | None, json_: bool) -> int:
     """Read every byte of every checkpoint against its manifest, and run.yaml; return 1 where something is wrong."""
     load(run)
-    found = program("verify", run, *([f"--step={step}"] if step is not None else []))
+    results = program("verify", run, *([f"--step={step}"] if step is not None else []))
     if json_:
-        printing.as_json(found)
-    elif not found:
+        printing.as_json(results)
+    elif not results:
         printing.say(f"{run.name} has no checkpoint{'' if step is None else f' of step {step}'}")
     else:
-        rows = [[str(one["step"]), str(one["files"]), _size(one["bytes"]), "; ".join(one["problems"]) or "verified"] for one in found]
+        rows = [[str(one["step"]), str(one["files"]), _size(one["bytes"]), "; ".join(one["problems"]) or "verified"] for one in results]
         printing.table(["STEP", "FILES", "SIZE", "FOUND"], rows)
-    if step is not None and not found:
+    if step is not None and not results:
         raise FvlaunchError(f"{run.name} has no checkpoint of step {step}", hint=f"fvlaunch verify {run.name} lists them")
-    return 1 if any(one["problems"] for one in found) else 0
+    return 1 if any(one["problems"] for one in results) else 0
 
 
 def prune(run: Run, *, keep_last: int, keep_every: int | None, bad: bool, look: bool, json_: bool) -> int:
@@ -34,17 +34,17 @@ def prune(run: Run, *, keep_last: int, keep_every: int | None, bad: bool, look: 
         check_idle(run)
     every = [f"--keep-every={keep_every}"] if keep_every is not None else []
     flags = [flag for flag, given in (("--bad", bad), ("--look", look)) if given]
-    found = program("prune", run, f"--keep-last={keep_last}", *every, *flags)
+    results = program("prune", run, f"--keep-last={keep_last}", *every, *flags)
     if json_:
-        printing.as_json(found)
+        printing.as_json(results)
     else:
-        for one in found:
+        for one in results:
             name = one.get("name") or f"step {one['step']}"
             word = "; ".join(one["problems"]) or ("would be deleted" if look else "deleted")
             printing.out(f"{name}  {_size(one['bytes'])}  {word}")
-        freed = sum(one["bytes"] for one in found if one["deleted"] or look)
+        freed = sum(one["bytes"] for one in results if one["deleted"] or look)
         printing.say(f"{run.name}: {_size(freed)} {'to be freed' if look else 'freed'}")
-    return 1 if any(one["problems"] for one in found) else 0
+    return 1 if any(one["problems"] for one in results) else 0
 
 
 def _size(size: float) -> str:

@@ -22,12 +22,12 @@ _IGNORED = ("lock.submitted", "lock.resumed", "lock.asked")
 def diff(words: Sequence[str], cluster: str | None, *, json_: bool, runs_dir: Path | None) -> None:
     """Print every key that is not the same in both."""
     first, second = (leaves_of(word, cluster, runs_dir) for word in words)
-    found = differences(first, second)
+    differing = differences(first, second)
     if json_:
-        return printing.as_json([{"key": key, "a": a, "b": b} for key, a, b in found])
-    if not found:
+        return printing.as_json([{"key": key, "a": a, "b": b} for key, a, b in differing])
+    if not differing:
         return printing.say(f"{words[0]} and {words[1]} say the same")
-    return printing.table(["KEY", words[0], words[1]], [[key, _shown(a), _shown(b)] for key, a, b in found])
+    return printing.table(["KEY", words[0], words[1]], [[key, _shown(a), _shown(b)] for key, a, b in differing])
 
 
 def differences(first: dict[str, Any], second: dict[str, Any]) -> list[tuple[str, Any, Any]]:
@@ -45,9 +45,9 @@ def leaves_of(word: str, cluster: str | None, runs_dir: Path | None) -> dict[str
 
 def _data(word: str, cluster: str | None, runs_dir: Path | None) -> dict[str, Any]:
     if is_path(word) and Path(word).is_file():
-        found = read(Path(word), word).plain
-        if isinstance(found, dict) and isinstance(found.get("recipe"), dict):
-            return {**found["recipe"], **{key: found[key] for key in ("cluster", "lock") if key in found}}
+        content = read(Path(word), word).plain
+        if isinstance(content, dict) and isinstance(content.get("recipe"), dict):
+            return {**content["recipe"], **{key: content[key] for key in ("cluster", "lock") if key in content}}
         return _recipe(word, cluster)
     if not is_path(word) and candidates("recipe", word, Path.cwd()):
         return _recipe(word, cluster)

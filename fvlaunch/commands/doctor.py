@@ -1,4 +1,4 @@
-"""Owns `fvlaunch doctor`: asks a cluster and this machine what they are, and prints what site_checks.py thinks of it.
+"""Owns `fvlaunch doctor`: asks a cluster and this machine what they are, and prints the findings of diagnostics/site_checks.py.
 
 Must not change anything: what it makes (a folder, a small job) is gone when it ends.
 """
@@ -19,12 +19,12 @@ def doctor(cluster: str | None, *, json_: bool, node: bool, wait_s: float) -> in
     """Print the findings; 1 where one of them is FAIL."""
     name = named_cluster("", cluster) or "local"
     profile = compose_cluster(name)
-    found = list(examine(profile, name if not lookup.is_path(name) else Path(name).stem, node=node, wait_s=wait_s))
+    findings = list(examine(profile, name if not lookup.is_path(name) else Path(name).stem, node=node, wait_s=wait_s))
     if json_:
-        printing.as_json([{**vars(one), "verdict": str(one.verdict)} for one in found])
+        printing.as_json([{**vars(one), "verdict": str(one.verdict)} for one in findings])
     else:
-        printing.table(["", "CHECK", "FOUND"], [[str(one.verdict), one.check, one.found] for one in found])
-        for one in found:
+        printing.table(["", "CHECK", "FOUND"], [[str(one.verdict), one.check, one.found] for one in findings])
+        for one in findings:
             if one.cure and one.verdict is not Verdict.OK:
                 printing.say(f"{one.check}: {one.cure}")
-    return 1 if worst(found) is Verdict.FAIL else 0
+    return 1 if worst(findings) is Verdict.FAIL else 0

@@ -1,4 +1,4 @@
-"""Owns what is told of a submission before anything is queued: the dry run, its memory, and what Slurm says to --test-only.
+"""Owns what is printed of a submission before anything is queued: the dry run, its memory, and Slurm's answers to --test-only.
 
 Must not submit, and must not leave anything behind.
 """

@@ -1,4 +1,7 @@
-"""Owns `fvlaunch list` and `fvlaunch show`: what there is to submit, and a recipe resolved with each value's origin."""
+"""Owns `fvlaunch list` and `fvlaunch show`: what there is to submit, and a recipe resolved with each value's origin.
+
+Must not change anything.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Owns `fvlaunch logs`: chooses ranks and attempts, and prints their lines with the run's secrets taken out."""
+"""Owns `fvlaunch logs`: chooses ranks and attempts, and prints their lines with the run's secrets taken out.
+
+Must not know how logs are merged by time: runs/rank_logs.py does.
+"""
 
 from __future__ import annotations
 

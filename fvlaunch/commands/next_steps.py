@@ -1,4 +1,4 @@
-"""Owns what is printed when a run has finished: where its results are and what to type next."""
+"""Owns what is printed when a run has finished: where its results are and what to type next. Must only read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Owns what submit, resume, wait, stop and cancel do where the word means a pipeline; printing included, as commands.py does for runs."""
+"""Owns what submit, resume, wait, stop and cancel do, and print, where the name that was typed is a pipeline's.
+
+Must not know how a stage is submitted or judged: lifecycle and status do.
+"""
 
 from __future__ import annotations
 
@@ -27,37 +30,37 @@ def plan(
     return plan_pipeline(pipeline, cluster, sets=sets, name=name, sbatch=sbatch, runs_dir=runs_dir)
 
 
-def dry_run(found: Any, *, json_: bool) -> None:
+def dry_run(pipeline_plan: Any, *, json_: bool) -> None:
     from ..config.strict_yaml import dump
     from ..lifecycle.pipeline_submit import chained
     from ..planning import warnings
     from . import dry_run as dry_run_command
 
     stages = []
-    for number, stage in enumerate(found.stages):
-        stage_plan = chained(stage, f"JOB-OF-{found.stages[number - 1].name}" if number else None)
+    for number, stage in enumerate(pipeline_plan.stages):
+        stage_plan = chained(stage, f"JOB-OF-{pipeline_plan.stages[number - 1].name}" if number else None)
         script = dry_run_command.script(stage_plan)
         one = {"run": stage.full_name, "summary": stage.summary, "recipe": stage.recipe, "batch_script": script}
         stages.append({**one, "memory": warnings.memory_json(stage)})
     if json_:
-        printing.as_json({"run": found.name, "path": found.path, "summary": found.summary, "stages": stages})
+        printing.as_json({"run": pipeline_plan.name, "path": pipeline_plan.path, "summary": pipeline_plan.summary, "stages": stages})
         return
-    printing.say(f"{found.name}: {found.summary}; nothing was submitted")
+    printing.say(f"{pipeline_plan.name}: {pipeline_plan.summary}; nothing was submitted")
     for one in stages:
         printing.out(f"# --- {one['run']}: {one['summary']}\n{dump(one['recipe'])}{one['batch_script'] or ''}")
-    for stage in found.stages:
+    for stage in pipeline_plan.stages:
         for line in warnings.memory_lines(stage):
             printing.say(line)
 
 
-def submit(found: Any, *, words: dict[str, Any], take_snapshot: bool, wait_: bool, json_: bool) -> int:
+def submit(pipeline_plan: Any, *, words: dict[str, Any], take_snapshot: bool, wait_: bool, json_: bool) -> int:
     from ..lifecycle.pipeline_submit import submit as submit_pipeline
     from ..planning import warnings
 
-    for line in dict.fromkeys(line for stage in found.stages for line in warnings.warnings_of(stage)):
+    for line in dict.fromkeys(line for stage in pipeline_plan.stages for line in warnings.warnings_of(stage)):
         printing.say(line)
-    pipeline = submit_pipeline(found, take_snapshot=take_snapshot, asked=words)
-    for run, stage in zip(pipeline.stages, found.stages, strict=True):
+    pipeline = submit_pipeline(pipeline_plan, take_snapshot=take_snapshot, asked=words)
+    for run, stage in zip(pipeline.stages, pipeline_plan.stages, strict=True):
         printing.say(f"{run.name}: {stage.summary}; {_job(run)}")
     return _submitted(pipeline, wait_=wait_, json_=json_)
 
@@ -98,17 +101,17 @@ def resume(
 
 def _by_stage(names: Sequence[str], sets: Sequence[str]) -> dict[str, list[str]]:
     """Return each stage's own --set out of --set STAGE.key=value; one for the cluster is every stage's."""
-    found: dict[str, list[str]] = {name: [] for name in names}
+    by_stage: dict[str, list[str]] = {name: [] for name in names}
     for text in sets:
         stage, _, rest = text.partition(".")
         if stage == "cluster":
-            for own in found.values():
+            for own in by_stage.values():
                 own.append(text)
-        elif stage not in found or not re.match(r"[^=.]", rest):
+        elif stage not in by_stage or not re.match(r"[^=.]", rest):
             raise UsageError(f"--set {text}: no stage is called {stage!r}", hint=f"--set STAGE.key=value; stages: {', '.join(names)}")
         else:
-            found[stage].append(rest)
-    return found
+            by_stage[stage].append(rest)
+    return by_stage
 
 
 def wait(pipeline: Pipeline, *, quiet: bool, json_: bool) -> int:

@@ -71,12 +71,12 @@ def rehearse(drill: Drill, *, json_: bool) -> int:
         f"   {how}{'; a requeued job waits about two minutes at most sites' if scheduler(broken.record().executor).has_queue else ''}"
     )
     _finish(broken)
-    found = compare(whole, broken, how)
-    _tell(found, json_=json_)
-    if found["ok"] and not drill.keep:
+    outcome = compare(whole, broken, how)
+    _print_outcome(outcome, json_=json_)
+    if outcome["ok"] and not drill.keep:
         for run in (whole, broken):
             remove_run(run)
-    return 0 if found["ok"] else 1
+    return 0 if outcome["ok"] else 1
 
 
 def compare(whole: Run, broken: Run, how: str) -> dict[str, Any]:
@@ -99,15 +99,15 @@ def compare(whole: Run, broken: Run, how: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _tell(found: dict[str, Any], *, json_: bool) -> None:
+def _print_outcome(outcome: dict[str, Any], *, json_: bool) -> None:
     if json_:
-        return printing.as_json(found)
-    printing.table(["", "CHECK"], [["OK" if right else "FAIL", check] for check, right in found["checks"].items()])
-    printing.say(f"{found['how']}; attempts ended by: {', '.join(found['causes'])}; steps done again: {found['steps_done_again']}")
-    if found["save_s"] is not None:
-        printing.say(f"a save of this tiny run took {found['save_s']:.1f} s")
-    if not found["ok"]:
-        printing.say(f"the runs are kept: {' and '.join(found['runs'])}")
+        return printing.as_json(outcome)
+    printing.table(["", "CHECK"], [["OK" if right else "FAIL", check] for check, right in outcome["checks"].items()])
+    printing.say(f"{outcome['how']}; attempts ended by: {', '.join(outcome['causes'])}; steps done again: {outcome['steps_done_again']}")
+    if outcome["save_s"] is not None:
+        printing.say(f"a save of this tiny run took {outcome['save_s']:.1f} s")
+    if not outcome["ok"]:
+        printing.say(f"the runs are kept: {' and '.join(outcome['runs'])}")
     return None
 
 
@@ -126,11 +126,11 @@ def _submit(drill: Drill, name: str) -> Run:
 
 
 def _finish(run: Run) -> None:
-    code, found = progress.wait(run)
-    if found is None:
+    code, status = progress.wait(run)
+    if status is None:
         raise FvlaunchError("the rehearsal was left", hint=f"fvlaunch cancel {run.name}")
     if code != 0:
-        raise FvlaunchError(f"{run.name} is {found.state}: {found.reason}", hint=f"fvlaunch logs {run.name}; fvlaunch doctor")
+        raise FvlaunchError(f"{run.name} is {status.state}: {status.reason}", hint=f"fvlaunch logs {run.name}; fvlaunch doctor")
 
 
 def _reach(run: Run, step: int) -> None:

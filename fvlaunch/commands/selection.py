@@ -1,4 +1,7 @@
-"""Owns turning the word that was typed for RUN (a name, a prefix, a path, a job id, `last`) into a run or a pipeline."""
+"""Owns turning the word that was typed for RUN (a name, a prefix, a path, a job id, `last`) into a run or a pipeline.
+
+Must not change either.
+"""
 
 from __future__ import annotations
 

@@ -50,17 +50,17 @@ def _plain(recipe: str) -> str:
 
 
 def _finish(run: Run) -> None:
-    code, found = progress.wait(run)
-    if found is None:
+    code, status = progress.wait(run)
+    if status is None:
         raise FvlaunchError(f"{run.name} was left, and goes on by itself", hint=f"fvlaunch attach {run.name}")
     if code != 0:
-        raise FvlaunchError(f"the smoke test is {found.state}: {found.reason}", hint=f"fvlaunch logs {run.name}")
+        raise FvlaunchError(f"the smoke test is {status.state}: {status.reason}", hint=f"fvlaunch logs {run.name}")
 
 
 def _print_outcome(run: Run, *, json_: bool) -> int:
     lines, attempts = read_lines(run.metrics_file), read_attempts(run)
     steps, resumed = [line["step"] for line in lines], attempts[-1].step_from
-    found: dict[str, Any] = {
+    outcome: dict[str, Any] = {
         "run": run.name,
         "ok": steps == list(range(1, LAST + 1)) and resumed == FIRST,
         "resumed_from": resumed,
@@ -70,10 +70,10 @@ def _print_outcome(run: Run, *, json_: bool) -> int:
         "path": str(run.path),
     }
     if json_:
-        printing.as_json(found)
+        printing.as_json(outcome)
     else:
-        save = "unknown" if found["save_s"] is None else f"{found['save_s']:.1f} s"
-        word = "works" if found["ok"] else "does not go on where it was"
+        save = "unknown" if outcome["save_s"] is None else f"{outcome['save_s']:.1f} s"
+        word = "works" if outcome["ok"] else "does not go on where it was"
         printing.say(f"{run.name} {word}: {len(lines)} steps, resumed from step {resumed}, a save took {save}")
         printing.out(run.name)
-    return 0 if found["ok"] else 1
+    return 0 if outcome["ok"] else 1

@@ -1,4 +1,6 @@
-"""Owns what `status` does between parsing and printing: which runs, once or again and again. Must not judge (status.py does)."""
+"""Owns what `status` does between parsing and printing: which runs, once or again and again. Must not judge a run's state:
+status/run_status.py does.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns `fvlaunch stop` and `fvlaunch cancel`: of a run or of a pipeline."""
+"""Owns `fvlaunch stop` and `fvlaunch cancel` of a run or a pipeline, and what they print. Must not end anything itself: lifecycle does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Owns what each command does between parsing and the modules that do it; imported when a command runs, not for --help."""
+"""Owns `fvlaunch submit`, `resume` and `fork` between the parsed command line and lifecycle: checks, warnings, what is printed.
+
+Must not be imported for --help, and must not submit anything itself.
+"""
 
 from __future__ import annotations
 

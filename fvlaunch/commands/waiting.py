@@ -1,4 +1,7 @@
-"""Owns `fvlaunch wait`, `fvlaunch attach` and `--wait`: shows progress until a run is over and prints what follows."""
+"""Owns `fvlaunch wait`, `fvlaunch attach` and `--wait`: shows progress until a run is over and prints what follows.
+
+Must not be able to harm the run.
+"""
 
 from __future__ import annotations
 
@@ -16,27 +19,27 @@ from .selection import find_any
 
 
 def wait(word: str, *, quiet: bool, json_: bool, runs_dir: Path | None) -> int:
-    found = find_any(word, runs_dir)
-    if isinstance(found, Pipeline):
+    run = find_any(word, runs_dir)
+    if isinstance(run, Pipeline):
         from . import pipelines as pipeline_commands
 
-        return pipeline_commands.wait(found, quiet=quiet, json_=json_)
-    return wait_until_over(found, quiet=quiet, json_=json_)
+        return pipeline_commands.wait(run, quiet=quiet, json_=json_)
+    return wait_until_over(run, quiet=quiet, json_=json_)
 
 
 def wait_until_over(run: Run, *, quiet: bool, json_: bool) -> int:
     from .progress import describe
     from .progress import wait as wait_for
 
-    code, found = wait_for(run, quiet=quiet)
-    if found is None:
+    code, status = wait_for(run, quiet=quiet)
+    if status is None:
         return code
     if json_:
-        printing.as_json(found.dump())
+        printing.as_json(status.dump())
         return code
-    printing.say(f"{describe(found)}")
-    if found.state == "finished":
-        printing.say(what_next(run, found))
-    elif found.state in ("failed", "lost"):
-        printing.say(f"{found.reason}\nnext:     fvlaunch logs {run.name}\n          fvlaunch resume {run.name}")
+    printing.say(f"{describe(status)}")
+    if status.state == "finished":
+        printing.say(what_next(run, status))
+    elif status.state in ("failed", "lost"):
+        printing.say(f"{status.reason}\nnext:     fvlaunch logs {run.name}\n          fvlaunch resume {run.name}")
     return code

@@ -1,4 +1,4 @@
-"""Files that people write (recipes, cluster profiles, pipelines, secrets) to typed values, with every mistake told at once.
+"""Files that people write (recipes, cluster profiles, pipelines, secrets) to typed values, with every mistake named at once.
 
 May import: trainers.config, errors; of schedulers only the registry: which there are.
 Must not know: runs, jobs, or what is done with a value.

@@ -42,21 +42,21 @@ def schema(what: What) -> Schema:
 def _recipe() -> Schema:
     methods = {name: config_class(_METHODS, name) for name in available(_METHODS)}
     families = {name: config_class(_FAMILIES, name) for name in available(_FAMILIES)}
-    found, definitions = _definitions([Recipe, *methods.values(), *families.values()])
-    kinds = [found[model] for model in methods.values()]
+    references, definitions = _definitions([Recipe, *methods.values(), *families.values()])
+    kinds = [references[model] for model in methods.values()]
     own_method = {"type": "object", "properties": {"kind": {"type": "string", "pattern": ":"}}, "required": ["kind"]}
     train = definitions["TrainConfig"]["properties"]
     train["method"] = {"anyOf": [*kinds, own_method], "description": train["method"]["description"]}
     own_family = {"type": "object", "properties": {"family": {"type": "string", "pattern": ":"}}, "required": ["family"]}
-    roles = {"anyOf": [*[found[model] for model in families.values()], own_family, {"type": "null"}]}
+    roles = {"anyOf": [*[references[model] for model in families.values()], own_family, {"type": "null"}]}
     train["models"] = {"type": "object", "additionalProperties": roles, "description": train["models"]["description"]}
-    top = definitions.pop(found[Recipe]["$ref"].rpartition("/")[2])
+    top = definitions.pop(references[Recipe]["$ref"].rpartition("/")[2])
     return {**top, "properties": {"extends": _extends("Recipes"), **top["properties"]}, "definitions": definitions}
 
 
 def _cluster() -> Schema:
-    found, definitions = _definitions([Cluster])
-    top = definitions.pop(found[Cluster]["$ref"].rpartition("/")[2])
+    references, definitions = _definitions([Cluster])
+    top = definitions.pop(references[Cluster]["$ref"].rpartition("/")[2])
     properties = top["properties"]
     options: Schema = {name: {"type": ["boolean", "null"]} for name in sorted(sbatch_options.FLAGS)}
     options |= {name: {"type": ["boolean", "string", "integer", "null"]} for name in sorted(sbatch_options.MAYBE_FLAGS)}
@@ -131,13 +131,13 @@ def _all_models(models: list[type[BaseModel]]) -> list[type[BaseModel]]:
     for package in (_METHODS, _FAMILIES):
         for name in available(package):
             importlib.import_module(f"{package}.{name.replace('-', '_')}")
-    found, queue = dict.fromkeys(models), [BaseModel]
+    sections, queue = dict.fromkeys(models), [BaseModel]
     while queue:
         for child in queue.pop().__subclasses__():
             queue.append(child)
             if child.__module__.startswith(("trainers.config", "fvlaunch.config")):
-                found[child] = None
-    return list(found)
+                sections[child] = None
+    return list(sections)
 
 
 def _explain(definition: Schema, model: type[BaseModel]) -> None:
@@ -152,12 +152,12 @@ def _meanings(owner: type) -> dict[str, str]:
     """The text under each field of a class."""
     [body] = ast.parse(textwrap.dedent(inspect.getsource(owner))).body
     assert isinstance(body, ast.ClassDef)
-    found = {}
+    meanings = {}
     for field, said in zip(body.body, body.body[1:], strict=False):
         is_field = isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
         if is_field and isinstance(said, ast.Expr) and isinstance(said.value, ast.Constant) and isinstance(said.value.value, str):
-            found[field.target.id] = said.value.value  # type: ignore[attr-defined]
-    return found
+            meanings[field.target.id] = said.value.value  # type: ignore[attr-defined]
+    return meanings
 
 
 def _loosen(definition: Schema) -> None:

@@ -51,10 +51,10 @@ def find(kind: Kind, name: str, cwd: Path | None = None) -> Path:
         if not path.is_file():
             raise NotFound(f"{kind} file {name} does not exist", hint="fvlaunch list says which there are")
         return path
-    found = candidates(kind, name, cwd)
-    if not found:
+    files = candidates(kind, name, cwd)
+    if not files:
         raise _unknown(kind, name, cwd)
-    return found[0]
+    return files[0]
 
 
 def kind_of(name: str, cwd: Path | None = None) -> Kind:
@@ -86,22 +86,22 @@ def candidates(kind: Kind, name: str, cwd: Path | None = None) -> list[Path]:
     """Every layer's file of that name, in lookup order; the same file reached twice counts once."""
     if not _NAME.fullmatch(name) or ".." in name:
         raise NotFound(f"{name[:100]!r} cannot name a {kind}", hint="letters, digits, `.`, `_`, `-`; a file is given as ./name.yaml")
-    found: dict[Path, Path] = {}
+    files: dict[Path, Path] = {}
     for _, root in layers(cwd):
         path = _file(root, kind, name)
         if path is not None:
-            found.setdefault(path.resolve(), path)
-    return list(found.values())
+            files.setdefault(path.resolve(), path)
+    return list(files.values())
 
 
 def listing(kind: Kind, cwd: Path | None = None) -> list[Entry]:
     """All that can be named, each once, with the layer that wins; what lies in `base/` is not listed."""
-    found: dict[str, Entry] = {}
+    entries: dict[str, Entry] = {}
     for layer, root in reversed(layers(cwd)):
         for path in sorted((root / FOLDERS[kind]).glob("*.y*ml")):
             if path.suffix in _SUFFIXES and path.is_file():
-                found[path.stem] = Entry(path.stem, path, _description(path), _layer(path, layer, cwd))
-    return [found[name] for name in sorted(found)]
+                entries[path.stem] = Entry(path.stem, path, _description(path), _layer(path, layer, cwd))
+    return [entries[name] for name in sorted(entries)]
 
 
 def template(name: str, cwd: Path | None = None) -> Path:

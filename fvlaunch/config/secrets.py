@@ -36,8 +36,8 @@ def where(name: str) -> str | None:
 
 def values(names: Iterable[str]) -> dict[str, str]:
     """Return the values of those secrets that are set: the environment's, else the file's."""
-    found = {name: os.environ.get(name) or _read(name) for name in names}
-    return {name: value for name, value in found.items() if value}
+    texts = {name: os.environ.get(name) or _read(name) for name in names}
+    return {name: value for name, value in texts.items() if value}
 
 
 def redact(text: str, secrets: Mapping[str, str]) -> str:
@@ -86,8 +86,8 @@ def _read(name: str) -> str | None:
     except OSError as error:
         raise FvlaunchError(f"{path} cannot be read: {error.strerror}", hint=f"it holds the value of {name}") from None
     try:
-        found = os.fstat(handle)
-        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
             raise FvlaunchError(f"{path} is not a file that only you can read", hint=f"chmod 600 {path}")
         text = os.read(handle, _MOST_BYTES).decode("utf-8", "replace").strip()
     finally:

@@ -60,12 +60,12 @@ def place(node: Node, path: KeyPath) -> Place:
 
 def _child(node: Node, key: str | int) -> Node | None:
     """What a mapping or list holds under a key or index."""
-    found: Node | None = None
+    child: Node | None = None
     if isinstance(node.value, dict):
-        found = node.value.get(key)
+        child = node.value.get(key)
     elif isinstance(node.value, list) and isinstance(key, int) and key < len(node.value):
-        found = node.value[key]
-    return found
+        child = node.value[key]
+    return child
 
 
 def _ordered(problems: Iterable[Problem]) -> list[Problem]:
@@ -85,10 +85,10 @@ def _path(loc: tuple[str | int, ...], node: Node) -> KeyPath:
 
 
 def _is_null(node: Node, path: KeyPath) -> bool:
-    found: Node | None = node
+    part: Node | None = node
     for key in path:
-        found = _child(found, key) if found is not None else None
-    return found is not None and found.value is None
+        part = _child(part, key) if part is not None else None
+    return part is not None and part.value is None
 
 
 def _without(node: Node, path: KeyPath) -> Node:
@@ -172,12 +172,12 @@ def _type_hint(kind: str, value: Any) -> str:
 
 def _switches_for_numbers(made: BaseModel, node: Node, root: str) -> list[Problem]:
     """`true` where a number belongs: pydantic would read 1."""
-    dump, found = made.model_dump(), []
+    dump, problems = made.model_dump(), []
     for path, part in node.walk():
         if isinstance(part.value, bool):
             value: Any = dump
             for key in path:
                 value = value.get(key) if isinstance(value, dict) else value[int(key)] if isinstance(value, (list, tuple)) else None
             if isinstance(value, (int, float)) and not isinstance(value, bool):
-                found.append(Problem(f"must be a number, not {part.value}", part.place, dotted(path, root)))
-    return found
+                problems.append(Problem(f"must be a number, not {part.value}", part.place, dotted(path, root)))
+    return problems

@@ -72,8 +72,8 @@ def look_at_a_node(cluster: Cluster, wait_s: float) -> dict[str, Any] | None:
 def _wait(folder: Path, job_id: str, wait_s: float) -> dict[str, Any] | None:
     deadline, asked_at, started = time.monotonic() + wait_s, 0.0, False
     while time.monotonic() < deadline:
-        if found := _answer(folder / "answer.json"):
-            return found
+        if answer := _answer(folder / "answer.json"):
+            return answer
         if time.monotonic() - asked_at > 2:
             asked_at, job = time.monotonic(), slurm.job(job_id)
             if job is not None and job.state not in ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING"):

@@ -1,4 +1,4 @@
-"""Owns what `doctor` thinks of a site: facts to findings, each with a verdict and a cure. Pure: it asks nobody."""
+"""Owns judging a site for `doctor`: facts to findings, each with a verdict and a cure. Pure: it asks nobody."""
 
 from __future__ import annotations
 
@@ -83,11 +83,11 @@ def _preemption(site: Site) -> Iterator[Finding]:
         if mode == "CANCEL":
             cure = "continue_by: resubmit in the profile, so that a preempted run is submitted again; or ask for PreemptMode=REQUEUE"
             well = site.cluster.continue_by == "resubmit"
-            found = f"{name}: PreemptMode=CANCEL ends a preempted job for good"
+            what = f"{name}: PreemptMode=CANCEL ends a preempted job for good"
             yield (
-                Finding("preemption", Verdict.OK, f"{found}; it is submitted again")
+                Finding("preemption", Verdict.OK, f"{what}; it is submitted again")
                 if well
-                else Finding("preemption", Verdict.WARN, found, cure)
+                else Finding("preemption", Verdict.WARN, what, cure)
             )
         elif mode != "REQUEUE":
             yield Finding(
@@ -128,9 +128,9 @@ def _requeue(site: Site) -> Iterator[Finding]:
         yield Finding("requeue count", Verdict.WARN, f"max_batch_requeue={count}", cure)
     parameters = f"{site.config.get('PreemptParameters', '')},{site.config.get('SlurmctldParameters', '')}"
     if any(mode != "OFF" for _, mode, _ in preempting(site)) and "send_user_signal" not in parameters:
-        found = "not sent before a preemption (no send_user_signal): the notice is the SIGTERM at the start of the grace time"
+        what = "not sent before a preemption (no send_user_signal): the notice is the SIGTERM at the start of the grace time"
         yield Finding(
-            "user signal", Verdict.OK if _graceful(site) else Verdict.WARN, found, "" if _graceful(site) else "ask for a GraceTime"
+            "user signal", Verdict.OK if _graceful(site) else Verdict.WARN, what, "" if _graceful(site) else "ask for a GraceTime"
         )
 
 
@@ -154,11 +154,11 @@ def _graceful(site: Site) -> bool:
 def _ends(site: Site) -> Iterator[Finding]:
     wait = _number(site.config.get("KillWait", "30"))
     if site.save_s is not None and wait < site.save_s:
-        found = f"{wait:g} s from the time limit's SIGTERM to SIGKILL, and a save took {site.save_s:.0f} s"
+        what = f"{wait:g} s from the time limit's SIGTERM to SIGKILL, and a save took {site.save_s:.0f} s"
         if site.cluster.limits.notice_lead_s is None or site.cluster.limits.notice_lead_s > site.save_s:
-            yield Finding("KillWait", Verdict.OK, f"{found}: the agent's own notice comes that much earlier")
+            yield Finding("KillWait", Verdict.OK, f"{what}: the agent's own notice comes that much earlier")
         else:
-            yield Finding("KillWait", Verdict.WARN, found, "leave limits.notice_lead_s out: it then follows from the measured saves")
+            yield Finding("KillWait", Verdict.WARN, what, "leave limits.notice_lead_s out: it then follows from the measured saves")
     else:
         yield Finding("KillWait", Verdict.OK, f"{wait:g} s")
 
@@ -230,8 +230,8 @@ def worst(findings: Sequence[Finding]) -> Verdict:
 
 def _number(text: str) -> float:
     """Return the leading number of "300 sec"; Slurm's UNLIMITED and the like are 0."""
-    found = re.match(r"\d+", text.strip())
-    return float(found[0]) if found else 0.0
+    number = re.match(r"\d+", text.strip())
+    return float(number[0]) if number else 0.0
 
 
 def _seconds(text: Any) -> int | None:

@@ -39,7 +39,7 @@ def make(plan: Plan, request: dict[str, Any], run: Run | None = None) -> dict[st
         "asked": request,
         "git": code_snapshot.git_state(code),
         "code": code_snapshot.digest(code),
-        "versions": {"python": platform.python_version()} | {name: found for name in _VERSIONS if (found := _version(name))},
+        "versions": {"python": platform.python_version()} | {name: version for name in _VERSIONS if (version := _version(name))},
         "site": _site(plan),
         "paths": plan.path_texts,
         **_inputs(plan),
@@ -72,11 +72,11 @@ def of_file(path: Path) -> dict[str, Any]:
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Return what is not as it was, one line each; what either lock does not know is left out."""
-    found = []
+    lines = []
     for part in _COMPARED:
         old, new = dict(_leaves(before.get(part), part)), dict(_leaves(now.get(part), part))
-        found += [f"{key} {_short(old[key])} -> {_short(new[key])}" for key in old if key in new and old[key] != new[key]]
-    return found
+        lines += [f"{key} {_short(old[key])} -> {_short(new[key])}" for key in old if key in new and old[key] != new[key]]
+    return lines
 
 
 def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
@@ -114,17 +114,17 @@ def _site(plan: Plan) -> dict[str, Any]:
 
 def moved_inputs(lock: Mapping[str, Any], before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """Return the dotted keys of a train block whose folders moved but hold the same: data by names and sizes, models by digest."""
-    found = []
+    moved = []
     old, new = (train.get("data", {}).get("path") for train in (before, after))
     known = (lock.get("data") or {}).get(old) if isinstance(old, str) else None
     if isinstance(new, str) and known and "names_sha256" in known and _folder(Path(new)) == known:
-        found.append("data.path")
+        moved.append("data.path")
     weights_before = _weights(before)
     for key, reference in _weights(after).items():
         kept = (lock.get("models") or {}).get(weights_before.get(key))
         if kept is not None and kept == _model(reference, None):
-            found.append(key)
-    return found
+            moved.append(key)
+    return moved
 
 
 def _weights(train: Mapping[str, Any]) -> dict[str, str]:
@@ -142,8 +142,8 @@ def _inputs(plan: Plan) -> dict[str, Any]:
     if in_container(plan.srun_args):
         return {"models": {}, "data": {}}
     recipe = Recipe.model_validate(plan.recipe)
-    models = {reference: found for reference, revision in _references(recipe) if (found := _model(reference, revision))}
-    folders = {folder: found for folder in _folders(recipe) if (found := _folder(Path(folder)))}
+    models = {reference: content for reference, revision in _references(recipe) if (content := _model(reference, revision))}
+    folders = {folder: content for folder in _folders(recipe) if (content := _folder(Path(folder)))}
     return {"models": models, "data": folders}
 
 

@@ -1,6 +1,6 @@
 """Owns what a submission would do: ranks, nodes, batch, sbatch options, all decided and nothing done. Pure.
 
-Precedence ends here: command line > SBATCH_* of the shell > what compose.py merged.
+Precedence ends here: command line > SBATCH_* of the shell > what config/compose.py merged.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Plan:
     origins: dict[KeyPath, str] = field(repr=False)
     """Origins as in Composed, and ("sbatch", NAME) for each option."""
     path_texts: dict[str, Any] = field(default_factory=dict, repr=False)
-    """Values of the recipe that were written with `${paths.x}`, by dotted key: see config/moved.py."""
+    """Values of the recipe that were written with `${paths.x}`, by dotted key: see config/relocation.py."""
     pipeline: str | None = None
     """The pipeline that this run is a stage of; its folder is then `runs_dir`."""
 

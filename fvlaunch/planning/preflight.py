@@ -73,8 +73,8 @@ def _train(composed: Composed, made_before: Collection[str]) -> Iterator[Problem
         own: Any = model
         for missing in () if made_before or not hasattr(own, "missing_inputs") else own.missing_inputs(role):
             yield _problem(composed, ("train", *missing.path), missing.message, missing.hint)
-    for found in () if made_before else train.method.missing_inputs(train):  # a stage tells when its turn comes
-        yield _problem(composed, ("train", *found.path), found.message, found.hint)
+    for missing in () if made_before else train.method.missing_inputs(train):  # a stage tells when its turn comes
+        yield _problem(composed, ("train", *missing.path), missing.message, missing.hint)
     validation = train.callbacks.validation
     if validation is not None and validation.videos and validation.model not in made_before:
         yield from _model(composed, ("train", "callbacks", "validation", "model"), validation, "model")
@@ -92,9 +92,9 @@ def check_samples(composed: Composed) -> None:
     expected = list(train.data.latent_shape)
     problems = []
     for folder in train.data.folders:
-        found = _latents_of(Path(folder))
-        if found is not None and found[1:] != expected:
-            message = f"{folder} holds latents of {_times(found[1:])} (frames x height x width), and the recipe wants {_times(expected)}"
+        sizes = _latents_of(Path(folder))
+        if sizes is not None and sizes[1:] != expected:
+            message = f"{folder} holds latents of {_times(sizes[1:])} (frames x height x width), and the recipe wants {_times(expected)}"
             hint = "train.data.num_frames, height and width say what; or preprocess the clips at that size"
             problems.append(_problem(composed, ("train", "data", "num_frames"), message, hint))
     if problems:
@@ -104,9 +104,9 @@ def check_samples(composed: Composed) -> None:
 def _latents_of(folder: Path) -> list[int] | None:
     """Return [C, T, H, W] of the first sample of a folder; None where it cannot be read here (the ranks will)."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
-        found = _sizes(json.loads((folder / "report.json").read_text(encoding="utf-8")).get("latents"))
-        if found is not None:
-            return found
+        sizes = _sizes(json.loads((folder / "report.json").read_text(encoding="utf-8")).get("latents"))
+        if sizes is not None:
+            return sizes
     file = min(folder.rglob("*.parquet"), default=None) if folder.is_dir() else None
     if file is None:
         return None
@@ -120,8 +120,8 @@ def _latents_of(folder: Path) -> list[int] | None:
     return _sizes(rows[0]) if rows else None
 
 
-def _sizes(found: object) -> list[int] | None:
-    return found if isinstance(found, list) and len(found) == 4 and all(isinstance(size, int) for size in found) else None
+def _sizes(value: object) -> list[int] | None:
+    return value if isinstance(value, list) and len(value) == 4 and all(isinstance(size, int) for size in value) else None
 
 
 def _times(sizes: list[int]) -> str:
@@ -131,8 +131,8 @@ def _times(sizes: list[int]) -> str:
 def _without_prompts(folders: Mapping[str, int]) -> str | None:
     """Return the data's folders where they are there and none has the embeddings that no sample holds."""
     there = [Path(folder) for folder in folders if Path(folder).is_dir()]
-    found = any((place / _PROMPTS).is_file() for folder in there for place in (folder, folder.parent))
-    return None if found or not there else " and ".join(map(str, there))
+    has_prompts = any((place / _PROMPTS).is_file() for folder in there for place in (folder, folder.parent))
+    return None if has_prompts or not there else " and ".join(map(str, there))
 
 
 def _preprocess(composed: Composed, made_before: Collection[str]) -> Iterator[Problem]:

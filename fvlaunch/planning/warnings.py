@@ -37,10 +37,10 @@ def memory(plan: Plan) -> Any | None:
 
 def memory_lines(plan: Plan) -> list[str]:
     """Return the estimate in lines: one a role, then the sum, and what it would need beside what there is."""
-    found = memory(plan)
-    if found is None:
+    needs = memory(plan)
+    if needs is None:
         return []
-    known = [role for role in found.roles if role.parameters is not None]
+    known = [role for role in needs.roles if role.parameters is not None]
     lines = [f"memory of a rank, estimated ({plan.summary}):"] if known else []
     for role in known:
         parts = {
@@ -51,40 +51,40 @@ def memory_lines(plan: Plan) -> list[str]:
         lines.append(f"  {role.role:<8} {_count(role.parameters)}: {sizes}{', before training only' if role.before_training else ''}")
     if known:
         lines.append(
-            f"  at most  {_gb(found.peak)} at once; a GPU needs about {_gb(needed(found))}; a checkpoint takes {_gb(found.checkpoint)}"
+            f"  at most  {_gb(needs.peak)} at once; a GPU needs about {_gb(needed(needs))}; a checkpoint takes {_gb(needs.checkpoint)}"
         )
-    if found.unknown:
-        lines.append(f"memory: the size of {', '.join(found.unknown)} is not known here (a model that is not downloaded or not Wan's)")
-    return lines + too_much(plan, found) + too_full(plan)
+    if needs.unknown:
+        lines.append(f"memory: the size of {', '.join(needs.unknown)} is not known here (a model that is not downloaded or not Wan's)")
+    return lines + too_much(plan, needs) + too_full(plan)
 
 
-def needed(found: Any) -> float:
-    return float(found.peak * SPARE + SPARE_BYTES)
+def needed(needs: Any) -> float:
+    return float(needs.peak * SPARE + SPARE_BYTES)
 
 
-def too_much(plan: Plan, found: Any | None = None) -> list[str]:
+def too_much(plan: Plan, needs: Any | None = None) -> list[str]:
     """Warn where the cluster says how large its GPUs are, and they are smaller than the estimate."""
     there = plan.cluster.get("gpu_memory_gb")
-    found = memory(plan) if found is None and there is not None else found
-    if there is None or found is None or needed(found) <= there * GB:
+    needs = memory(plan) if needs is None and there is not None else needs
+    if there is None or needs is None or needed(needs) <= there * GB:
         return []
     ways = "shard over more ranks, a smaller micro_batch_size, or activation_checkpointing: full"
-    return [f"warning: about {_gb(needed(found))} are needed, and a GPU of {plan.cluster_name} has {there:g} GB\nhint: {ways}"]
+    return [f"warning: about {_gb(needed(needs))} are needed, and a GPU of {plan.cluster_name} has {there:g} GB\nhint: {ways}"]
 
 
 def too_full(plan: Plan) -> list[str]:
     """Warn where the checkpoints that a run keeps, and the one being written, are more than what is free."""
     keep = plan.recipe.get("train", {}).get("checkpoint", {})
-    found = memory(plan)
-    if found is None or not found.checkpoint:
+    needs = memory(plan)
+    if needs is None or not needs.checkpoint:
         return []
     kept = int(keep.get("keep_last") or 3) + 1
     every = keep.get("keep_every_steps")
-    required = found.checkpoint * (kept + (plan.max_steps // every if every else 0))
+    required = needs.checkpoint * (kept + (plan.max_steps // every if every else 0))
     free = _free(plan.runs_dir)
     if free is None or required <= free:
         return []
-    message = f"warning: checkpoints take up to {_gb(required)} ({_gb(found.checkpoint)} each), and {plan.runs_dir} has {_gb(free)} free"
+    message = f"warning: checkpoints take up to {_gb(required)} ({_gb(needs.checkpoint)} each), and {plan.runs_dir} has {_gb(free)} free"
     return [f"{message}\nhint: train.checkpoint.keep_last and keep_every_steps; fvlaunch prune of older runs; another runs_dir"]
 
 
@@ -115,8 +115,8 @@ def memory_json(plan: Plan) -> dict[str, Any] | None:
     """Return the estimate in bytes; `peak` and `checkpoint` are sums over the roles that are known."""
     from dataclasses import asdict
 
-    found = memory(plan)
-    return None if found is None else {"peak": found.peak, "needed": int(needed(found)), **asdict(found)}
+    needs = memory(plan)
+    return None if needs is None else {"peak": needs.peak, "needed": int(needed(needs)), **asdict(needs)}
 
 
 def _gb(size: float) -> str:
@@ -136,9 +136,9 @@ def drift(composed: Composed, plan: Plan) -> list[str]:
         return []
     from . import lockfile
 
-    found = lockfile.differences(composed.lock, lockfile.make(plan, {}))
-    lines = [f"warning: not as when {composed.recipe_path} was written: {line}" for line in found]
+    changes = lockfile.differences(composed.lock, lockfile.make(plan, {}))
+    lines = [f"warning: not as when {composed.recipe_path} was written: {line}" for line in changes]
     code = composed.recipe_path.parent / "code"
-    if any(line.startswith(("git", "code")) for line in found) and (code / "fvlaunch").is_dir():
+    if any(line.startswith(("git", "code")) for line in changes) and (code / "fvlaunch").is_dir():
         lines.append(f"hint: its own code repeats it: PYTHONPATH={shlex.quote(str(code))} python -m fvlaunch submit ...")
     return lines

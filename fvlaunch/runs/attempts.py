@@ -1,4 +1,6 @@
-"""Owns what is known of each attempt of a run, read back from its records. Must not decide anything (ledger.py does)."""
+"""Owns what is known of each attempt of a run, read back from its records. Must not decide anything:
+agent/restart_policy.py does.
+"""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class Record:
     state: str = "submitting"
     """waiting (a stage whose turn has not come), submitting, submitted, or one of FINAL_STATES.
 
-    What a job is doing right now only status.py can say.
+    What a job is doing right now only status/run_status.py can say.
     """
     reason: str = ""
     job_id: str | None = None

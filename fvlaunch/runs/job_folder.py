@@ -1,4 +1,7 @@
-"""Owns a job's folder in the run directory: its token, and the files by which agents and the batch script leave word to each other."""
+"""Owns a job's folder in the run directory: its token, and the files by which agents and the batch script leave messages for each other.
+
+Must not submit or requeue anything.
+"""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def wanted_ranks(text: str) -> tuple[int, ...] | None:
     """Return the ranks that --rank names: 3, or 0,5, or 0-7; None for all."""
     if text == "all":
         return None
-    found: list[int] = []
+    ranks: list[int] = []
     for part in text.split(","):
         match = re.fullmatch(r"(\d{1,6})(?:-(\d{1,6}))?", part.strip())
         if not match:
@@ -47,8 +47,8 @@ def wanted_ranks(text: str) -> tuple[int, ...] | None:
         first, last = int(match[1]), int(match[2] or match[1])
         if last - first > 100_000:
             raise FvlaunchError(f"--rank {text!r} names too many ranks", hint="--rank all")
-        found += range(first, last + 1)
-    return tuple(dict.fromkeys(found))
+        ranks += range(first, last + 1)
+    return tuple(dict.fromkeys(ranks))
 
 
 def wanted_attempts(run: Run, text: str | None) -> list[int] | None:
@@ -75,8 +75,8 @@ def newest_files(run: Run, ranks: tuple[int, ...] | None) -> tuple[int, dict[int
     """Return the newest attempt in which a named rank has a log, and the logs; None where there is none yet."""
     numbers = run.attempt_numbers()
     for number in reversed(numbers):
-        if found := log_files(run, number, ranks):
-            return number, found
+        if files := log_files(run, number, ranks):
+            return number, files
     if numbers and ranks is not None and (every := log_files(run, numbers[-1], None)):
         listed = _spans(sorted(ranks))
         raise FvlaunchError(f"{run.name} has no log of rank {listed}", hint=f"its ranks: {_spans(sorted(every))}")
@@ -116,10 +116,10 @@ def _lines_of(path: Path) -> Iterator[str]:
             yield line.rstrip("\n")
 
 
-def _entries(rank: int, found: Iterable[str], at: str = "") -> Iterator[Entry]:
+def _entries(rank: int, texts: Iterable[str], at: str = "") -> Iterator[Entry]:
     """`at`: the time of lines that come before the first that tells one."""
     held: list[str] = []
-    for line in found:
+    for line in texts:
         said = _time_of(line, at)
         if held and (said or len(held) >= _MOST_AT_ONCE):
             yield Entry(at, rank, tuple(held))
@@ -132,10 +132,10 @@ def _entries(rank: int, found: Iterable[str], at: str = "") -> Iterator[Entry]:
 
 def _time_of(line: str, before: str) -> str | None:
     """Return the time of a line as "2026-01-31 12:00:00.123"; C++ parts leave out the year."""
-    found = _TIME.match(line)
-    if found is None:
+    match = _TIME.match(line)
+    if match is None:
         return None
-    day, thousandths, month, of_month, clock, more = found.groups()
+    day, thousandths, month, of_month, clock, more = match.groups()
     return f"{day}.{thousandths}" if day else f"{before[:4] or time.strftime('%Y')}-{month}-{of_month} {clock}.{more}"
 
 
@@ -177,8 +177,8 @@ def _matching_of(tails: Mapping[int, _Tail], regex: re.Pattern[str] | None, rank
         yield from _with_ranks(entry, width, regex)
 
 
-def _matching(found: Iterable[str], regex: re.Pattern[str] | None) -> Iterator[str]:
-    return (line for line in found if regex is None or regex.search(line))
+def _matching(texts: Iterable[str], regex: re.Pattern[str] | None) -> Iterator[str]:
+    return (line for line in texts if regex is None or regex.search(line))
 
 
 class _Tail:

@@ -108,25 +108,25 @@ def _runs_in(paths: Iterable[str]) -> list[Run]:
 
 def find(word: str, runs_dirs: Iterable[Path] = ()) -> Run:
     """Return the run that a person means by a path, a name, a unique prefix of one, a job id, PIPELINE/STAGE, or `last`."""
-    found = find_any(word, runs_dirs)
-    if isinstance(found, Pipeline):
-        stages = ", ".join(run.name for run in found.stages)
-        raise FvlaunchError(f"{found.name} is a pipeline, and this is about a single run", hint=f"name a stage of it: {stages}")
-    return found
+    chosen = find_any(word, runs_dirs)
+    if isinstance(chosen, Pipeline):
+        stages = ", ".join(run.name for run in chosen.stages)
+        raise FvlaunchError(f"{chosen.name} is a pipeline, and this is about a single run", hint=f"name a stage of it: {stages}")
+    return chosen
 
 
 def find_any(word: str, runs_dirs: Iterable[Path] = ()) -> Run | Pipeline:
     """Return the run or the pipeline that a person means by the same words."""
     if "/" in word or word == ".":
         return _by_path(word) or _stage(word, runs_dirs)
-    found = known_whole(runs_dirs)
-    if not found:
+    runs = known_whole(runs_dirs)
+    if not runs:
         raise FvlaunchError("there are no runs yet", hint="fvlaunch submit shapes-finetune")
     if word == "last":
-        return found[-1]
+        return runs[-1]
     for matches in (
-        [one for one in found if one.name == word],
-        [one for one in found if one.name.startswith(word)],
+        [one for one in runs if one.name == word],
+        [one for one in runs if one.name.startswith(word)],
         [run for run in known(runs_dirs) if word in ((read_json(run.record_file) or {}).get("job_ids") or ())],
     ):
         if len(matches) == 1:

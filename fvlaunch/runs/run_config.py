@@ -1,4 +1,7 @@
-"""Owns run.yaml as the agent reads it: validated again before anything is run by it, since files get edited. Never argv from disk."""
+"""Owns run.yaml as the agent reads it: validated again before anything is run by it, since files get edited.
+
+Must not take a command's arguments from disk.
+"""
 
 from __future__ import annotations
 

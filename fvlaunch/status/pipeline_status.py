@@ -1,6 +1,6 @@
 """Owns what is said of a pipeline: its stages' states folded into one. `fold` is pure. Must not change anything.
 
-A stage that never started is told by what kept it from starting, whatever became of its job.
+The reason of a stage that never started is what kept it from starting, whatever became of its job.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Owns what is said of a run: its records and the scheduler's answer merged into one truthful state.
 
-`judge` is pure. Silence is unknown, never gone; the last known is told with its age.
+`judge` is pure. Silence is unknown, never gone; what was last known is shown with its age.
 """
 
 from __future__ import annotations

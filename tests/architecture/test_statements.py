@@ -48,3 +48,10 @@ def test_a_docstring_is_understood_without_the_one_above_it(path: Path) -> None:
     nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module)]
     texts = [ast.get_docstring(node) or "" for node in nodes]
     assert [text.splitlines()[0] for text in texts if re.match(r"(Of|As|The same|Likewise|Ditto)\b", text)] == []
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name)
+def test_modules_that_are_cited_exist(path: Path) -> None:
+    cited = set(re.findall(r"(?<![./])\b(?:\w+/)*[a-z_]+\.py\b(?!:)", path.read_text()))
+    sources = [source.as_posix() for package in ("fvlaunch", "trainers") for source in (ROOT / package).rglob("*.py")]
+    assert [module for module in cited if not any(source.endswith(f"/{module}") for source in sources)] == []

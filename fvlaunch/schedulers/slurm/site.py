@@ -1,4 +1,4 @@
-"""Owns asking Slurm how a site is configured, and one small job that looks at a node. With slurm.py the only module that runs its commands.
+"""Owns asking Slurm how a site is configured, and one small job that looks at a node. Runs Slurm's commands, as commands.py does.
 
 Must not judge (site_checks.py does).
 """
