@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from fvlaunch.cli import app
+from tests.support.isolation import isolate
 
 CLUSTER: dict[str, Any] = {"executor": "slurm", "paths": {"data": "data"}, "slurm": {"partition": "main", "gpus-per-node": 8, "time": 60}}
 Call = Callable[..., tuple[int, str, str]]
@@ -18,9 +19,7 @@ Call = Callable[..., tuple[int, str, str]]
 
 def caller_beside_a_profile(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
     """Go to the folder, write the profile `lab` there, and return the command line as a function."""
-    monkeypatch.chdir(folder)
-    monkeypatch.setenv("XDG_STATE_HOME", str(folder / "home/state"))
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(folder / "home/config"))
+    isolate(folder, monkeypatch)
     (folder / "clusters").mkdir()
     (folder / "clusters/lab.yaml").write_text(yaml.safe_dump(CLUSTER))
 
