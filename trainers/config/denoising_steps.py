@@ -36,7 +36,10 @@ def sigmas(timesteps: Sequence[float], shift: float) -> list[float]:
 
 
 def timesteps(steps: Sequence[float], shift: float, warped: bool) -> list[float]:
-    """As the network is given them. warped: `steps` count on the unshifted grid (methods/README.md section 1), else they are timesteps."""
+    """Return the timesteps that the network is given, in [0, 1000].
+
+    warped: `steps` count on the unshifted grid (methods/README.md section 1); else they are timesteps already.
+    """
     return [shifted(step / _GRID, shift) * _GRID for step in steps] if warped else [float(step) for step in steps]
 
 

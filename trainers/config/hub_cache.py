@@ -21,7 +21,7 @@ class NotHere(Exception):
 
 
 def is_id(reference: str) -> bool:
-    """Whether it reads like "org/name"."""
+    """Return whether it reads like "org/name"."""
     return _ID.fullmatch(reference) is not None and "--" not in reference and ".." not in reference
 
 

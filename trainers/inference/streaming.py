@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def streams(model: ModelBase) -> bool:
-    """Whether the network makes a video block by block."""
+    """Return whether the network makes a video block by block."""
     return hasattr(model, "write_block")
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from .. import seeding
+from ..checkpointing.keys import is_average
 from ..checkpointing.saver import Checkpointer
 from ..config import Batching, TrainConfig, batching
 from ..control import EXIT_FINISHED, EXIT_SAVED, Control, Phase
@@ -133,7 +134,7 @@ class Trainer:
         if step is None:
             return 0
         self.method.load_checkpoint_state(state)
-        if self.ema is not None and any(key.startswith("callbacks.ema") for key in self.checkpointer.absent):
+        if self.ema is not None and any(is_average(key) for key in self.checkpointer.absent):
             self.ema.restart()
         self.control.report("resumed", step=step)
         log.info("resumed from step %d", step)
