@@ -58,7 +58,7 @@ def overwrite_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path | str) -> dict[str, Any] | None:
-    """The object in a file, or None where there is none or it can't be read as one (another node may just be writing)."""
+    """Return the object in a file, or None where there is none or it can't be read as one (another node may just be writing)."""
     try:
         value = json.loads(read_bytes(path))
     except (OSError, ValueError):
@@ -67,7 +67,7 @@ def read_json(path: Path | str) -> dict[str, Any] | None:
 
 
 def read_bytes(path: Path | str) -> bytes:
-    """A small file whole, with as little ado as possible: a listing reads thousands."""
+    """Return a small file whole, with as little ado as possible: a listing reads thousands."""
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         parts = []
@@ -91,7 +91,7 @@ def append_line(path: Path, value: dict[str, Any]) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Every whole JSON object of a line file; lines that a dying writer cut are left out."""
+    """Return every whole JSON object of a line file; lines that a dying writer cut are left out."""
     try:
         text = read_bytes(path).decode("utf-8", errors="replace")
     except OSError:

@@ -104,7 +104,8 @@ def _below(reference: str, folder: Path) -> str:
 
 
 def _checked(section: Any, kind: _Kind, below: Path, key: str) -> Any:
-    """The block `section`, which is at `key`, by the class's own Config; by that of the class it is derived from where it has none."""
+    """Return the block `section`, which is at `key`, by the class's own Config; by that of the class it is derived from
+    where it has none."""
     path, _, name = str(getattr(section, kind.chooser)).rpartition(":")
     reference = _below(getattr(section, kind.chooser), below)
     made = load_class(reference, object, f"{key}.{kind.chooser}")
@@ -121,7 +122,7 @@ def _checked(section: Any, kind: _Kind, below: Path, key: str) -> Any:
 
 
 def _inherited(made: type, kind: _Kind) -> list[type[Section]]:
-    """The configuration of the nearest class of this project's that `made` is derived from; empty where that has none."""
+    """Return the configuration of the nearest class of this project's that `made` is derived from; empty where that has none."""
     for base in made.__mro__:
         module = base.__module__.removeprefix(kind.code).replace("_", "-")
         if base.__module__.startswith(kind.code) and module in available(kind.configs):
@@ -130,7 +131,7 @@ def _inherited(made: type, kind: _Kind) -> list[type[Section]]:
 
 
 def _module(path: Path, key: str) -> ModuleType:
-    """The file as a module; each file is imported once a process, so that classes of one file know each other."""
+    """Return the file as a module; each file is imported once a process, so that classes of one file know each other."""
     name = f"own_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     if name in sys.modules:
         return sys.modules[name]

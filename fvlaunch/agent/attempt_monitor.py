@@ -97,7 +97,7 @@ class Watch:
             self.ranks.kill()
 
     def _by_stacks(self, behind: int) -> int:
-        """The rank that hangs in its own code while the others wait for it in torch. Heartbeats are too coarse to tell by a step."""
+        """Return the rank that hangs in its own code while the others wait for it in torch. Heartbeats are too coarse to tell by a step."""
         waits = {r.rank: waits_for_others(_tail(r.log)) for r in self.ranks.alive()}
         apart = [rank for rank, waiting in waits.items() if waiting is False]
         self._hung_waits = not apart and all(waits.values())
@@ -132,7 +132,7 @@ def _tail(path: Path, size: int = 16384) -> str:
 
 
 def _memory_kills() -> int:
-    """How often the kernel has killed for want of memory on this machine (in our control group it cannot be told everywhere)."""
+    """Return how often the kernel has killed for want of memory on this machine (in our control group it cannot be told everywhere)."""
     try:
         for line in Path("/proc/vmstat").read_text().splitlines():
             if line.startswith("oom_kill "):

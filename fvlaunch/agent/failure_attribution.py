@@ -56,7 +56,7 @@ class RankEnd:
 
 
 def _words(lines: Sequence[str]) -> list[str]:
-    """What a traceback says, without where: its lines that are not indented."""
+    """Return what a traceback says, without where: its lines that are not indented."""
     return [line for line in lines if line and not line.startswith((" ", "\t", "Traceback"))]
 
 
@@ -84,7 +84,7 @@ class NodeEnd:
 def judge(
     nodes: Sequence[NodeEnd], notice: Cause | None, silent: Sequence[tuple[str, int]] = (), lost: Failure | None = None
 ) -> tuple[Cause, Failure | None]:
-    """What ended the attempt, given every node's ends that are known and the notice that was given, if any.
+    """Return what ended the attempt, given every node's ends that are known and the notice that was given, if any.
 
     `silent`: nodes that sent no word, with their first rank: where the others only saw connections break, such a node is lost.
     `lost`: the head gave up on a node.
@@ -112,7 +112,7 @@ def judge(
 
 
 def _hung(nodes: Sequence[NodeEnd]) -> Failure | None:
-    """Each node's agent names a rank; of those one that did not wait for others held them up, else the one least far on."""
+    """Return the rank that held the others up: of those that the nodes' agents name, one that did not wait, else the one least far on."""
     found = [(node, end) for node in nodes for end in node.ends if end.rank == node.hung_rank]
     if not found:
         return None
@@ -128,19 +128,19 @@ def _out_of_memory(end: RankEnd, nodes: Sequence[NodeEnd]) -> bool:
 
 
 def _failure(end: RankEnd, nodes: Sequence[NodeEnd]) -> Failure:
-    """A rank's end in words: the signal, else its own words, else its exit code; its lines are the end of its log."""
-    told = end.told.strip().splitlines()
+    """Return a rank's end in words: the signal, else its own words, else its exit code; its lines are the end of its log."""
+    lines = end.told.strip().splitlines()
     if end.code < 0:
         name = signal.Signals(-end.code).name if -end.code in set(signal.Signals) else str(-end.code)
         killed = " (the kernel, for want of memory)" if _out_of_memory(end, nodes) else ""
         return Failure(end.rank, end.node, end.step, f"killed by {name}{killed}", end.lines)
-    if told and end.code == EXIT_NO_RESTART:  # a sentence for a person, and what helps; no traceback
-        return Failure(end.rank, end.node, end.step, told[0], tuple(told[1:]) or end.lines)
-    return Failure(end.rank, end.node, end.step, told[-1] if told else f"ended with code {end.code}", end.lines)
+    if lines and end.code == EXIT_NO_RESTART:  # a sentence for a person, and what helps; no traceback
+        return Failure(end.rank, end.node, end.step, lines[0], tuple(lines[1:]) or end.lines)
+    return Failure(end.rank, end.node, end.step, lines[-1] if lines else f"ended with code {end.code}", end.lines)
 
 
 def last_lines(log: str, count: int = 12) -> tuple[str, ...]:
-    """The end of a rank's log, without blank lines and without what other ranks' failures made it say.
+    """Return the end of a rank's log, without blank lines and without what other ranks' failures made it say.
 
     Of a log that ends with the stacks of its threads: the innermost calls of the thread that was at work.
     """
@@ -153,7 +153,8 @@ def last_lines(log: str, count: int = 12) -> tuple[str, ...]:
 
 
 def waits_for_others(log: str) -> bool | None:
-    """Whether the stacks at the end of a rank's log show it inside torch: in a collective, or in a step that holds one. None: no stacks."""
+    """Return whether the stacks at the end of a rank's log show it inside torch: in a collective, or in a step
+    that holds one. None: no stacks."""
     block = log.rpartition("Current thread 0x")[2] if "Current thread 0x" in log else ""
     innermost = re.search(r'^  File "([^"]+)"', block, re.MULTILINE)
     return "/torch/" in innermost[1] if innermost else None

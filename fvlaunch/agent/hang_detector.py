@@ -52,13 +52,13 @@ class Pulse:
         self._beats[rank] = Beat(str(phase), count, now, details)
 
     def limit_s(self, phase: str) -> float:
-        """How long a rank may be silent in a phase. Steps: a multiple of the median step, once enough were seen."""
+        """Return how long a rank may be silent in a phase. Steps: a multiple of the median step, once enough were seen."""
         if phase == "stepping" and len(self._step_s) >= 3:
             return max(self._limits.hang_floor_s, self._limits.hang_factor * statistics.median(self._step_s))
         return self._limits.phase_s
 
     def hung(self, alive: list[int], now: float) -> int | None:
-        """The rank that holds the others up, if all that are alive have been silent too long; None while any gets on.
+        """Return the rank that holds the others up, if all that are alive have been silent too long; None while any gets on.
 
         Ranks wait for each other, so all fall silent soon after one does: the culprit is the one least far on.
         """
@@ -71,8 +71,8 @@ class Pulse:
         return self._beats[rank]
 
     def summary(self, now: float) -> dict[str, Any]:
-        """What status shows: the phase and step of the rank least far on."""
+        """Return what status shows: the phase and step of the rank least far on."""
         rank, beat = min(self._beats.items(), key=lambda item: (item[1].count, item[1].at))
         step_s = round(statistics.median(self._step_s), 4) if self._step_s else None
-        told = {"phase": beat.phase, "count": beat.count, "rank": rank, "silent_s": round(now - beat.at, 1), "median_step_s": step_s}
-        return {**beat.details, **told}
+        summary = {"phase": beat.phase, "count": beat.count, "rank": rank, "silent_s": round(now - beat.at, 1), "median_step_s": step_s}
+        return {**beat.details, **summary}

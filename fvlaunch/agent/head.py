@@ -113,7 +113,7 @@ class Head:
         return why
 
     def _intent(self) -> Intent:
-        """What the person wants of this generation; an intent for an earlier one has been dealt with."""
+        """Return what the person wants of this generation; an intent for an earlier one has been dealt with."""
         intent = self.run.intent()
         return intent if intent.generation >= self.generation else Intent("run", self.generation)
 
@@ -160,8 +160,8 @@ class Head:
         overwrite_json(self.run.attempt_file, self._record)
 
     def _log(self, event: str, **details: Any) -> None:
-        told = secret_values.redacted(details, self._secrets)
-        append_line(self.run.attempt_log(self.attempt), {"time": time.time(), "event": event, **told})
+        masked = secret_values.redacted(details, self._secrets)
+        append_line(self.run.attempt_log(self.attempt), {"time": time.time(), "event": event, **masked})
 
     # While the ranks run
 
@@ -237,7 +237,7 @@ class Head:
         )
 
     def _reports(self, *, wait: bool) -> list[NodeEnd]:
-        """The followers' ends of this attempt; with `wait`, given a moment to arrive."""
+        """Return the followers' ends of this attempt; with `wait`, given a moment to arrive."""
         until = time.monotonic() + (SETTLE_S if wait else 0)
         while True:
             found = [read_json(report_file(self.run, self.attempt, n)) for n in range(1, len(self.placement.hosts))]
@@ -329,7 +329,8 @@ class Head:
         return 1  # its fate is decided: to wait for the end would only delay the next life
 
     def _only_outside(self) -> ContinuationRequest:
-        """What the batch script has to do because the agent cannot: submit a new job, or ask and requeue where scontrol is missing here."""
+        """Return what the batch script has to do because the agent cannot: submit a new job, or ask and
+        requeue where scontrol is missing here."""
         can_ask = self.placement.scheduler.can_ask()
         if self.notice is not None and self.notice.requeued:
             done_already = self.notice.cause is Cause.REQUEUED

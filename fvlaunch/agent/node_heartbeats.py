@@ -21,12 +21,12 @@ class SilenceLimits(Protocol):
 
 
 def beat_file(run: Run, attempt: int, node: int) -> Path:
-    """Where the agent of a node other than the first shows that it is there."""
+    """Return where the agent of a node other than the first shows that it is there."""
     return run.attempts / f"{attempt:04d}.node-{node:04d}.beat"
 
 
 def report_file(run: Run, attempt: int, node: int) -> Path:
-    """Where it writes how its ranks ended."""
+    """Return where the agent of a node writes how its ranks ended."""
     return run.attempts / f"{attempt:04d}.node-{node:04d}.json"
 
 
@@ -38,7 +38,7 @@ class NodeHeartbeats:
         self._heard: dict[int, tuple[object, float]] = {node: (None, time.monotonic()) for node in range(1, len(hosts))}
 
     def lost(self, attempt: int) -> int | None:
-        """A node that was not heard of for too long and has not reported its end either."""
+        """Return a node that was not heard of for too long and has not reported its end either."""
         now = time.monotonic()
         for node, (before, at) in self._heard.items():
             beat = (read_json(beat_file(self._run, attempt, node)) or {}).get("time")

@@ -34,7 +34,7 @@ class Placement:
 
     @property
     def token(self) -> str:
-        """Of the submission that this job belongs to: the name of the job's folder."""
+        """The token of the submission that this job belongs to: the name of the job's folder."""
         return self.allocation.token
 
     @property
@@ -46,7 +46,7 @@ class Placement:
         return self.node == 0
 
     def is_held(self) -> bool:
-        """Whether the job is still there, as far as that can be told at no cost."""
+        """Return whether the job is still there, as far as that can be told at no cost."""
         return self.scheduler.holds(self.job_id)
 
     def listen_address(self) -> tuple[str, str]:
@@ -61,5 +61,5 @@ class Placement:
 
 
 def discover() -> Placement:
-    """Where a scheduler started this process."""
+    """Return where a scheduler started this process."""
     return Placement(*current())

@@ -157,7 +157,7 @@ class Ranks:
         self._signal(signal.SIGTERM)
 
     def stopped(self) -> int | None:
-        """A rank that a signal has stopped, if there is one: then the others wait for it, however far each had got."""
+        """Return a rank that a signal has stopped, if there is one: then the others wait for it, however far each had got."""
         return next((r.rank for r in self.alive() if r.process is not None and process_state(r.process.pid) == "T"), None)
 
     def dump_stacks(self) -> None:
@@ -213,7 +213,7 @@ class Ranks:
 
 
 def process_state(pid: int) -> str:
-    """The kernel's letter for a process (R, S, D, T, Z …); empty where there is none."""
+    """Return the kernel's letter for a process (R, S, D, T, Z …); empty where there is none."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (OSError, IndexError):
@@ -221,7 +221,7 @@ def process_state(pid: int) -> str:
 
 
 def listen(address: str) -> socket.socket:
-    """A listening socket on a port that is free now, and stays ours: rank 0 inherits it."""
+    """Return a listening socket on a port that is free now, and stays ours: rank 0 inherits it."""
     found = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     found.bind((address, 0))
     found.listen(1024)

@@ -76,8 +76,8 @@ class ForkServer:
                 message = b""
             if not message:
                 return born or None
-            told: dict[str, Any] = json.loads(message)
-            born[told["rank"]] = told["pid"]
+            birth: dict[str, Any] = json.loads(message)
+            born[birth["rank"]] = birth["pid"]
         return born
 
     def end(self) -> int | None:
@@ -96,7 +96,7 @@ class Child:
         self.returncode: int | None = None
 
     def poll(self) -> int | None:
-        """As subprocess.Popen: the exit code, or minus the signal."""
+        """Return what subprocess.Popen's does: the exit code, or minus the signal."""
         return self._wait(os.WNOHANG)
 
     def wait(self) -> int:

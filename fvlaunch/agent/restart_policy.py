@@ -53,7 +53,7 @@ _IN_WORDS = {Cause.CRASH: "crashed", Cause.HANG: "hung", Cause.OUT_OF_MEMORY: "r
 
 
 def decide(attempts: Sequence[Attempt], limits: Limits, *, in_place: bool, can_requeue: bool) -> Decision:
-    """What follows the last of `attempts` (all of the run; only those of the last one's generation count).
+    """Return what follows the last of `attempts` (all of the run; only those of the last one's generation count).
 
     `in_place`: all ranks are on one node, nobody told the job to end, and enough of the allocation is left.
     `can_requeue`: a scheduler holds the job.
@@ -75,7 +75,7 @@ def decide(attempts: Sequence[Attempt], limits: Limits, *, in_place: bool, can_r
 
 
 def may_start(attempts: Sequence[Attempt], limits: Limits, generation: int) -> Decision | None:
-    """A reason not to start another attempt: the earlier ones of this generation used up a budget. None: go on."""
+    """Return a reason not to start another attempt: the earlier ones of this generation used up a budget. None: go on."""
     mine = [a for a in attempts if a.generation == generation]
     over = _over_budget(mine, limits) if mine else ""
     return Decision(Action.END, "failed", f"{over}\n{_why(mine[-1])}".strip()) if over else None
@@ -95,13 +95,13 @@ _HARDWARE = re.compile(r"killed by|CUDA error|cuDNN|NVLink|Xid|ECC|Bus error|Inp
 
 
 def _suspect(attempt: Attempt) -> bool:
-    """Whether the failure speaks of the node rather than of the program: a run on one node goes elsewhere for such only."""
+    """Return whether the failure speaks of the node rather than of the program: a run on one node goes elsewhere for such only."""
     what = attempt.failure.what if attempt.failure else ""
     return attempt.cause in (Cause.INTERRUPTED, Cause.HANG) or bool(_HARDWARE.search(what))
 
 
 def _kind(attempt: Attempt) -> str:
-    """A failure without its numbers: a bug fails at another step or address each time. What may be the node's fault stays apart."""
+    """Return a failure without its numbers: a bug fails at another step or address each time. What may be the node's fault stays apart."""
     if _suspect(attempt):
         return f"{attempt.cause} {_node(attempt)}"
     return re.sub(r"0x[0-9a-f]+|\d+", "#", attempt.failure.what if attempt.failure else "")
@@ -127,7 +127,7 @@ def _over_budget(attempts: Sequence[Attempt], limits: Limits) -> str:
 
 
 def _fruitless(attempts: Sequence[Attempt], causes: Sequence[Cause]) -> int:
-    """How many attempts ended by `causes` since one last reached a step that none before it had reached."""
+    """Return how many attempts ended by `causes` since one last reached a step that none before it had reached."""
     best, count = 0, 0
     for attempt in attempts:
         reached = attempt.step_to or 0

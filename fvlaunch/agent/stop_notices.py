@@ -64,8 +64,8 @@ class Clock:
         self._end: float | None = None
         self._length_s = 0.0
         self._ask_again = 0.0
-        told = placement.allocation.end_time
-        self._set_end(told if told is not None else _asked_end_time(placement))
+        end = placement.allocation.end_time
+        self._set_end(end if end is not None else _asked_end_time(placement))
         self._length_s = self.left_s() or 0.0
 
     def _set_end(self, end_time: float | None) -> None:
@@ -79,21 +79,21 @@ class Clock:
         """Time needed to save: the configured one, else from the measured saves; never most of a short allocation."""
         if self._fixed_lead is not None:
             return self._fixed_lead
-        wanted = FIRST_LEAD_S if self._save_s is None else 2 * self._save_s + 30
-        return min(wanted, max(self._length_s / 3, 10.0)) if self._length_s else wanted
+        lead = FIRST_LEAD_S if self._save_s is None else 2 * self._save_s + 30
+        return min(lead, max(self._length_s / 3, 10.0)) if self._length_s else lead
 
     def left_s(self) -> float | None:
-        """Seconds left of the allocation; None: no end is known."""
+        """Return seconds left of the allocation; None: no end is known."""
         return None if self._end is None else self._end - time.monotonic()
 
     def due(self) -> bool:
-        """Whether the time to save has come. Asks the scheduler once more first: limits get extended."""
+        """Return whether the time to save has come. Asks the scheduler once more first: limits get extended."""
         left = self.left_s()
         if left is None or left > self.lead_s() or time.monotonic() < self._ask_again:
             return False
-        asked = _asked_end_time(self._placement)
-        if asked is not None:
-            self._set_end(asked)
+        end = _asked_end_time(self._placement)
+        if end is not None:
+            self._set_end(end)
         left = self.left_s()
         self._ask_again = time.monotonic() + 5
         return left is not None and left <= self.lead_s()
@@ -107,7 +107,7 @@ def _asked_end_time(placement: Placement) -> float | None:
 
 
 def understand(signums: list[int], placement: Placement, intent: Intent, clock: Clock, grace_s: float) -> Notice | None:
-    """What a signal means: the intent first, then the scheduler's own word, then our clock. None: go on."""
+    """Return what a signal means: the intent first, then the scheduler's own word, then our clock. None: go on."""
     now = time.monotonic()
     soon, until_saved = now + grace_s, now + max(clock.lead_s(), grace_s)
     if intent.want == "cancel":
@@ -123,7 +123,7 @@ def understand(signums: list[int], placement: Placement, intent: Intent, clock: 
 
 
 def _explained(reason: SignalReason, now: float, soon: float) -> Notice | None:
-    """What the scheduler's own word asks for; None where that word does not settle it."""
+    """Return what the scheduler's own word asks for; None where that word does not settle it."""
     if reason.cause is NoticeCause.CANCELLED:
         return Notice(Cause.CANCELLED, now, "scancel")
     if reason.cause is NoticeCause.PREEMPTION:  # the job's end has been moved to that of the grace time

@@ -19,7 +19,7 @@ from ..runs.directory import Run
 
 
 def event_of(state: str, attempts: Sequence[Attempt]) -> str | None:
-    """What to tell after an attempt: the run's final state, or that it stalls. None: nothing."""
+    """Return what to tell after an attempt: the run's final state, or that it stalls. None: nothing."""
     if state:
         return state
     if not attempts:
@@ -29,9 +29,9 @@ def event_of(state: str, attempts: Sequence[Attempt]) -> str | None:
     return "stalled" if last.cause is Cause.HANG or fruitless else None
 
 
-def tell(wanted: Notify | None, run: Run, event: str | None, reason: str) -> None:
+def tell(notify: Notify | None, run: Run, event: str | None, reason: str) -> None:
     """Run the command with the event on its stdin, in the run directory and a session of its own, for as long as it may take."""
-    if wanted is None or event is None or event not in wanted.on:
+    if notify is None or event is None or event not in notify.on:
         return
     record = run.record()
     value: dict[str, Any] = {
@@ -40,24 +40,24 @@ def tell(wanted: Notify | None, run: Run, event: str | None, reason: str) -> Non
         "path": str(run.path), "time": time.time(),
     }  # fmt: skip
     try:
-        problem = _run(wanted, run, json.dumps(value) + "\n")
+        problem = _run(notify, run, json.dumps(value) + "\n")
     except OSError as error:
-        problem = f"cannot start {wanted.command[0]}: {error.strerror}"
+        problem = f"cannot start {notify.command[0]}: {error.strerror}"
     print(f"agent: notify {event}: {problem or 'told'}", file=sys.stderr, flush=True)
 
 
-def _run(wanted: Notify, run: Run, text: str) -> str:
-    """What went wrong; empty where nothing did."""
+def _run(notify: Notify, run: Run, text: str) -> str:
+    """Return what went wrong; empty where nothing did."""
     output = run.logs / "notify.log"
     with tempfile.TemporaryFile() as event, output.open("ab") as log:
         event.write(text.encode())
         event.seek(0)
-        started = subprocess.Popen(wanted.command, stdin=event, stdout=log, stderr=log, cwd=run.path, start_new_session=True)
+        started = subprocess.Popen(notify.command, stdin=event, stdout=log, stderr=log, cwd=run.path, start_new_session=True)
         try:
-            code = started.wait(timeout=wanted.timeout_s)
+            code = started.wait(timeout=notify.timeout_s)
         except subprocess.TimeoutExpired:
             with suppress(ProcessLookupError):
                 os.killpg(started.pid, signal.SIGKILL)
             started.wait()
-            return f"killed after {wanted.timeout_s:g} s"
+            return f"killed after {notify.timeout_s:g} s"
     return "" if code == 0 else f"it ended with {code}; see {output.name}"

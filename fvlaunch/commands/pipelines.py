@@ -59,7 +59,7 @@ def submit(pipeline_plan: Any, *, words: dict[str, Any], take_snapshot: bool, wa
 
     for line in dict.fromkeys(line for stage in pipeline_plan.stages for line in warnings.warnings_of(stage)):
         printing.say(line)
-    pipeline = submit_pipeline(pipeline_plan, take_snapshot=take_snapshot, asked=words)
+    pipeline = submit_pipeline(pipeline_plan, take_snapshot=take_snapshot, request=words)
     for run, stage in zip(pipeline.stages, pipeline_plan.stages, strict=True):
         printing.say(f"{run.name}: {stage.summary}; {_job(run)}")
     return _submitted(pipeline, wait_=wait_, json_=json_)

@@ -122,7 +122,7 @@ def _submit(drill: Drill, name: str) -> Run:
         sbatch=drill.sbatch,
         runs_dir=drill.runs_dir or registry.runs_dir_option(None),
     )
-    return submission.submit(plan, take_snapshot=True, asked={"rehearse": name})
+    return submission.submit(plan, take_snapshot=True, request={"rehearse": name})
 
 
 def _finish(run: Run) -> None:

@@ -36,7 +36,7 @@ def smoke(request: Any, *, take_snapshot: bool, json_: bool) -> int:
     if getattr(train.method, "generator_update_interval", 1) > FIRST:
         sets.append(f"train.method.generator_update_interval={FIRST}")
     _, plan = replace(request, name=plan.name, sets=[*request.sets, *sets]).plan()
-    run = submission.submit(plan, take_snapshot=take_snapshot, asked={**request.words, "smoke": True})
+    run = submission.submit(plan, take_snapshot=take_snapshot, request={**request.words, "smoke": True})
     printing.say(f"{run.name}: {plan.summary}; {FIRST} steps, a save{', a validation' if train.callbacks.validation else ''}")
     _finish(run)
     submission.resubmit(run, planner.plan_resume(run, None, sets=[f"train.max_steps={LAST}"], ranks=None, sbatch={}))

@@ -113,7 +113,7 @@ def prepare(request: SubmitRequest, *, take_snapshot: bool, json_: bool) -> None
     if not scheduler(plan.executor).takes_sbatch_options:
         raise UsageError("--prepare makes a batch script, and this cluster takes none", hint="choose a Slurm cluster with --cluster")
     _warn(composed, plan)
-    run, script = submission.prepare_job(plan, take_snapshot=take_snapshot, asked=request.words)
+    run, script = submission.prepare_job(plan, take_snapshot=take_snapshot, request=request.words)
     line = f"sbatch {shlex.quote(str(script))}"
     if json_:
         return printing.as_json({"run": run.name, "path": str(run.path), "script": str(script), "command": line, "state": "submitting"})
@@ -130,7 +130,7 @@ def submit(request: SubmitRequest, *, wait: bool, take_snapshot: bool, json_: bo
         return pipeline_commands.submit(request.pipeline_plan(), words=request.words, take_snapshot=take_snapshot, wait_=wait, json_=json_)
     composed, plan = request.plan()
     _warn(composed, plan)
-    run = submission.submit(plan, take_snapshot=take_snapshot, asked=request.words)
+    run = submission.submit(plan, take_snapshot=take_snapshot, request=request.words)
     return _submitted(run, plan.summary, wait=wait, json_=json_)
 
 

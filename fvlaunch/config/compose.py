@@ -46,7 +46,7 @@ class Composed:
     """The lock of the run.yaml that was given as the recipe."""
 
     def place(self, path: KeyPath) -> Place:
-        """Where a value, or else the block it would stand in, was written."""
+        """Return where a value, or else the block it would stand in, was written."""
         return place(self.cluster_node, path[1:]) if path[:1] == ("cluster",) else place(self.recipe_node, path)
 
     def cross_check(self, world_size: int) -> list[Problem]:
@@ -110,7 +110,7 @@ def _is_run(file: Node) -> bool:
 
 
 def _remembered(file: Node, what: str) -> str | None:
-    """The name of the recipe or cluster that the lock of a run.yaml remembers."""
+    """Return the name of the recipe or cluster that the lock of a run.yaml remembers."""
     lock = file.value["lock"].plain if "lock" in file.value else None
     name = lock.get(what) if isinstance(lock, dict) else None
     return name if isinstance(name, str) and name else None

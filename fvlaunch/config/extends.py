@@ -20,7 +20,7 @@ class Files:
         self.kind, self.cwd, self.num_read = kind, cwd, 0
 
     def load(self, path: Path, chain: tuple[Path, ...] = (), asked_at: Place | None = None) -> Node:
-        """The merged tree of a file; `chain` is what led here."""
+        """Return the merged tree of a file; `chain` is what led here."""
         real = path.resolve()
         if real in chain:
             names = " -> ".join(self._shown(p) for p in (*chain[chain.index(real) :], real))
@@ -45,7 +45,7 @@ class Files:
         return items
 
     def _base(self, reference: Node, path: Path) -> Path:
-        """The file that is extended: a path beside this one, or a name; its own name means the next one in the lookup order."""
+        """Return the file that is extended: a path beside this one, or a name; its own name means the next one in the lookup order."""
         name: str = reference.value
         if lookup.is_path(name):
             base = path.parent / name

@@ -72,7 +72,7 @@ def _cluster() -> Schema:
 
 
 def _extends(files: str) -> Schema:
-    """The property `extends` of a kind of file."""
+    """Return the property `extends` of a kind of file."""
     meaning = f"{files} that this one is laid over, by name or path: the first at the bottom, this one on top."
     return {"type": ["string", "array", "null"], "items": {"type": "string"}, "default": None, "description": meaning}
 
@@ -114,7 +114,7 @@ def _pipeline() -> Schema:
 
 
 def _definitions(models: list[type[BaseModel]]) -> tuple[dict[type[BaseModel], Schema], dict[str, Schema]]:
-    """Each model's reference, and all definitions: loosened, and with what our sources say of each key."""
+    """Return each model's reference, and all definitions: loosened, and with what our sources say of each key."""
     references, made = models_json_schema([(model, "validation") for model in models], ref_template="#/definitions/{model}")
     definitions: dict[str, Schema] = made["$defs"]
     for model in _all_models(models):
@@ -127,7 +127,7 @@ def _definitions(models: list[type[BaseModel]]) -> tuple[dict[type[BaseModel], S
 
 
 def _all_models(models: list[type[BaseModel]]) -> list[type[BaseModel]]:
-    """Every section class of ours that is loaded."""
+    """Return every section class of ours that is loaded."""
     for package in (_METHODS, _FAMILIES):
         for name in available(package):
             importlib.import_module(f"{package}.{name.replace('-', '_')}")
@@ -149,7 +149,7 @@ def _explain(definition: Schema, model: type[BaseModel]) -> None:
 
 
 def _meanings(owner: type) -> dict[str, str]:
-    """The text under each field of a class."""
+    """Return the text under each field of a class."""
     [body] = ast.parse(textwrap.dedent(inspect.getsource(owner))).body
     assert isinstance(body, ast.ClassDef)
     meanings = {}

@@ -38,13 +38,13 @@ def layers(cwd: Path | None = None) -> list[tuple[str, Path]]:
 
 
 def packaged() -> Path:
-    """The folder of what came with fvlaunch: inside the package in a wheel, the repository's root in a checkout."""
+    """Return the folder of what came with fvlaunch: inside the package in a wheel, the repository's root in a checkout."""
     package = Path(__file__).resolve().parents[1]
     return package / "data" if (package / "data" / "templates").is_dir() else package.parent
 
 
 def find(kind: Kind, name: str, cwd: Path | None = None) -> Path:
-    """The file of a name or an explicit path; NotFound says where it was looked for and what was probably meant."""
+    """Return the file of a name or an explicit path; NotFound says where it was looked for and what was probably meant."""
     cwd = cwd or Path.cwd()
     if is_path(name):
         path = cwd / Path(name).expanduser()
@@ -58,7 +58,7 @@ def find(kind: Kind, name: str, cwd: Path | None = None) -> Path:
 
 
 def kind_of(name: str, cwd: Path | None = None) -> Kind:
-    """Whether a name is a recipe or a pipeline; it must not be both. A file is a pipeline where it has stages."""
+    """Return whether a name is a recipe or a pipeline; it must not be both. A file is a pipeline where it has stages."""
     if is_path(name):
         return "pipeline" if _has_stages((cwd or Path.cwd()) / Path(name).expanduser()) else "recipe"
     recipes, pipelines = (candidates(kind, name, cwd) for kind in _SUBMITTED)
@@ -78,12 +78,12 @@ def _has_stages(path: Path) -> bool:
 
 
 def is_path(name: str) -> bool:
-    """Whether a name is meant as a file rather than looked up."""
+    """Return whether a name is meant as a file rather than looked up."""
     return name.endswith(_SUFFIXES) or name.startswith(("./", "../", "/", "~"))
 
 
 def candidates(kind: Kind, name: str, cwd: Path | None = None) -> list[Path]:
-    """Every layer's file of that name, in lookup order; the same file reached twice counts once."""
+    """Return every layer's file of that name, in lookup order; the same file reached twice counts once."""
     if not _NAME.fullmatch(name) or ".." in name:
         raise NotFound(f"{name[:100]!r} cannot name a {kind}", hint="letters, digits, `.`, `_`, `-`; a file is given as ./name.yaml")
     files: dict[Path, Path] = {}
@@ -95,7 +95,7 @@ def candidates(kind: Kind, name: str, cwd: Path | None = None) -> list[Path]:
 
 
 def listing(kind: Kind, cwd: Path | None = None) -> list[Entry]:
-    """All that can be named, each once, with the layer that wins; what lies in `base/` is not listed."""
+    """Return all that can be named, each once, with the layer that wins; what lies in `base/` is not listed."""
     entries: dict[str, Entry] = {}
     for layer, root in reversed(layers(cwd)):
         for path in sorted((root / FOLDERS[kind]).glob("*.y*ml")):
@@ -105,7 +105,7 @@ def listing(kind: Kind, cwd: Path | None = None) -> list[Entry]:
 
 
 def template(name: str, cwd: Path | None = None) -> Path:
-    """A job template, templates/job/NAME, by the same layers."""
+    """Return a job template, templates/job/NAME, by the same layers."""
     for _, root in layers(cwd):
         if (root / "templates" / "job" / name).is_file():
             return root / "templates" / "job" / name
@@ -113,7 +113,7 @@ def template(name: str, cwd: Path | None = None) -> Path:
 
 
 def template_folders(cwd: Path | None = None) -> list[Path]:
-    """Every templates/job folder there is, in lookup order."""
+    """Return every templates/job folder there is, in lookup order."""
     return [folder for _, root in layers(cwd) if (folder := root / "templates" / "job").is_dir()]
 
 

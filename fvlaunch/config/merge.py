@@ -32,7 +32,7 @@ def _other_kind(base: Node, over: Node) -> bool:
 
 
 def overlay(sets: Iterable[str]) -> Node:
-    """All `--set a.b=c` as one tree; the last of two for one key wins. Values are YAML scalars or bracketed lists and mappings."""
+    """Return all `--set a.b=c` as one tree; the last of two for one key wins. Values are YAML scalars or bracketed lists and mappings."""
     root = Node({}, Place("--set"))
     problems: list[Problem] = []
     for text in sets:

@@ -71,7 +71,7 @@ def problem(file: Path, name: str) -> tuple[str, str] | None:
 
 
 def _names(tree: ast.Module) -> Iterator[str]:
-    """All that the file may define at its top level, however deep in its conditions."""
+    """Return all that the file may define at its top level, however deep in its conditions."""
     for node in ast.walk(tree):
         if isinstance(node, ast.ClassDef):
             yield node.name

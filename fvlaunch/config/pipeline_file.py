@@ -137,7 +137,7 @@ def _name_problems(name: str, before: Sequence[str]) -> list[Problem]:
 
 
 def _overlay(node: Node | None, key: str) -> tuple[Node, list[Problem]]:
-    """The tree of `set`, whose keys are dotted."""
+    """Return the tree of `set`, whose keys are dotted."""
     tree = Node({}, node.place if node is not None else Place(""))
     if node is None or node.value is None:
         return tree, []

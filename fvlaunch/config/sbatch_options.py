@@ -97,7 +97,7 @@ class OptionError(ValueError):
 
 
 def option(name: str, value: Any, *, command_line: bool = False) -> Value | None:
-    """The checked value of one option, None where it is switched off. A command line may name dependencies and plugins' options."""
+    """Return the checked value of one option, None where it is switched off. A command line may name dependencies and plugins' options."""
     _check_name(name, command_line)
     if value is None or value is False or (name in FLAGS | MAYBE_FLAGS and str(value).lower() in ("no", "off", "false")):
         return None
@@ -111,7 +111,7 @@ def option(name: str, value: Any, *, command_line: bool = False) -> Value | None
 
 
 def options(given: Mapping[str, Any], *, command_line: bool = False) -> dict[str, Value]:
-    """All options of a mapping, checked; those switched off are left out."""
+    """Return all options of a mapping, checked; those switched off are left out."""
     checked = {name: option(name, value, command_line=command_line) for name, value in given.items()}
     return {name: value for name, value in checked.items() if value is not None}
 

@@ -41,7 +41,7 @@ def _time(value: Any) -> Any:
 
 
 def _each(check: Callable[[str, Any], Any]) -> Callable[[Any], Any]:
-    """A validator of a mapping that tells every wrong item at its own key and drops what comes out as None."""
+    """Return a validator of a mapping that tells every wrong item at its own key and drops what comes out as None."""
 
     def run(value: Any) -> Any:
         if not isinstance(value, dict):

@@ -57,7 +57,7 @@ class Node:
         return self.value
 
     def walk(self, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Node]]:
-        """Every node below and including this one, with its path."""
+        """Return every node below and including this one, with its path."""
         yield path, self
         items = self.value.items() if isinstance(self.value, dict) else enumerate(self.value) if isinstance(self.value, list) else ()
         for key, node in items:
@@ -75,7 +75,7 @@ def load(path: Path) -> tuple[Any, Places]:
 
 
 def read(path: Path, name: str | None = None) -> Node:
-    """The tree of a file that holds a mapping; `name` is how messages call it."""
+    """Return the tree of a file that holds a mapping; `name` is how messages call it."""
     name = name or str(path)
     node = parse(_text(path, name), name)
     if not isinstance(node.value, dict):
@@ -86,7 +86,7 @@ def read(path: Path, name: str | None = None) -> Node:
 
 
 def parse(text: str, file: str) -> Node:
-    """The tree of a text; an empty text is a null."""
+    """Return the tree of a text; an empty text is a null."""
     bad = _CONTROL.search(text.removeprefix("\ufeff"))
     if bad:
         line = text.count("\n", 0, bad.start()) + 1
@@ -100,7 +100,7 @@ def parse(text: str, file: str) -> Node:
 
 
 def scalar(text: str) -> Any:
-    """The value of an unquoted scalar by YAML 1.2's core schema."""
+    """Return the value of an unquoted scalar by YAML 1.2's core schema."""
     if text in _SPECIAL:
         return _SPECIAL[text]
     if len(text) <= 400 and _INT.fullmatch(text):

@@ -91,7 +91,7 @@ _NOTES = {
 
 
 def unknown_key(key: str, value: Any, root: type[BaseModel], section: type[BaseModel] | None, data: Any) -> str:
-    """What was probably meant by a key that a section does not have."""
+    """Return what was probably meant by a key that a section does not have."""
     if key == guidance.OTHERS_KEY:
         return guidance.conversions(value)
     if key in _NOTES:
@@ -114,12 +114,12 @@ def unknown_key(key: str, value: Any, root: type[BaseModel], section: type[BaseM
 
 
 def closest(word: str, known: Iterable[str]) -> str | None:
-    """The known word that is most like it, if one is."""
+    """Return the known word that is most like it, if one is."""
     return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)), None)
 
 
 def section_at(root: type[BaseModel], data: Any, path: KeyPath) -> type[BaseModel] | None:
-    """The section that a path of `data` leads to, following `kind` and `family`; None where it is not a section."""
+    """Return the section that a path of `data` leads to, following `kind` and `family`; None where it is not a section."""
     kind: Any = root
     for key in (*path, None):
         kind = _chosen(kind, data)
@@ -139,7 +139,7 @@ def _member(kind: Any, key: str | int) -> Any:
 
 
 def _chosen(kind: Any, data: Any) -> Any:
-    """The class that `data` is meant for, out of an annotation."""
+    """Return the class that `data` is meant for, out of an annotation."""
     while get_origin(kind) is Annotated:
         kind = get_args(kind)[0]
     if get_origin(kind) in (Union, types.UnionType):
@@ -162,7 +162,7 @@ def _discovered(package: str, data: Any, key: str, default: str | None) -> type[
 
 
 def _all_keys(kind: Any, data: Any, path: KeyPath = ()) -> Iterator[KeyPath]:
-    """Every key that can be written, with the names of roles as the data has them."""
+    """Return every key that can be written, with the names of roles as the data has them."""
     kind = _chosen(kind, data)
     if get_origin(kind) is dict:
         for name, item in data.items() if isinstance(data, dict) else ():

@@ -42,7 +42,7 @@ def shrink(recipe: Node) -> Node:
 
 
 def _block(node: Node, name: str) -> dict[str, Node]:
-    """A mapping's items, or those of the mapping that it holds under a name; empty where there is none."""
+    """Return a mapping's items, or those of the mapping that it holds under a name; empty where there is none."""
     found = node.value.get(name) if name else node
     return found.value if found is not None and isinstance(found.value, dict) else {}
 

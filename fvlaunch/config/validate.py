@@ -21,7 +21,7 @@ _EXAMPLES = {"int": "for example 8", "float": "for example 1.0e-4", "bool": "tru
 
 
 def validate(model: type[Model], node: Node, root: str = "") -> tuple[Model, Node]:
-    """The section, and the tree without the nulls that only meant "the default"; ConfigError holds all that is wrong."""
+    """Return the section, and the tree without the nulls that only meant "the default"; ConfigError holds all that is wrong."""
     for _ in range(10):
         try:
             made = model.model_validate(node.plain)
@@ -40,7 +40,7 @@ def validate(model: type[Model], node: Node, root: str = "") -> tuple[Model, Nod
 
 
 def cross_check(train: trainers_config.TrainConfig, world_size: int, node: Node) -> list[Problem]:
-    """What trainers.config.check finds at a world size, with places; `node` is the recipe's tree."""
+    """Return what trainers.config.check finds at a world size, with places; `node` is the recipe's tree."""
     return _ordered(
         Problem(problem.message, place(node, path), dotted(path), problem.hint)
         for problem in trainers_config.check(train, world_size)
@@ -49,7 +49,7 @@ def cross_check(train: trainers_config.TrainConfig, world_size: int, node: Node)
 
 
 def place(node: Node, path: KeyPath) -> Place:
-    """Where a key is written, or else the block that it would stand in."""
+    """Return where a key is written, or else the block that it would stand in."""
     for key in path:
         below = _child(node, key)
         if below is None:
@@ -59,7 +59,7 @@ def place(node: Node, path: KeyPath) -> Place:
 
 
 def _child(node: Node, key: str | int) -> Node | None:
-    """What a mapping or list holds under a key or index."""
+    """Return what a mapping or list holds under a key or index."""
     child: Node | None = None
     if isinstance(node.value, dict):
         child = node.value.get(key)

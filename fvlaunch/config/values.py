@@ -69,7 +69,7 @@ def check_run_name(name: str) -> None:
 
 
 def control_problems(node: Node, root: str, multiline: Callable[[KeyPath], bool] = lambda path: False) -> list[Problem]:
-    """A control character in any value or key; line ends are allowed where `multiline` says so."""
+    """Return a control character in any value or key; line ends are allowed where `multiline` says so."""
     found = []
     for path, part in node.walk():
         texts = [text for text in (part.value, path[-1] if path else None) if isinstance(text, str)]
@@ -111,7 +111,7 @@ class Substitution:
         return _VARIABLE.sub(lambda match: self._one(match, node, path, shell), text)
 
     def _one(self, match: re.Match[str], node: Node, path: KeyPath, shell: bool) -> str:
-        """What one `${...}` stands for. In `setup`, a shell script, only paths are ours; the shell has the rest."""
+        """Return what one `${...}` stands for. In `setup`, a shell script, only paths are ours; the shell has the rest."""
         name, closed = match.groups()
         is_path = _PATH_NAME.fullmatch(name)
         if shell and not (closed and name.startswith("paths.")):

@@ -24,7 +24,7 @@ def fork(
     old: Run, step: int, name: str, cluster: str | None, *, sets: Sequence[str], ranks: int | None, sbatch: Mapping[str, Any],
     runs_dir: Path | None, take_snapshot: bool,
 ) -> tuple[Run, Plan]:  # fmt: skip
-    """The new run and its job. Anything may be set that the checkpoint still fits; what does not fit ends the run with the keys."""
+    """Make the new run and its job. Anything may be set that the checkpoint still fits; what does not fit ends the run with the keys."""
     source = stored_checkpoints.checkpoint_of(old, step)
     composed = compose(str(old.config_file), cluster, sets=sets)
     if composed.recipe.train is None:
@@ -38,7 +38,7 @@ def fork(
         copy_checkpoint(source, new.checkpoints)
         _copy_metrics(old, new, step)
 
-    run = submission.submit(plan, take_snapshot=take_snapshot, asked={"fork": old.name, "step": step, "set": list(sets)}, fill=fill)
+    run = submission.submit(plan, take_snapshot=take_snapshot, request={"fork": old.name, "step": step, "set": list(sets)}, fill=fill)
     return run, plan
 
 

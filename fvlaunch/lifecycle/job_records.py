@@ -14,7 +14,7 @@ from ..schedulers.registry import scheduler
 
 
 def make_job_folder(run: Run) -> Path:
-    """Of the submission that run.json announces."""
+    """Make and return the job folder of the submission that run.json announces."""
     folder = run.job / run.record().token
     folder.mkdir(mode=0o700, exist_ok=True)
     return folder
@@ -39,7 +39,7 @@ def submit_job(run: Run, chosen: Scheduler, job: JobSpec) -> None:
 
 
 def adopt(run: Run, record: Record) -> str | None:
-    """The job with this submission's token, recorded as the run's, if the scheduler knows one."""
+    """Return the job with this submission's token, recorded as the run's, if the scheduler knows one."""
     for wait_s in (0.0, 0.5, 1.5):
         time.sleep(wait_s)
         found = [job_id for job_id in scheduler(record.executor).find(record.token) if job_id not in record.job_ids]

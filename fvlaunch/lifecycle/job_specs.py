@@ -15,7 +15,7 @@ from ..schedulers.registry import scheduler
 
 
 def of_plan(run: Run, plan: Plan, folder: Path) -> JobSpec:
-    """The job of a planned submission; `folder` is named by its token."""
+    """Return the job of a planned submission; `folder` is named by its token."""
     return JobSpec(
         name=plan.job_name,
         token=folder.name,
@@ -36,7 +36,7 @@ def of_plan(run: Run, plan: Plan, folder: Path) -> JobSpec:
 
 
 def of_run(run: Run, folder: Path) -> JobSpec:
-    """The job of a run as its run.yaml says, for schedulers that take no options of their own."""
+    """Return the job of a run as its run.yaml says, for schedulers that take no options of their own."""
     cluster = load(run).cluster
     return JobSpec(
         name=run.name.replace("/", "."),

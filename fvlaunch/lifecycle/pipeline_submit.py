@@ -35,10 +35,10 @@ DRIVER_START_S = 60.0
 CANCEL_WAIT_S = 15.0
 
 
-def submit(plan: PipelinePlan, *, take_snapshot: bool, asked: dict[str, Any]) -> Pipeline:
-    """A new pipeline and its jobs. If one is refused, those before it are cancelled and nothing is left behind."""
+def submit(plan: PipelinePlan, *, take_snapshot: bool, request: dict[str, Any]) -> Pipeline:
+    """Make a new pipeline and its jobs. If one is refused, those before it are cancelled and nothing is left behind."""
     submission.check_scheduler(plan.stages[0])
-    pipeline = _made(plan, take_snapshot, asked)
+    pipeline = _made(plan, take_snapshot, request)
     try:
         with pipeline.exclusive():
             _start(pipeline, list(zip(pipeline.stages, plan.stages, strict=True)), None)
@@ -52,8 +52,8 @@ def submit(plan: PipelinePlan, *, take_snapshot: bool, asked: dict[str, Any]) ->
     return pipeline
 
 
-def _made(plan: PipelinePlan, take_snapshot: bool, asked: dict[str, Any]) -> Pipeline:
-    """The folder with every stage's run directory, and no job yet."""
+def _made(plan: PipelinePlan, take_snapshot: bool, request: dict[str, Any]) -> Pipeline:
+    """Make the folder with every stage's run directory, and no job yet."""
     pipeline, first = Pipeline(plan.path), plan.stages[0]
     job_folder.check_job_path(plan.path)
     try:
@@ -65,7 +65,7 @@ def _made(plan: PipelinePlan, take_snapshot: bool, asked: dict[str, Any]) -> Pip
     try:
         pipeline.write(PipelineRecord(plan.name, plan.pipeline, first.cluster_name, first.executor, plan.records, time.time()))
         for stage in plan.stages:
-            submission.prepare(stage, take_snapshot=take_snapshot, asked=asked)
+            submission.prepare(stage, take_snapshot=take_snapshot, request=request)
     except BaseException:
         shutil.rmtree(plan.path, ignore_errors=True)
         raise
@@ -98,7 +98,7 @@ def _start(pipeline: Pipeline, stages: Sequence[tuple[Run, Plan]], after: str | 
 
 
 def chained(plan: Plan, after: str | None) -> Plan:
-    """The plan of a stage whose job waits until the one before it has ended well; where that cannot be any more, it ends itself."""
+    """Return the plan of a stage whose job waits until the one before it has ended well; where that cannot be any more, it ends itself."""
     if after is None:
         return plan
     others = {key: value for key, value in plan.sbatch.items() if key not in FIRST_ONLY}
@@ -164,7 +164,7 @@ def _what_broke(pipeline: Pipeline, assume_dead: str | None) -> _Broken:
 
 
 def _goes_on(run: Run, stage: RunStatus, driven: bool, assume_dead: str | None) -> bool:
-    """Whether a stage's job is there and will do, or will be started by the process that starts them."""
+    """Return whether a stage's job is there and will do, or will be started by the process that starts them."""
     record = run.record()
     if record.state == "waiting":
         return driven and not stage.is_over
@@ -229,7 +229,7 @@ def _start_driver(pipeline: Pipeline) -> None:
 
 
 def _has_begun(pipeline: Pipeline, pid: int) -> bool:
-    """Whether that process has taken over, and the stage whose turn it is has a job or is over."""
+    """Return whether that process has taken over, and the stage whose turn it is has a job or is over."""
     if not (pipeline.record().driver or "").startswith(f"local-{pid}-"):
         return False
     records = [run.record() for run in pipeline.stages]

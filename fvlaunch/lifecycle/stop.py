@@ -52,7 +52,7 @@ def _end(run: Run, want: Want) -> str:
 
 
 def _current(record: Record) -> str | None:
-    """A job found by its token: one that nobody could record, or that goes on for the recorded one."""
+    """Return a job found by its token: one that nobody could record, or that goes on for the recorded one."""
     try:
         return jobs.other_job(record)
     except FvlaunchError:
@@ -60,7 +60,10 @@ def _current(record: Record) -> str | None:
 
 
 def _end_job(run: Run, record: Record, want: Want, state: str) -> str:
-    """A job that waits is cancelled either way; one that runs hears of a stop from its agent, which reads the intent."""
+    """End a run's job and return what was done, in words.
+
+    A job that waits is cancelled either way; one that runs hears of a stop from its agent, which reads the intent.
+    """
     chosen, job = scheduler(record.executor), job_of(record)
     assert job.job_id is not None
     phase = chosen.phase(job)

@@ -45,7 +45,7 @@ def program(what: str, run: Run, *arguments: str) -> list[dict[str, Any]]:
 
 
 def checkpoint_of(run: Run, step: int) -> Path:
-    """The folder of a published checkpoint, every byte of it read; an error says which steps there are."""
+    """Return the folder of a published checkpoint, every byte of it read; an error says which steps there are."""
     folder = run.checkpoints / f"step-{step:08d}"
     if not folder.is_dir():
         names = sorted(path.name for path in run.checkpoints.glob("step-*") if path.name[5:].isdigit())

@@ -28,10 +28,10 @@ from . import job_specs
 from .job_records import adopt, make_job_folder, submit_job
 
 
-def submit(plan: Plan, *, take_snapshot: bool, asked: dict[str, Any], fill: Callable[[Run], None] | None = None) -> Run:
-    """A new run and its job. If the job is refused, nothing is left behind. `fill` puts in what the job is to find there."""
+def submit(plan: Plan, *, take_snapshot: bool, request: dict[str, Any], fill: Callable[[Run], None] | None = None) -> Run:
+    """Make a new run and its job. If the job is refused, nothing is left behind. `fill` puts in what the job is to find there."""
     check_scheduler(plan)
-    run = prepare(plan, take_snapshot=take_snapshot, asked=asked)
+    run = prepare(plan, take_snapshot=take_snapshot, request=request)
     try:
         if fill is not None:
             fill(run)
@@ -46,27 +46,27 @@ def submit(plan: Plan, *, take_snapshot: bool, asked: dict[str, Any], fill: Call
     return run
 
 
-def prepare(plan: Plan, *, take_snapshot: bool, asked: dict[str, Any]) -> Run:
-    """The run directory, complete, and no job yet."""
+def prepare(plan: Plan, *, take_snapshot: bool, request: dict[str, Any]) -> Run:
+    """Make the run directory, complete, and no job yet."""
     job_folder.check_job_path(plan.path)
     run = create(plan.path, _first_record(plan))
     try:
         if take_snapshot:
             code_snapshot.take(run)
             code_snapshot.take_own_files(run, plan.recipe.get("train") or {})
-        _write_config(run, plan, lockfile.make(plan, asked, run))
+        _write_config(run, plan, lockfile.make(plan, request, run))
     except BaseException:
         shutil.rmtree(run.path, ignore_errors=True)
         raise
     return run
 
 
-def prepare_job(plan: Plan, *, take_snapshot: bool, asked: dict[str, Any]) -> tuple[Run, Path]:
-    """A new run with all that its job needs, and the batch script that somebody else will hand to sbatch.
+def prepare_job(plan: Plan, *, take_snapshot: bool, request: dict[str, Any]) -> tuple[Run, Path]:
+    """Make a new run with all that its job needs, and the batch script that somebody else will hand to sbatch.
 
     The job knows the run by its token: its agent records the job's id, and status and resume find it in the queue before that.
     """
-    run = prepare(plan, take_snapshot=take_snapshot, asked=asked)
+    run = prepare(plan, take_snapshot=take_snapshot, request=request)
     try:
         folder = make_job_folder(run)
         script = scheduler(plan.executor).prepare(job_specs.of_plan(run, plan, folder))
@@ -115,7 +115,7 @@ def _write_config(run: Run, plan: Plan, lock: dict[str, Any]) -> None:
 
 
 def resubmit(run: Run, plan: Plan, *, assume_dead: str | None = None) -> Run:
-    """A new job for a run whose last one is over."""
+    """Submit a new job for a run whose last one is over."""
     check_scheduler(plan)
     renew(run, plan, assume_dead=assume_dead)
     try:

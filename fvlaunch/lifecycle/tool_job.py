@@ -53,7 +53,7 @@ def make(program: str, source: Path, options: Mapping[str, Value], cluster_name:
 
 
 def tool_of(program: str, argv: Sequence[str], cluster_name: str, cluster: Cluster) -> ToolSpec:
-    """The program as a cluster profile has it run. A secret that others could read is refused here, not on the node."""
+    """Return the program as a cluster profile has it run. A secret that others could read is refused here, not on the node."""
     return ToolSpec(
         program,
         argv,

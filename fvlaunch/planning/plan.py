@@ -200,7 +200,7 @@ def _name_problems(name: str, folder: Path) -> list[Problem]:
 def _options(
     composed: Composed, given: Mapping[str, Any], shell: Mapping[str, str]
 ) -> tuple[dict[str, slurm_options.Value], dict[str, str], list[Problem]]:
-    """The sbatch options of all layers, where each came from, and what is wrong with those given here."""
+    """Return the sbatch options of all layers, where each came from, and what is wrong with those given here."""
     problems: list[Problem] = []
     takes_any = scheduler(composed.cluster.executor).takes_sbatch_options
     if not takes_any:
@@ -257,7 +257,10 @@ def _local(composed: Composed, num_ranks: int, nodes: int | None, gpus: int, whe
 
 
 def _time(composed: Composed, options: dict[str, slurm_options.Value], origins: dict[str, str]) -> int | None:
-    """The time limit, put into the options: the command line's, --set's, the cluster's, the recipe's. Local runs have none by default."""
+    """Return the time limit, put into the options: the command line's, --set's, the cluster's, the recipe's.
+
+    Local runs have none by default.
+    """
     time_limit, origin = composed.recipe.resources.time, composed.origins.get(("resources", "time"), "default")
     from_file = origins.get("time", "") == composed.origins.get(("cluster", "slurm", "time"))
     above = "time" not in options or (origin == "--set" and from_file and origins["time"] != "--set")
@@ -282,7 +285,7 @@ def _cores(composed: Composed, options: Mapping[str, Any], cores_per_node: int |
 
 
 def _trimmed(options: dict[str, slurm_options.Value], shape: _Shape) -> dict[str, slurm_options.Value]:
-    """A run smaller than one node asks for as many GPUs as it has ranks."""
+    """Ask for as many GPUs as there are ranks where the run is smaller than one node."""
     if shape.on_a_node == shape.full_node:
         return options
     count, short = str(shape.on_a_node), {}

@@ -47,7 +47,7 @@ def check_inputs(composed: Composed, made_before: Collection[str] = ()) -> None:
 
 
 def _own_code(composed: Composed) -> Iterator[Problem]:
-    """A user's own file that is not there, or has no such class."""
+    """Report a user's own file that is not there, or has no such class."""
     for path, file, name in own_files.references(composed.recipe_data.get("train") or {}):
         if wrong := own_files.problem(file, name):
             yield _problem(composed, ("train", *path), *wrong)

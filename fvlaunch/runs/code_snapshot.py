@@ -27,7 +27,7 @@ _MAX_PATCH = 20_000_000
 
 
 def source_root() -> Path:
-    """The folder that holds our packages, in a checkout or in site-packages."""
+    """Return the folder that holds our packages, in a checkout or in site-packages."""
     return Path(__file__).resolve().parents[2]
 
 

@@ -41,7 +41,7 @@ def leave_word(
 
 
 def handed_over(folder: Path, job_id: str) -> bool:
-    """Whether a job's batch script has said that it ends and another job goes on."""
+    """Return whether a job's batch script has said that it ends and another job goes on."""
     return (folder / f"handover.{job_id}").exists()
 
 

@@ -36,7 +36,7 @@ def num_local_gpus() -> int:
 
 
 def _is_device(part: str) -> bool:
-    """Of CUDA_VISIBLE_DEVICES: what is no device (-1 is the usual word for none) ends the list, as in CUDA itself."""
+    """Judge one word of CUDA_VISIBLE_DEVICES: what is no device (-1 is the usual word for none) ends the list, as in CUDA itself."""
     return bool(part.strip()) and not part.strip().startswith("-")
 
 
@@ -51,7 +51,7 @@ def process_start_time(pid: int) -> int | None:
 
 
 def local_job_id(pid: int) -> str | None:
-    """A local job's id: its controller's pid and start time, since pids come back."""
+    """Return a local job's id: its controller's pid and start time, since pids come back."""
     started = process_start_time(pid)
     return None if started is None else f"local-{pid}-{started}"
 

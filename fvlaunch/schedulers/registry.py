@@ -18,7 +18,7 @@ HERE = "local"
 
 @functools.cache
 def names() -> tuple[str, ...]:
-    """What `executor:` of a cluster profile may say."""
+    """Return what `executor:` of a cluster profile may say."""
     return tuple(sorted(path.parent.name for path in Path(__file__).parent.glob("*/scheduler.py")))
 
 

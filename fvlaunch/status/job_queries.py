@@ -11,7 +11,7 @@ from ..schedulers.registry import scheduler
 
 
 def job_of(record: Record) -> JobRef:
-    """What a scheduler needs to know of a run's job to say something about it."""
+    """Return what a scheduler needs to know of a run's job to say something about it."""
     return JobRef(record.token, record.job_id, record.scheduler, record.host, record.submitted_at)
 
 
@@ -23,8 +23,8 @@ def ask(records: Sequence[Record]) -> tuple[list[JobObservation], SchedulerUnrea
             open_by_name.setdefault(record.executor, []).append(record)
     seen: dict[str, JobObservation] = {}
     unreachable: SchedulerUnreachable | None = None
-    for name, asked in open_by_name.items():
-        answers, error = scheduler(name).observe([job_of(record) for record in asked])
-        seen |= {record.token: answer for record, answer in zip(asked, answers, strict=True)}
+    for name, same in open_by_name.items():
+        answers, error = scheduler(name).observe([job_of(record) for record in same])
+        seen |= {record.token: answer for record, answer in zip(same, answers, strict=True)}
         unreachable = unreachable or error
     return [seen.get(record.token) or JobObservation(alive=False) for record in records], unreachable

@@ -67,7 +67,7 @@ def _one(run: Run, listed: Record, seen: JobObservation, cache: StatusCache | No
 
 
 def _settled(run: Run, record: Record, seen: JobObservation) -> Record:
-    """A job that is gone may have ended while it was asked about: its agent's last word is in the record by now."""
+    """Return the record as it is now: a job that is gone may have ended while it was asked about, and its agent's last word is there."""
     return run.record() if seen.alive is False and record.job_id is not None and record.state not in FINAL_STATES else record
 
 
@@ -124,7 +124,7 @@ def _is_end_of(event: dict[str, Any], record: Record) -> bool:
 
 
 def _heard_s(beat: dict[str, Any], attempts: Sequence[Attempt]) -> float | None:
-    """Seconds since the agent of the attempt that runs was heard of; None where none runs, as far as its records say."""
+    """Return seconds since the agent of the attempt that runs was heard of; None where none runs, as far as its records say."""
     if not beat or attempts[-1].cause is not Cause.RUNNING or beat.get("attempt") != attempts[-1].number:
         return None
     return max(0.0, time.time() - float(beat.get("time", 0)))
@@ -136,7 +136,7 @@ def _left_s(beat: dict[str, Any]) -> float | None:
 
 
 def _losses(path: Path, line: dict[str, Any]) -> dict[str, float]:
-    """The method's own; the newest of each, as a student that is updated every fifth step has none in the steps between."""
+    """Return the newest of each loss of the method: a student that is updated every fifth step has none in the steps between."""
     if not any(key.endswith("_loss") for key in line):
         return {}
     lines = list(_objects(_tail(path)))
@@ -144,7 +144,7 @@ def _losses(path: Path, line: dict[str, Any]) -> dict[str, float]:
 
 
 def _counted(beat: dict[str, Any], attempts: Sequence[Attempt]) -> int:
-    """How far a job without metrics is: what the rank that is least far on has done."""
+    """Return how far a job without metrics is: what the rank that is least far on has done."""
     now = int(beat.get("count", 0)) if beat.get("phase") in WORKING and beat.get("phase") not in ("warming", "stepping") else 0
     return max([now, *(attempt.step_to or 0 for attempt in attempts)])
 
@@ -222,12 +222,12 @@ def _gone(record: Record, seen: JobObservation, intent: Intent | None) -> tuple[
 
 
 def last_metrics(path: Path) -> dict[str, Any]:
-    """The last whole line of a metrics file; empty where there is none yet."""
+    """Return the last whole line of a metrics file; empty where there is none yet."""
     return next(_objects(reversed(_tail(path))), {})
 
 
 def _tail(path: Path) -> list[bytes]:
-    """The last whole lines of a file, at most 8 KB."""
+    """Return the last whole lines of a file, at most 8 KB."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:

@@ -55,11 +55,11 @@ def start(job: JobSpec) -> str:
 
 def _tell(child: subprocess.Popen[bytes], job: JobSpec) -> None:
     function = f"{job.function.__module__}:{job.function.__qualname__}"
-    told: dict[str, Any] = {"folder": str(job.folder), "code": str(job.code), "function": function, "argument": job.argument}
-    told |= {"python": job.python or sys.executable, "setup": job.setup, "environment": dict(job.environment or {})}
+    message: dict[str, Any] = {"folder": str(job.folder), "code": str(job.code), "function": function, "argument": job.argument}
+    message |= {"python": job.python or sys.executable, "setup": job.setup, "environment": dict(job.environment or {})}
     assert child.stdin is not None
     with suppress(BrokenPipeError), child.stdin:  # it ended at once: its log says why
-        child.stdin.write(json.dumps(told).encode())
+        child.stdin.write(json.dumps(message).encode())
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
@@ -69,19 +69,19 @@ def _end(child: subprocess.Popen[bytes]) -> None:
     child.wait()
 
 
-def _child(told: dict[str, Any]) -> None:
+def _child(message: dict[str, Any]) -> None:
     """In the detached child: hand the function to submitit's local executor and write down who runs it."""
     os.umask(0o077)
-    os.environ.update(told["environment"])
-    os.environ["PYTHONPATH"] = python_path(Path(told["code"]))
-    module, _, name = told["function"].partition(":")
-    executor = _executor(Path(told["folder"]), told["python"], told["setup"])
+    os.environ.update(message["environment"])
+    os.environ["PYTHONPATH"] = python_path(Path(message["code"]))
+    module, _, name = message["function"].partition(":")
+    executor = _executor(Path(message["folder"]), message["python"], message["setup"])
     executor.update_parameters(timeout_min=LIMIT_MIN, gpus_per_node=num_local_gpus(), stderr_to_stdout=True)
-    pid = int(executor.submit(getattr(importlib.import_module(module), name), told["argument"]).job_id)
+    pid = int(executor.submit(getattr(importlib.import_module(module), name), message["argument"]).job_id)
     job_id = local_job_id(pid)
     if job_id is None:
         raise FvlaunchError(f"the job's controller, process {pid}, ended at once")
-    publish_text(Path(told["folder"]) / "started", f"{job_id}\n")
+    publish_text(Path(message["folder"]) / "started", f"{job_id}\n")
     sys.stderr.write(f"started {job_id}\n")
 
 
@@ -97,7 +97,10 @@ def _executor(folder: Path, python: str, setup: str) -> Any:
 
 
 def job_command(python: str, setup: str, folder: Path) -> list[str]:
-    """The job's process, after the profile's shell lines. Not submitit's own `setup`: with it the job's id would be that of a shell."""
+    """Return the job's process, after the profile's shell lines.
+
+    Not submitit's own `setup`: with it the job's id would be that of a shell.
+    """
     return after_setup(setup, module_command(python, "submitit.core._submit", str(folder), unbuffered=True))
 
 

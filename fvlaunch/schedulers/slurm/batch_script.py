@@ -14,7 +14,7 @@ from ..stub_modules import without
 
 
 def batch_script(job: JobSpec) -> str:
-    """The text that sbatch gets. Writes nothing."""
+    """Return the text that sbatch gets. Writes nothing."""
     return str(_executor(job)._make_submission_file_text(_command(job), ""))
 
 
@@ -75,7 +75,7 @@ def _rendered(job: JobSpec, name: str, values: dict[str, Any]) -> list[str]:
 
 
 def sbatch_options(job: JobSpec) -> dict[str, Any]:
-    """Every sbatch option of the job by its long name; the token stands in the comment and in the working directory."""
+    """Return every sbatch option of the job by its long name; the token stands in the comment and in the working directory."""
     given = dict(job.options or {})
     comment = " ".join(part for part in (str(given.pop("comment", "") or ""), f"fvlaunch:{job.token}") if part)
     options = {name: value for name, value in given.items() if value is not None and value is not False}

@@ -58,7 +58,7 @@ _NO_ACCOUNTING = "accounting storage is disabled"
 
 
 def environment(base: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment for a call: what a surrounding job or a person set for Slurm's commands is left out, but where Slurm is."""
+    """Return the environment for a call: what a surrounding job or a person set for Slurm's commands is left out, but where Slurm is."""
     source = os.environ if base is None else base
     return {key: value for key, value in source.items() if key == "SLURM_CONF" or not _LEAKING.match(key)}
 
@@ -68,7 +68,7 @@ def available() -> bool:
 
 
 def can_ask() -> bool:
-    """Whether Slurm's programs are here: many containers lack them."""
+    """Return whether Slurm's programs are here: many containers lack them."""
     return shutil.which("scontrol") is not None
 
 
@@ -86,7 +86,7 @@ def queue(job_ids: Iterable[str] | None = None, timeout_s: float = TIMEOUT_S) ->
 
 
 def job(job_id: str, timeout_s: float = TIMEOUT_S) -> JobDetails | None:
-    """All about one job; None where Slurm does not know it (any more)."""
+    """Return all about one job; None where Slurm does not know it (any more)."""
     done = _run(["scontrol", "show", "job", _checked(job_id)], timeout_s)
     if done.returncode == 0:
         return answers.parse_details(done.stdout)
@@ -96,21 +96,21 @@ def job(job_id: str, timeout_s: float = TIMEOUT_S) -> JobDetails | None:
 
 
 def end_time(job_id: str, timeout_s: float = TIMEOUT_S) -> int | None:
-    """When a running job must end, in seconds since 1970; None without a limit, or when it does not run."""
+    """Return when a running job must end, in seconds since 1970; None without a limit, or when it does not run."""
     found = job(job_id, timeout_s)
     return found.end_at if found is not None and found.state == "RUNNING" else None
 
 
 def accounted(job_ids: Iterable[str], timeout_s: float = TIMEOUT_S, *, since: int | None = None) -> dict[str, list[AccountedJob]] | None:
-    """Every life of the jobs, oldest first; None where this site keeps no accounts. Costs ten times squeue: never in a loop.
+    """Return every life of the jobs, oldest first; None where this site keeps no accounts. Costs ten times squeue: never in a loop.
 
     With `since` (seconds since 1970) all my jobs of that time, for more ids than a command line holds.
     """
-    wanted = [_checked(job_id) for job_id in job_ids]
+    ids = [_checked(job_id) for job_id in job_ids]
     if since is not None:
         start = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(since))
         return _sacct([f"--starttime={start}", f"--uid={os.geteuid()}"], timeout_s)
-    return _sacct([f"--jobs={','.join(wanted)}"], timeout_s) if wanted else {}
+    return _sacct([f"--jobs={','.join(ids)}"], timeout_s) if ids else {}
 
 
 def _sacct(which: Sequence[str], timeout_s: float) -> dict[str, list[AccountedJob]] | None:
@@ -138,7 +138,7 @@ def find_by_token(token: str, timeout_s: float = TIMEOUT_S) -> list[str]:
 
 
 def cluster_name(timeout_s: float = TIMEOUT_S) -> str | None:
-    """What the Slurm that answers here calls itself."""
+    """Return what the Slurm that answers here calls itself."""
     done = _run(["scontrol", "show", "config"], timeout_s)
     if done.returncode:
         raise _unreachable(done)
@@ -147,7 +147,7 @@ def cluster_name(timeout_s: float = TIMEOUT_S) -> str | None:
 
 
 def hostnames(nodes: str, timeout_s: float = TIMEOUT_S) -> list[str]:
-    """Each node of a list like "n[1-3],m7"."""
+    """Return each node of a list like "n[1-3],m7"."""
     done = _run(["scontrol", "show", "hostnames", _checked_nodes(nodes)], timeout_s)
     if done.returncode:
         raise _unreachable(done)
@@ -191,13 +191,13 @@ def exclude_node(job_id: str, node: str, timeout_s: float = TIMEOUT_S) -> bool:
 
 
 def can_spare(job_id: str, node: str, num_nodes: int, timeout_s: float = TIMEOUT_S) -> bool:
-    """Whether so many nodes are left in the job's partition without this one and those it is kept off already."""
+    """Return whether so many nodes are left in the job's partition without this one and those it is kept off already."""
     found = job(job_id, timeout_s)
     if found is None:
         return False
     without = ",".join(part for part in (found.excluded_nodes, _checked_nodes(node)) if part)
-    asked = test_only([f"--partition={found.partition}", f"--nodes={num_nodes}", f"--exclude={without}", "--wrap=true"], timeout_s)
-    return asked.accepted or "node configuration is not available" not in asked.reason
+    answer = test_only([f"--partition={found.partition}", f"--nodes={num_nodes}", f"--exclude={without}", "--wrap=true"], timeout_s)
+    return answer.accepted or "node configuration is not available" not in answer.reason
 
 
 def hold(job_id: str, timeout_s: float = TIMEOUT_S) -> bool:
@@ -268,7 +268,7 @@ def _said(done: subprocess.CompletedProcess[str]) -> str:
 
 
 def _checked(job_id: str) -> str:
-    """An id comes from a file that may have been edited: it must not become an option."""
+    """Return the id, if it is one: it comes from a file that may have been edited, and must not become an option."""
     if not re.fullmatch(r"\d+([_+]\d+)?", job_id, re.ASCII):
         raise SchedulerRefused(f"{job_id!r} is not a job id")
     return job_id

@@ -31,13 +31,13 @@ class _Job(Protocol):
 
 
 def belongs(job: _Job, token: str) -> bool:
-    """Whether a job is that of a submission. Accounts hold neither text at first, and the comment only where the site wants it."""
+    """Return whether a job is that of a submission. Accounts hold neither text at first, and the comment only where the site wants it."""
     texts = job.comment + job.work_dir
     return not texts or token in texts
 
 
 def observe(jobs: Sequence[JobRef]) -> tuple[list[JobObservation], SchedulerUnreachable | None]:
-    """What is known of each job; the error, if Slurm could not be asked."""
+    """Return what is known of each job; the error, if Slurm could not be asked."""
     if not jobs:
         return [], None
     deadline = time.monotonic() + PATIENCE_S
@@ -53,7 +53,7 @@ def observe(jobs: Sequence[JobRef]) -> tuple[list[JobObservation], SchedulerUnre
 
 
 def _by_token(queue: Mapping[str, slurm.QueuedJob]) -> dict[str, slurm.QueuedJob]:
-    """The job of each submission; of several, where one handed over to the next, one that is not over."""
+    """Return the job of each submission; of several, where one handed over to the next, one that is not over."""
     found: dict[str, slurm.QueuedJob] = {}
     for job in queue.values():
         token = _token(job)
@@ -67,12 +67,12 @@ def _token(job: slurm.QueuedJob) -> str:
     return named[1] if named else job.work_dir.rpartition("/")[2]
 
 
-def _listed(asked: JobRef, queue: Mapping[str, slurm.QueuedJob], by_token: Mapping[str, slurm.QueuedJob]) -> JobObservation | None:
+def _listed(ref: JobRef, queue: Mapping[str, slurm.QueuedJob], by_token: Mapping[str, slurm.QueuedJob]) -> JobObservation | None:
     """squeue's word; None where it does not list the job."""
-    own, other = queue.get(asked.job_id or ""), by_token.get(asked.token)
-    is_own = own is not None and belongs(own, asked.token) and not has_ended(own.state, own.end_at)
+    own, other = queue.get(ref.job_id or ""), by_token.get(ref.token)
+    is_own = own is not None and belongs(own, ref.token) and not has_ended(own.state, own.end_at)
     job = own if is_own else other or own
-    if job is None or not belongs(job, asked.token):
+    if job is None or not belongs(job, ref.token):
         return None
     words = slurm.explain(job.state, job.reason, job.exit_code, job.job_id)
     if has_ended(job.state, job.end_at):
@@ -81,7 +81,7 @@ def _listed(asked: JobRef, queue: Mapping[str, slurm.QueuedJob], by_token: Mappi
 
 
 def _until(job: slurm.QueuedJob) -> str:
-    """When a job that waits for its begin time may start."""
+    """Return when a job that waits for its begin time may start."""
     if job.state != "PENDING" or job.reason != "BeginTime" or job.start_at is None:
         return ""
     day = "" if job.start_at - time.time() < 12 * 3600 else "%Y-%m-%d "
@@ -89,7 +89,7 @@ def _until(job: slurm.QueuedJob) -> str:
 
 
 def _missing(jobs: Sequence[JobRef], deadline: float) -> tuple[dict[str, JobObservation], SchedulerUnreachable | None]:
-    """Of jobs that squeue does not list (any more), by token: the accounts' word, where there are accounts."""
+    """Return, by token, what is known of jobs that squeue does not list (any more): the accounts' word, where there are accounts."""
     found, mine = _elsewhere(jobs)
     if not mine:
         return found, None
@@ -104,7 +104,7 @@ def _missing(jobs: Sequence[JobRef], deadline: float) -> tuple[dict[str, JobObse
 
 
 def _elsewhere(jobs: Sequence[JobRef]) -> tuple[dict[str, JobObservation], list[JobRef]]:
-    """Those that were given to another Slurm than the one that answers here, and the others."""
+    """Return those that were given to another Slurm than the one that answers here, and the others."""
     if not any(job.identity for job in jobs):
         return {}, list(jobs)
     try:
@@ -128,7 +128,7 @@ def _accounted(job: JobRef, lives: Sequence[slurm.AccountedJob]) -> JobObservati
 
 
 def liveness(job: JobRef) -> Liveness:
-    """Whether a job, or one that goes on for it, is still there."""
+    """Return whether a job, or one that goes on for it, is still there."""
     if job.job_id is None:
         return Liveness.OVER
     try:
@@ -153,7 +153,7 @@ def living(token: str) -> list[str]:
 
 
 def phase(job: JobRef) -> JobPhase:
-    """Where a job is on its way."""
+    """Return where a job is on its way."""
     details = slurm.job(job.job_id) if job.job_id is not None else None
     if details is None or has_ended(details.state, details.end_at):
         return JobPhase.OVER

@@ -200,7 +200,7 @@ def duration_s(text: str) -> int | None:
 
 
 def _number(text: str) -> int | None:
-    """A count or a time; None for N/A, NONE, None, Unknown, UNLIMITED."""
+    """Return a count or a time; None for N/A, NONE, None, Unknown, UNLIMITED."""
     return int(text) if re.fullmatch(r"\d+", text) else None
 
 

@@ -83,7 +83,7 @@ _GOING = {
 
 
 def explain(state: str, reason: str = "", exit_code: str = "", job_id: str = "JOBID") -> str:
-    """A state in words, with the command that helps where there is one: "job 12 is held by its owner; `scontrol release 12`"."""
+    """Return a state in words, with the command that helps where there is one: "job 12 is held by its owner; `scontrol release 12`"."""
     state, _, said_by = state.partition(" ")
     text = f"job {job_id} " + _words(state, "" if reason == "None" else reason, exit_code)
     return text.format(job=job_id) + (f" ({said_by})" if said_by else "")
@@ -130,7 +130,7 @@ _OVER = {
 
 
 def is_over(state: str) -> bool:
-    """Whether a job in this state of Slurm's has ended for good. PREEMPTED is not among them: `has_ended` can tell."""
+    """Return whether a job in this state of Slurm's has ended for good. PREEMPTED is not among them: `has_ended` can tell."""
     return state.split(" ")[0].split("+")[0] in _OVER
 
 
@@ -138,7 +138,7 @@ _PREEMPTED_S = 10.0
 
 
 def has_ended(state: str, end_at: float | None) -> bool:
-    """Whether a job in this state, that ended or is to end at `end_at` (seconds since 1970), will not go on by itself.
+    """Return whether a job in this state, that ended or is to end at `end_at` (seconds since 1970), will not go on by itself.
 
     PREEMPTED is final only where a site cancels what it preempts: a job that is requeued is in that state for a moment at most. One
     without a time may be such a moment, so it is not taken for ended.

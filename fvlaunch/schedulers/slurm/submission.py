@@ -19,7 +19,7 @@ SBATCH_WAIT_S = 60.0
 
 
 def write_job(job: JobSpec) -> Path:
-    """The batch script, and the pickle that it finds by its own id."""
+    """Write the batch script, and the pickle that it finds by its own id, and return the script."""
     with without("asyncio"):
         from submitit.core.utils import DelayedSubmission
 
@@ -56,6 +56,6 @@ def sbatch(script: Path) -> Submission:
             ) from None
     job_id = answer.strip().partition(";")[0]
     if started.returncode != 0 or not job_id.isdigit():
-        told = (said or answer).strip().removeprefix("sbatch: error: ")
-        raise SchedulerRefused(f"sbatch refused the job: {told}", hint="fvlaunch submit … --dry-run shows the batch script")
+        message = (said or answer).strip().removeprefix("sbatch: error: ")
+        raise SchedulerRefused(f"sbatch refused the job: {message}", hint="fvlaunch submit … --dry-run shows the batch script")
     return Submission(job_id, interrupted)

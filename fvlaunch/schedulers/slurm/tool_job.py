@@ -87,7 +87,7 @@ class GrowingLog:
 
 
 def _over(started: subprocess.Popen[str], said: Path) -> int | None:
-    """The job's exit code: what it has said itself; else sbatch's, which asks seldom, but also of a job that was cancelled."""
+    """Return the job's exit code: what it has said itself; else sbatch's, which asks seldom, but also of a job that was cancelled."""
     with suppress(subprocess.TimeoutExpired):
         return started.wait(_POLL_S)
     with suppress(OSError, ValueError):
@@ -102,12 +102,12 @@ def _errors(log: Path) -> Path:
 
 
 def _said(log: Path) -> Path:
-    """Where the job leaves its exit code."""
+    """Return where the job leaves its exit code."""
     return log.with_suffix(".code")
 
 
 def _submitted(started: subprocess.Popen[str], script: str) -> str:
-    """The job's id, which sbatch tells at once."""
+    """Return the job's id, which sbatch tells at once."""
     assert started.stdin is not None and started.stdout is not None and started.stderr is not None
     started.stdin.write(script)
     started.stdin.close()
@@ -121,7 +121,8 @@ def _submitted(started: subprocess.Popen[str], script: str) -> str:
 
 
 def _read(started: subprocess.Popen[str], stream: IO[str], deadline: float, end: str | None = None) -> str:
-    """What sbatch says up to `end`, or until it closes the stream; where it takes too long it is killed, and with it what wraps it."""
+    """Return what sbatch says up to `end`, or until it closes the stream; where it takes too long it is killed, and
+    with it what wraps it."""
     text = b""
     while end is None or end.encode() not in text:
         if not select.select([stream], [], [], max(deadline - time.monotonic(), 0))[0]:
@@ -136,7 +137,7 @@ def _read(started: subprocess.Popen[str], stream: IO[str], deadline: float, end:
 
 
 def batch_script(tool: ToolSpec, log: Path) -> str:
-    """A job of one process, with one GPU where the profile has any. Pure but for the folder it is called in."""
+    """Return a job of one process, with one GPU where the profile has any. Pure but for the folder it is called in."""
     options = {name: _one_gpu(name, value) for name, value in (tool.options or {}).items() if name not in _OF_THE_RUN}
     options |= {"job-name": f"fvlaunch-{tool.name}", "nodes": 1, "ntasks": 1}
     options |= {"output": str(log), "error": str(_errors(log)), "chdir": str(Path.cwd())}

@@ -35,7 +35,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     (tmp_path / "here-data/clips/a.parquet").write_bytes(b"PAR1" + b"x" * 20 + b"PAR1")
     (tmp_path / "own.yaml").write_text(RECIPE)
     _, plan = planner.plan_submission("./own.yaml", "here", sets=[], name="r", ranks=1, nodes=None, sbatch={}, runs_dir=Path("runs"))
-    return submit.prepare(plan, take_snapshot=False, asked={})
+    return submit.prepare(plan, take_snapshot=False, request={})
 
 
 def resumed(run: Run, cluster: str | None, *sets: str) -> str:

@@ -47,7 +47,7 @@ SETS = (
 def prepared(folder: Path, *sets: str, take_snapshot: bool = True) -> Run:
     composed = compose("own.yaml", "local", sets=sets)
     plan = make_plan(composed, now=datetime(2026, 1, 2), cwd=Path.cwd(), name="run-1", runs_dir=folder / "runs", shell={})
-    return submission.prepare(plan, take_snapshot=take_snapshot, asked={})
+    return submission.prepare(plan, take_snapshot=take_snapshot, request={})
 
 
 def named(run: Run) -> list[str]:

@@ -128,7 +128,7 @@ def test_setup_lines_run_before_srun_and_their_failure_is_theirs(tmp_path: Path)
 @pytest.mark.parametrize("bad", ["a%j", "a\nb", "a\x07"])
 def test_a_run_directory_that_a_script_cannot_name_is_refused(tmp_path: Path, slurm: Slurm, bad: str) -> None:
     with pytest.raises(FvlaunchError):
-        submission.submit(make(tmp_path / bad), take_snapshot=False, asked={})
+        submission.submit(make(tmp_path / bad), take_snapshot=False, request={})
     assert not list(tmp_path.glob("a*"))
 
 
@@ -173,7 +173,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Slurm:
 
 
 def submit(plan: Plan) -> Run:
-    return submission.submit(plan, take_snapshot=False, asked={})
+    return submission.submit(plan, take_snapshot=False, request={})
 
 
 def test_a_submission_records_its_job(tmp_path: Path, slurm: Slurm, monkeypatch: pytest.MonkeyPatch) -> None:

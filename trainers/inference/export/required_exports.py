@@ -117,7 +117,7 @@ def _refuse_other_weights(export: RequiredExport) -> None:
 
 
 def _has_adapter(section: dict[str, Any]) -> bool:
-    """Whether a role's section of the configuration trains adapters, its own or its experts'."""
+    """Return whether a role's section of the configuration trains adapters, its own or its experts'."""
     experts = section.get("experts") or {}
     return bool(section.get("lora")) or any(expert.get("lora") for expert in experts.values())
 
