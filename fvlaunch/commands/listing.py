@@ -6,13 +6,10 @@ Must not change anything.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from ..errors import NotFound
 from . import output as printing
-
-if TYPE_CHECKING:
-    pass
 
 
 def list_(what: str, *, json_: bool, runs_dir: Path | None) -> int:

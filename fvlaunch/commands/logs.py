@@ -7,14 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..errors import FvlaunchError, UsageError
 from ..runs.directory import Run
 from . import output as printing
-
-if TYPE_CHECKING:
-    pass
 from .selection import find
 
 
@@ -63,8 +59,12 @@ def _logs(run: Run, ranks: tuple[int, ...] | None, attempt: str | None, grep: st
         shown = [(number, files) for number in numbers if (files := reading.log_files(run, number, ranks))]
     if not shown:
         printing.say(f"{run.name} has no log of a rank yet; --agent shows what its job printed")
+    num_lines = 0
     for number, files in shown:
         if len(shown) > 1:
             printing.say(f"==> attempt-{number:04d} <==")
         for line in reading.merged(files, grep):
             printing.out(hide(line))
+            num_lines += 1
+    if shown and not num_lines and grep is None:
+        printing.say(f"nothing was logged; {run.metrics_file} has every step, --agent shows what the job printed")

@@ -6,14 +6,10 @@ Must not change either.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..runs import registry
 from ..runs.directory import Run
 from ..runs.pipeline_directory import Pipeline
-
-if TYPE_CHECKING:
-    pass
 
 
 def find(word: str, runs_dir: Path | None) -> Run:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from ..runs.pipeline_directory import Pipeline
 from . import output as printing
-
-if TYPE_CHECKING:
-    pass
 from .selection import find_any
 
 

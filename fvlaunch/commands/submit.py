@@ -10,7 +10,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import UsageError
 from ..runs import registry
@@ -18,9 +18,6 @@ from ..runs.directory import Run
 from ..runs.pipeline_directory import Pipeline
 from ..schedulers.registry import scheduler
 from . import output as printing
-
-if TYPE_CHECKING:
-    pass
 from .selection import find, find_any
 from .waiting import wait_until_over
 
@@ -180,6 +177,7 @@ def resume(
 ) -> int:  # fmt: skip
     from ..lifecycle import submit as submission
     from ..planning import planner
+    from ..planning.warnings import edited_own_files
 
     run = find_any(word, runs_dir)
     if isinstance(run, Pipeline):
@@ -187,6 +185,8 @@ def resume(
 
         return pipeline_commands.resume(run, cluster, sets, ranks, sbatch, assume_dead=assume_dead, wait_=wait, json_=json_)
     plan = planner.plan_resume(run, cluster, sets=sets, ranks=ranks, sbatch=sbatch)
+    for line in edited_own_files(run, plan):
+        printing.say(line)
     submission.resubmit(run, plan, assume_dead=assume_dead)
     last = run.last_checkpoint_step()
     printing.say(f"{run.name}: goes on {f'from step {last}' if last else 'from the start: there is no checkpoint'}")

@@ -6,14 +6,10 @@ Must not be able to harm the run.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..runs.directory import Run
 from ..runs.pipeline_directory import Pipeline
 from . import output as printing
-
-if TYPE_CHECKING:
-    pass
 from .next_steps import what_next
 from .selection import find_any
 

@@ -90,7 +90,10 @@ def _folder(folder: Path) -> Iterator[Finding]:
         there = there.parent
     if not os.access(there, os.W_OK | os.X_OK):
         yield Finding(
-            "runs_dir", Verdict.FAIL, f"{there} cannot be written", "the profile's runs_dir: a folder of yours that all nodes share"
+            "runs_dir",
+            Verdict.FAIL,
+            f"{folder}: {there} cannot be written",
+            "the profile's runs_dir: a folder of yours that all nodes share",
         )
         return
     free = shutil.disk_usage(there).free

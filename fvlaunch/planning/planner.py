@@ -16,7 +16,7 @@ from ..config.lookup import is_path
 from ..config.strict_yaml import read
 from ..errors import ConfigError, FvlaunchError, Place, Problem
 from ..runs import registry
-from ..runs.directory import Record, Run
+from ..runs.directory import FINAL_STATES, Record, Run
 from ..runs.pipeline_directory import of_stage
 from ..schedulers import local_process
 from ..schedulers.registry import scheduler
@@ -138,3 +138,8 @@ def _check_unfinished(run: Run, record: Record, plan: Plan) -> None:
     last = run.last_checkpoint_step() or 0
     if record.state == "finished" and plan.max_steps <= last:
         raise FvlaunchError(f"{run.name} is finished at step {last}", hint=f"--set train.max_steps={2 * last} trains on")
+    if record.state in FINAL_STATES and plan.program == "train" and plan.max_steps < last:
+        raise FvlaunchError(
+            f"{run.name} has reached step {last} already, and max_steps is {plan.max_steps}",
+            hint=f"--set train.max_steps={2 * last} trains on; fvlaunch fork starts a new run from an earlier step",
+        )

@@ -1,5 +1,4 @@
-"""Owns what a submission is warned of before anything is queued: memory of a GPU, room for checkpoints,
-missing secrets, drift from a lock.
+"""Owns what a submission is warned of before anything is queued, such as memory of a GPU and room for checkpoints.
 
 Must not submit, print or change anything.
 """
@@ -11,8 +10,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from ..config import own_files
 from ..config import secrets as secret_values
 from ..config.compose import Composed
+from ..runs.directory import Run
 from .plan import Plan
 
 GB = 1e9
@@ -101,6 +102,18 @@ def without_secrets(plan: Plan) -> list[str]:
     """Warn of each secret that the profile names and that is nowhere to be found here; an error where others could read it."""
     missing = [name for name in plan.secrets if secret_values.where(name) is None]
     return [f"warning: the secret {name} is not set\nhint: export {name}=..., or chmod 600 {secret_values.file(name)}" for name in missing]
+
+
+def edited_own_files(run: Run, plan: Plan) -> list[str]:
+    """Return a warning for each of the user's own Python files that is not as the run's copy of it any more: a resume runs the copy."""
+    lines = []
+    for file, name in own_files.copies(plan.recipe.get("train") or {}).items():
+        copy = run.code / own_files.FOLDER / name
+        if copy.is_file() and file.is_file() and copy.read_bytes() != file.read_bytes():
+            lines.append(
+                f"warning: {file} is not as it was submitted; the run goes on with its copy\nhint: to use the edit: cp {file} {copy}"
+            )
+    return lines
 
 
 def _free(folder: Path) -> int | None:

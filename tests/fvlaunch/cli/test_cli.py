@@ -247,6 +247,22 @@ def test_a_finished_run_is_resumed_only_with_more_to_do(call: Call, finished: Ru
     assert finished.record().generation == 1
 
 
+@pytest.mark.parametrize("state", ["stopped", "failed", "cancelled"])
+def test_a_run_is_not_resumed_to_a_step_that_it_has_passed(call: Call, finished: Run, state: str) -> None:
+    finished.update(state=state)
+    refused(call("resume", "old", "--set", "train.max_steps=9"), "old has reached step 10 already, and max_steps is 9", "", "fvlaunch fork")
+    assert finished.record().generation == 1 and finished.record().state == state
+
+
+def test_a_log_without_a_line_says_where_the_losses_are(call: Call, finished: Run) -> None:
+    log = finished.rank_log(1, 0)
+    log.parent.mkdir()
+    log.write_text("")
+    finished.attempt_log(1).write_text("")
+    answer = call("logs", "old")
+    assert (answer.code, answer.out) == (0, "") and "nothing was logged" in answer.err and "metrics.jsonl has every step" in answer.err
+
+
 def test_a_running_run_is_not_resumed(call: Call, finished: Run) -> None:
     from fvlaunch.schedulers.local_process import host_identity, local_job_id
 

@@ -16,6 +16,7 @@ from fvlaunch.planning import lockfile
 from fvlaunch.planning.plan import make_plan
 from fvlaunch.planning.planner import plan_resume
 from fvlaunch.planning.preflight import check_inputs
+from fvlaunch.planning.warnings import edited_own_files
 from fvlaunch.runs import run_config
 from fvlaunch.runs.directory import Run
 from tests.support.plans import RECIPE
@@ -134,3 +135,16 @@ def test_data_of_an_own_source_is_whatever_is_there(folder: Path) -> None:
     assert (found.key, "clips.h5 does not exist" in found.message) == ("train.data.path", True)
     Path("clips.h5").touch()
     assert problems(*sets, "train.data.path=clips.h5") == []
+
+
+def test_a_resume_says_where_a_file_is_not_as_its_copy_any_more(folder: Path) -> None:
+    run = prepared(folder, *SETS)
+    plan = plan_resume(run, None, sets=[], ranks=None, sbatch={})
+    assert edited_own_files(run, plan) == []
+    Path("other/mine.py").write_text("class Net:\n    width = 8\n")
+    Path("mine.py").unlink()
+    [warning] = edited_own_files(run, plan)
+    copy = run.code / "own_code/mine-2.py"
+    assert (
+        warning.startswith(f"warning: {folder}/other/mine.py is not as it was submitted") and f"cp {folder}/other/mine.py {copy}" in warning
+    )
