@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from fvlaunch.config.strict_yaml import KeyPath
+from .strict_yaml import KeyPath
 
 FOLDER = "own_code"
 """Folder of the copies, in a run's copy of the code."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from ..agent.main import run_agent
@@ -16,14 +17,8 @@ from ..schedulers.registry import scheduler
 
 def of_plan(run: Run, plan: Plan, folder: Path) -> JobSpec:
     """Return the job of a planned submission; `folder` is named by its token."""
-    return JobSpec(
-        name=plan.job_name,
-        token=folder.name,
-        folder=folder,
-        code=code_snapshot.code_folder(run),
-        function=run_agent,
-        argument=str(run.path),
-        template=template,
+    return replace(
+        _agent(run, plan.job_name, folder),
         nodes=plan.nodes,
         python=plan.python,
         setup=plan.setup,
@@ -38,18 +33,14 @@ def of_plan(run: Run, plan: Plan, folder: Path) -> JobSpec:
 def of_run(run: Run, folder: Path) -> JobSpec:
     """Return the job of a run as its run.yaml says, for schedulers that take no options of their own."""
     cluster = load(run).cluster
-    return JobSpec(
-        name=run.name.replace("/", "."),
-        token=folder.name,
-        folder=folder,
-        code=code_snapshot.code_folder(run),
-        function=run_agent,
-        argument=str(run.path),
-        template=template,
-        python=cluster.python,
-        setup=cluster.setup,
-        environment=cluster.env,
-    )
+    job = _agent(run, run.name.replace("/", "."), folder)
+    return replace(job, python=cluster.python, setup=cluster.setup, environment=cluster.env)
+
+
+def _agent(run: Run, name: str, folder: Path) -> JobSpec:
+    """Return the job that starts the run's agents, with nothing said yet of where and how."""
+    code = code_snapshot.code_folder(run)
+    return JobSpec(name, folder.name, folder, code, function=run_agent, argument=str(run.path), template=template)
 
 
 def batch_script(run: Run, plan: Plan, token: str) -> str | None:

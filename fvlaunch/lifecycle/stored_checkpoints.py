@@ -13,7 +13,7 @@ from typing import Any
 from ..errors import FvlaunchError, InternalError, RunConflict
 from ..runs import code_snapshot
 from ..runs.directory import Run
-from ..schedulers.python_processes import python_path
+from ..schedulers.python_processes import module_command, python_path
 from ..status import liveness
 
 
@@ -34,7 +34,7 @@ def remove_run(run: Run) -> None:
 
 
 def program(what: str, run: Run, *arguments: str) -> list[dict[str, Any]]:
-    argv = [sys.executable, "-m", "trainers.checkpointing.maintenance", what, str(run.path), *arguments]
+    argv = module_command(sys.executable, "trainers.checkpointing.maintenance", what, str(run.path), *arguments)
     done = subprocess.run(
         argv, env={**os.environ, "PYTHONPATH": python_path(code_snapshot.source_root())}, stdout=subprocess.PIPE, text=True, check=False
     )

@@ -16,13 +16,10 @@ from ..config.schema import Cluster
 from ..runs import code_snapshot, job_folder
 from ..runs.directory import Run
 from ..schedulers.base import ToolSpec
-from ..schedulers.python_processes import python_path
+from ..schedulers.python_processes import module_command, python_path
 from ..schedulers.registry import HERE, scheduler
 
 Value = str | int | float | bool | Path | list[str] | None
-
-_ANY_RECIPE = "shapes-finetune"
-"""A profile is only ever resolved together with a recipe; which one does not matter here."""
 
 
 def arguments(options: Mapping[str, Value]) -> list[str]:
@@ -41,15 +38,18 @@ def arguments(options: Mapping[str, Value]) -> list[str]:
 
 def make(program: str, source: Path, options: Mapping[str, Value], cluster_name: str | None) -> int:
     """Run a program on what `source` holds, to its end; its exit code."""
-    rest = ["-m", f"trainers.{program}", str(source), *arguments(options)]
+
+    def argv(python: str) -> list[str]:
+        return module_command(python, f"trainers.{program}", str(source), *arguments(options))
+
     if cluster_name is None:
         profile = _profile_of(source)
         secrets = secret_values.values(profile.secrets) if profile is not None else {}
-        return scheduler(HERE).run_tool(ToolSpec(program, [_python_here(profile), *rest], environment=_code(), secrets=secrets))
+        return scheduler(HERE).run_tool(ToolSpec(program, argv(_python_here(profile)), environment=_code(), secrets=secrets))
     cluster = compose_cluster(cluster_name)
     if scheduler(cluster.executor).has_queue:
         job_folder.check_job_path(Path.cwd())
-    return scheduler(cluster.executor).run_tool(tool_of(program, [cluster.python or sys.executable, *rest], cluster_name, cluster))
+    return scheduler(cluster.executor).run_tool(tool_of(program, argv(cluster.python or sys.executable), cluster_name, cluster))
 
 
 def tool_of(program: str, argv: Sequence[str], cluster_name: str, cluster: Cluster) -> ToolSpec:

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from fvlaunch.config.compose import compose
-from fvlaunch.lifecycle.tool_job import arguments, tool_of
+from fvlaunch.lifecycle.tool_job import arguments, make, tool_of
 from fvlaunch.runs.directory import Record, create
 from fvlaunch.schedulers.slurm.tool_job import batch_script
 
@@ -43,6 +43,18 @@ def test_a_folder_without_a_model_is_told_by_the_program(tmp_path: Path) -> None
     (tmp_path / "empty").mkdir()
     done = call(tmp_path, "sample", "empty", "--prompt", "x")
     assert done.returncode == 1 and "Traceback" not in done.stderr and "empty" in done.stderr, done.stderr
+
+
+def test_a_checkout_as_the_working_directory_is_not_what_a_program_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "trainers").mkdir()
+    (tmp_path / "trainers/__init__.py").write_text("raise SystemExit('poisoned')\n")
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert make("sample", Path("empty"), {"prompt": ["x"]}, None) == 1
+    said = capfd.readouterr().err
+    assert "poisoned" not in said and "empty" in said
 
 
 PROFILE = """\
@@ -140,4 +152,4 @@ def test_a_local_profile_gives_its_interpreter_setup_and_environment(tmp_path: P
     (tmp_path / "here.yaml").write_text(profile)
     done = call(tmp_path, "sample", "model", "--prompt", "-x y", "--cluster", "./here.yaml")
     assert done.returncode == 7, done.stderr
-    assert done.stdout.startswith("hello up -m trainers.sample model --prompt=-x y --num-videos=1 --seed=0")
+    assert done.stdout.startswith("hello up -c ") and " trainers.sample model --prompt=-x y --num-videos=1 --seed=0" in done.stdout

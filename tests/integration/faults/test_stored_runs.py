@@ -135,7 +135,7 @@ def test_a_stored_pipeline_goes_on_by_todays_code(copyless: LocalRuns) -> None:
 def test_a_pipeline_that_old_processes_are_running_is_steered_and_goes_on(stored: LocalRuns) -> None:
     """Driver, agent and ranks were started by the old version's launcher and run its code; all else that is done is today's."""
     gate, old = stored.folder / "gate", copy.copy(stored)
-    gate.write_text("9")
+    allow(gate, 9)
     old.env = environment(old_code(stored.folder), stored.env)
     old.call("resume", "chain")
     assert b"fvlaunch.pipeline_submit" in Path(f"/proc/{_driver_pid(stored)}/cmdline").read_bytes()  # the old version's name of it
@@ -145,13 +145,20 @@ def test_a_pipeline_that_old_processes_are_running_is_steered_and_goes_on(stored
     assert refused.returncode == 1 and "chain is not over" in refused.stderr
     stored.call("stop", "chain")
     stored.until(lambda: "fvlaunch stop" in (stored.runs / "chain/first/attempts/0002.jsonl").read_text(), "the old agent has heard it")
-    gate.write_text("10")
+    allow(gate, 10)
     assert stored.call("wait", "chain", check=False).returncode == 1
     assert [stage["state"] for stage in stored.status("chain")["stages"]] == ["stopped", "stopped"]
     assert stored.status("chain/first")["step"] == 10
     gate.unlink()
     stored.call("resume", "chain", "--wait")
     _assert_pipeline_ended(stored)
+
+
+def allow(gate: Path, step: int) -> None:
+    """Let the ranks go up to a step. By rename: they read the file all the time, and must never find it empty."""
+    written = gate.with_suffix(".new")
+    written.write_text(str(step))
+    written.replace(gate)
 
 
 def _driver_pid(local: LocalRuns) -> int:

@@ -20,13 +20,13 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from tests.integration.slurm import accounting as accounts
+from tests.integration.slurm import processes
 from tests.integration.slurm.cluster_files import Shape, missing_programs, search_path, write_files
 from tests.support.ports import free_ports
 
 _ACTIVE = "PENDING,CONFIGURING,RUNNING,COMPLETING,SUSPENDED,REQUEUED,REQUEUE_HOLD,SPECIAL_EXIT,SIGNALING,STAGE_OUT,STOPPED"
 PATIENCE_S = 120
 """For whatever a test waits for: a machine that does other things beside is slow, and only a failure takes that long."""
-_MARK, _NODE_MARK = "TEST_CLUSTER_DIRECTORY", "TEST_CLUSTER_NODE"  # in the environment of all that a cluster (a node's daemon) starts
 
 
 class SlurmCluster:
@@ -111,14 +111,14 @@ class SlurmCluster:
                 self.cancel_all(timeout_s=5)
         for name in sorted(self._daemons, key=lambda name: (name == "munged", name == "mariadbd", name)):
             self._end(name)
-        self._kill(self._own_processes())
+        processes.kill(self._own_processes())
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def _environment(self) -> dict[str, str]:
         kept = {
             key: value for key, value in os.environ.items() if not re.match(r"(SLURM|SBATCH|SRUN|SQUEUE|SALLOC|SACCT|SCANCEL|SINFO)_", key)
         }
-        own = {"SLURM_CONF": str(self.directory / "slurm.conf"), _MARK: str(self.directory)}
+        own = {"SLURM_CONF": str(self.directory / "slurm.conf"), processes.MARK: str(self.directory)}
         database = accounts.environment(self.directory) if self.accounting else {}
         return {**kept, **own, **database, "PATH": search_path(), "LC_ALL": "C.UTF-8"}
 
@@ -162,7 +162,7 @@ class SlurmCluster:
         with (self.directory / "log" / f"{name}.out").open("ab") as output:
             self._daemons[name] = subprocess.Popen(
                 [program, *argv[1:]],
-                env={**self.env, _NODE_MARK: node},
+                env={**self.env, processes.NODE_MARK: node},
                 cwd=self.directory,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -304,7 +304,7 @@ class SlurmCluster:
         """
         self._end(f"slurmd-{node}", signal.SIGKILL)
         if jobs:
-            self._kill(self._own_processes(node))
+            processes.kill(self._own_processes(node))
 
     def start_slurmd(self, node: str, *, wait: bool = True) -> None:
         self._spawn(f"slurmd-{node}", "slurmd", "-D", "-N", node, node=node)
@@ -354,17 +354,11 @@ class SlurmCluster:
         """For a test that failed: all jobs, what runs of this one, and what the daemons and the job wrote of it."""
         facts = self.facts(job_id)
         wrote = Path(facts.get("StdOut", "/nowhere"))
-        texts = [f"job {job_id}: {facts}", *self.jobs(), f"processes: {[self._command(pid) for pid in self._own_processes()]}"]
+        texts = [f"job {job_id}: {facts}", *self.jobs(), f"processes: {[processes.command(pid) for pid in self._own_processes()]}"]
         texts += [wrote.read_text(errors="replace")] if wrote.is_file() else []
         for path in sorted((self.directory / "log").glob("*.log")):
             texts += [f"{path.name}: {line}" for line in path.read_text(errors="replace").splitlines() if job_id in line][-40:]
         return "\n".join(texts)
-
-    @staticmethod
-    def _command(pid: int) -> str:
-        with contextlib.suppress(OSError):
-            return f"{pid} " + Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        return str(pid)
 
     def _until(self, true: Callable[[], bool], timeout_s: float, otherwise: str | Callable[[], str]) -> None:
         deadline = time.monotonic() + timeout_s
@@ -385,23 +379,4 @@ class SlurmCluster:
                         self._start_if_over(job_id)
 
     def _own_processes(self, node: str | None = None) -> list[int]:
-        """Processes whose environment names this cluster (and node), and all below them: steps, and what jobs started."""
-        parents, found = {}, set()
-        for pid in (int(entry.name) for entry in Path("/proc").glob("[0-9]*")):
-            with contextlib.suppress(OSError, IndexError, ValueError):
-                parents[pid] = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-                if self._is_own(Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"), node):
-                    found.add(pid)
-        while below := {pid for pid, parent in parents.items() if parent in found and pid not in found}:
-            found |= below
-        return sorted(found - {os.getpid(), os.getppid()})
-
-    def _is_own(self, environment: list[bytes], node: str | None) -> bool:
-        if f"{_MARK}={self.directory}".encode() not in environment:
-            return False
-        return node is None or any(f"{key}={node}".encode() in environment for key in (_NODE_MARK, "SLURMD_NODENAME"))
-
-    def _kill(self, pids: list[int]) -> None:
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        return processes.of_cluster(self.directory, node)

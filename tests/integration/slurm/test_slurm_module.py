@@ -16,6 +16,7 @@ import pytest
 from fvlaunch.errors import SchedulerRefused, SchedulerUnreachable
 from fvlaunch.schedulers.slurm import commands as asked
 from fvlaunch.schedulers.slurm import site as slurm_site
+from tests.integration.slurm import processes
 from tests.integration.slurm.cluster import SlurmCluster
 from tests.support.paths import ROOT
 
@@ -372,7 +373,7 @@ def test_the_cluster_ends_all_that_it_started_and_only_that() -> None:
 
 def commands(cluster: SlurmCluster) -> set[str]:
     """What the cluster's own processes run, without the folders of programs."""
-    argvs = (SlurmCluster._command(pid).split()[1:] for pid in cluster._own_processes())
+    argvs = (processes.command(pid).split()[1:] for pid in cluster._own_processes())
     return {" ".join([Path(argv[0]).name, *argv[1:]]) for argv in argvs if argv}
 
 
