@@ -93,7 +93,7 @@ def resume(
     if ranks is not None:
         raise UsageError("--ranks is of a single run", hint="--set STAGE.resources.ranks=N")
     by_stage = _by_stage([run.path.name for run in pipeline.stages], sets)
-    for run in resume_pipeline(pipeline, cluster, sets=by_stage, sbatch=sbatch, assume_dead=assume_dead):
+    for run in resume_pipeline(pipeline, cluster, sets=by_stage, sbatch=sbatch, assume_dead=assume_dead, tell=printing.say):
         last = run.last_checkpoint_step()
         printing.say(f"{run.name}: goes on {f'from step {last}' if last else 'from the start'}; {_job(run)}")
     return _submitted(pipeline, wait_=wait_, json_=json_)

@@ -167,6 +167,8 @@ def fork(
     chosen = registry.runs_dir_option(runs_dir)
     old = find(word, runs_dir)
     run, plan = made_of(old, step, name, cluster, sets=sets, ranks=ranks, sbatch=sbatch, runs_dir=chosen, take_snapshot=take_snapshot)
+    for line in plan.notes:
+        printing.say(line)
     printing.say(f"{run.name}: starts from step {step} of {old.name}")
     return _submitted(run, plan.summary, wait=wait, json_=json_)
 
@@ -185,7 +187,7 @@ def resume(
 
         return pipeline_commands.resume(run, cluster, sets, ranks, sbatch, assume_dead=assume_dead, wait_=wait, json_=json_)
     plan = planner.plan_resume(run, cluster, sets=sets, ranks=ranks, sbatch=sbatch)
-    for line in edited_own_files(run, plan):
+    for line in (*plan.notes, *edited_own_files(run, plan)):
         printing.say(line)
     submission.resubmit(run, plan, assume_dead=assume_dead)
     last = run.last_checkpoint_step()

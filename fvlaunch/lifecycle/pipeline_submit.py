@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -119,9 +119,10 @@ class _Broken:
 
 
 def resume(
-    pipeline: Pipeline, cluster: str | None, *, sets: Mapping[str, Sequence[str]], sbatch: Mapping[str, Any], assume_dead: str | None
-) -> list[Run]:
-    """Go on from the stage that broke: new jobs, chained anew. The stages that go on."""
+    pipeline: Pipeline, cluster: str | None, *, sets: Mapping[str, Sequence[str]], sbatch: Mapping[str, Any], assume_dead: str | None,
+    tell: Callable[[str], None],
+) -> list[Run]:  # fmt: skip
+    """Go on from the stage that broke: new jobs, chained anew. Return the stages that go on; `tell` gets each plan's notes."""
     with pipeline.exclusive(wait_s=0):
         todo = _what_broke(pipeline, assume_dead)
         kept = {run.path.name for run in todo.kept}
@@ -133,6 +134,9 @@ def resume(
             for run, given in zip(todo.again, options, strict=True)
         ]
         _check_executor(pipeline, plans, bool(kept))
+        for plan in plans:
+            for line in plan.notes:
+                tell(line)
         for run in todo.again[1:]:
             _end_waiting(run)
         for run, plan in zip(todo.again, plans, strict=True):

@@ -72,6 +72,8 @@ class Plan:
     """Values of the recipe that were written with `${paths.x}`, by dotted key: see config/relocation.py."""
     pipeline: str | None = None
     """The pipeline that this run is a stage of; its folder is then `runs_dir`."""
+    notes: tuple[str, ...] = field(default=(), repr=False)
+    """What a person is to be told before the job is queued: what the data hold, where a learning rate jumps."""
 
     @property
     def path(self) -> Path:

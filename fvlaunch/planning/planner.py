@@ -20,7 +20,7 @@ from ..runs.directory import FINAL_STATES, Record, Run
 from ..runs.pipeline_directory import of_stage
 from ..schedulers import local_process
 from ..schedulers.registry import scheduler
-from . import lockfile
+from . import lockfile, rates
 from .plan import Plan, make_plan
 from .preflight import check_inputs
 
@@ -101,7 +101,15 @@ def plan_resume(run: Run, cluster: str | None, *, sets: Sequence[str], ranks: in
     _check_frozen(before, after, sets, other_cluster=cluster is not None)
     plan = plan_of(after, name=run.path.name, ranks=ranks, nodes=None, sbatch=sbatch, runs_dir=run.path.parent)
     _check_unfinished(run, run.record(), plan)
+    plan = replace(plan, notes=rate_jumps(before, after, run.last_checkpoint_step()))
     return replace(plan, pipeline=run.path.parent.name) if of_stage(run) else plan
+
+
+def rate_jumps(before: Composed, after: Composed, step: int | None) -> tuple[str, ...]:
+    """Return a warning for each learning rate that jumps as a training goes on from a checkpoint; none without a checkpoint."""
+    if not step or before.recipe.train is None or after.recipe.train is None:
+        return ()
+    return tuple(rates.jumps(before.recipe.train, after.recipe.train, step))
 
 
 def _check_frozen(before: Composed, after: Composed, sets: Sequence[str], *, other_cluster: bool) -> None:

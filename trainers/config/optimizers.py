@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
@@ -20,6 +21,17 @@ class ScheduleConfig(Section):
     """Share of the full rate that cosine and linear end at."""
     decay_steps: PositiveInt | None = None
     """Step, counted in this optimizer's own steps, at which cosine and linear reach their end. null: the last one of the run."""
+
+    def factor(self, step: int, last_step: int) -> float:
+        """Return the factor of the rate after `step` of the optimizer's own steps, of which the run has `last_step`: it rises linearly to 1
+        over the warm-up, then falls to final_ratio at decay_steps and stays there."""
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps
+        if self.kind == "constant":
+            return 1.0
+        done = min(1.0, (step - self.warmup_steps) / max(1, (self.decay_steps or last_step) - self.warmup_steps))
+        left = 1 - done if self.kind == "linear" else (1 + math.cos(math.pi * done)) / 2
+        return self.final_ratio + (1 - self.final_ratio) * left
 
 
 class AdamWConfig(Section):

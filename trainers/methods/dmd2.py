@@ -43,7 +43,7 @@ class DMD2Method(TrainingMethod):
         self.score_ranges = None if over is None else split((self.score_levels >= over).tolist())
         self.step_ranges = None if self.student.boundary is None else split((self.steps >= self.student.boundary).tolist())
         self.negative = _negative(cfg, self.device) if config.teacher_guidance_scale != 1 else None
-        self.build_optimizer("student", every=config.generator_update_interval)
+        self.build_optimizer("student", every=config.update_interval("student"))
         self.build_optimizer("critic")
 
     def student_steps(self, iteration: int) -> bool:

@@ -6,7 +6,6 @@ do).
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -41,21 +40,13 @@ class RateSchedule:
     def __init__(self, optimizers: Sequence[torch.optim.Optimizer], config: ScheduleConfig, max_steps: int) -> None:
         self._optimizers = list(optimizers)
         self._full = [[float(group["lr"]) for group in optimizer.param_groups] for optimizer in optimizers]
-        self._config, self._decay_steps = config, config.decay_steps or max_steps
+        self._config, self._max_steps = config, max_steps
         self.steps = 0
         self._apply()
 
     def factor(self, step: int) -> float:
-        """Return the factor after `step` steps: it rises linearly to 1 over the warm-up, then falls to final_ratio at decay_steps and stays
-        there."""
-        warmup, final = self._config.warmup_steps, self._config.final_ratio
-        if step < warmup:
-            return (step + 1) / warmup
-        if self._config.kind == "constant":
-            return 1.0
-        done = min(1.0, (step - warmup) / max(1, self._decay_steps - warmup))
-        left = 1 - done if self._config.kind == "linear" else (1 + math.cos(math.pi * done)) / 2
-        return final + (1 - final) * left
+        """Return the factor after `step` steps."""
+        return self._config.factor(step, self._max_steps)
 
     def step(self) -> None:
         self.steps += 1

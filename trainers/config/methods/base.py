@@ -54,3 +54,7 @@ class MethodConfig(Section):
     def few_step_solver(self) -> Literal["sde", "ode"]:
         """Return how noise comes back between these: fresh (sde), or as the prediction implies (ode)."""
         return "sde"
+
+    def update_interval(self, role: str) -> int:
+        """Return at every how many steps of the run a role's weights are updated: its learning-rate schedule counts only these."""
+        return 1

@@ -59,6 +59,9 @@ class Config(MethodConfig):
         """Return the timesteps that the student is trained and sampled at."""
         return steps.timesteps(self.denoising_steps, flow_shift, self.warp_denoising_steps)
 
+    def update_interval(self, role: str) -> int:
+        return self.generator_update_interval if role == "student" else 1
+
     def problems(self, train: TrainBlock) -> list[Problem]:
         """Return what does not fit the rest of the train block."""
         problems = []
