@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from .values import CONTROL, TIME_HINT, WORD, time_text
+from .values import BOOLEAN_HINT, CONTROL, TIME_HINT, WORD, boolean, time_text
 
 Value = str | int | bool
 
@@ -26,6 +26,8 @@ MAYBE_FLAGS = frozenset(
     }
 )  # fmt: skip
 """Options with or without a value."""
+_COUNTS = frozenset({"nice", "get-user-env"})
+"""Of these the options whose value is a number: 1 and 0 are no switches there."""
 WITH_VALUE = frozenset(
     {
         "account", "acctg-freq", "batch", "bb", "bbf", "begin", "burst-buffer", "cluster-constraint", "comment", "constraint", "container",
@@ -38,6 +40,8 @@ WITH_VALUE = frozenset(
         "wait-all-nodes", "wckey",
     }
 )  # fmt: skip
+_YES_OR_NO = frozenset({"kill-on-invalid-dep"})
+"""Options whose value is the word yes or no: false is not the same as not given."""
 KNOWN = FLAGS | MAYBE_FLAGS | WITH_VALUE
 
 _GEOMETRY = "fvlaunch starts one agent on each node; say ranks_per_node here and --ranks or --nodes at submission"
@@ -99,15 +103,27 @@ class OptionError(ValueError):
 def option(name: str, value: Any, *, command_line: bool = False) -> Value | None:
     """Return the checked value of one option, None where it is switched off. A command line may name dependencies and plugins' options."""
     _check_name(name, command_line)
-    if value is None or value is False or (name in FLAGS | MAYBE_FLAGS and str(value).lower() in ("no", "off", "false")):
+    if name in _YES_OR_NO and boolean(value) is not None:
+        return "yes" if boolean(value) else "no"
+    switch = _switch(name, value)
+    if value is None or switch is False:
         return None
-    if name in FLAGS | MAYBE_FLAGS and (value is True or str(value).lower() in ("", "yes", "on", "true")):
+    if switch is True and name in FLAGS | MAYBE_FLAGS:
         return True
     if name in FLAGS:
-        raise OptionError(f"{name} takes no value", "write true or false")
+        raise OptionError(f"{name} takes no value", f"write {BOOLEAN_HINT}")
     if value is True and name in KNOWN:
         raise OptionError(f"{name} needs a value")
     return True if value is True else _value(name, value)
+
+
+def _switch(name: str, value: Any) -> bool | None:
+    """Return whether a value switches an option on or off, None where it is a value like any other."""
+    if isinstance(value, bool) or name not in FLAGS | MAYBE_FLAGS:
+        return value if isinstance(value, bool) else None
+    if value == "":
+        return True
+    return None if name in _COUNTS and str(value).isdigit() else boolean(value)
 
 
 def options(given: Mapping[str, Any], *, command_line: bool = False) -> dict[str, Value]:

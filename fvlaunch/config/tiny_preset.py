@@ -8,6 +8,7 @@ from typing import Any
 from ..errors import Place
 from .merge import merge
 from .strict_yaml import Node
+from .values import boolean
 
 ORIGIN = Place("tiny: true")
 MODEL, EXPERTS = "tiny-wan", "tiny-wan-a14b"
@@ -21,8 +22,9 @@ _BATCH = {"text_len": 32, "global_batch_size": 2, "micro_batch_size": None, "wor
 
 
 def is_asked_for(recipe: Node) -> bool:
+    """Say whether `tiny` is on, in any of the words that mean yes; what is no boolean is refused when the recipe is typed."""
     flag = recipe.value.get("tiny") if isinstance(recipe.value, dict) else None
-    return flag is not None and flag.value is True
+    return flag is not None and boolean(flag.value) is True
 
 
 def shrink(recipe: Node) -> Node:

@@ -14,10 +14,10 @@ import trainers.config as trainers_config
 from ..errors import ConfigError, Place, Problem
 from . import suggestions
 from .strict_yaml import KeyPath, Node
-from .values import dotted
+from .values import BOOLEAN_HINT, dotted
 
 Model = TypeVar("Model", bound=BaseModel)
-_EXAMPLES = {"int": "for example 8", "float": "for example 1.0e-4", "bool": "true or false"}
+_EXAMPLES = {"int": "for example 8", "float": "for example 1.0e-4", "bool": BOOLEAN_HINT}
 
 
 def validate(model: type[Model], node: Node, root: str = "") -> tuple[Model, Node]:
@@ -151,6 +151,7 @@ def _sentence(error: Any) -> str:
             text.replace("should be a valid", "must be a")
             .replace("must be a integer", "must be a whole number")
             .replace("dictionary", "mapping")
+            .replace("must be a boolean", "must be true or false")
         )
     return text.replace("should", "must", 1)
 

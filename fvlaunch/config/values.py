@@ -6,6 +6,9 @@ import re
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from ..errors import Problem
 from .strict_yaml import KeyPath, Node
@@ -19,6 +22,7 @@ _PATH_NAME = re.compile(r"paths\.([A-Za-z0-9_-]+)")
 _CLOCK = re.compile(r"(\d+):(\d{1,2})(?::(\d{1,2}))?")
 _DAYS = re.compile(r"(\d+)-(\d{1,2})(?::(\d{1,2}))?(?::(\d{1,2}))?")
 
+BOOLEAN_HINT = "true or false; yes and no, on and off, 1 and 0 mean the same"
 TIME_HINT = 'write "24:00:00", "1-12:00:00" (days first) or a number of minutes'
 
 
@@ -58,6 +62,17 @@ def _clock(text: str, hours: int, minutes: int, secs: int) -> int:
     if minutes > 59 or secs > 59:
         raise ValueError(f"{text!r}: minutes and seconds end at 59")
     return hours * 3600 + minutes * 60 + secs
+
+
+def boolean(value: Any) -> bool | None:
+    """Return what a value means as yes or no, None where it is neither. It is pydantic's reading, so that no switch has another one."""
+    try:
+        return _BOOLEAN.validate_python(value)
+    except ValidationError:
+        return None
+
+
+_BOOLEAN = TypeAdapter(bool)
 
 
 def check_run_name(name: str) -> None:

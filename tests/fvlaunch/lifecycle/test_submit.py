@@ -143,9 +143,11 @@ class Slurm:
         self._script("sbatch", 'env >environment; printf "%s\\n" "$@" >argv; eval "$(cat answer)"')
         self._script("squeue", "[ -e queue ] && cat queue; exit $(cat squeue_code)")
         self._script("sacct", 'echo "Slurm accounting storage is disabled" >&2; exit 1')
-        fields = ["4711", "run-1", "PENDING", "None", *[""] * 5, "0", "main", "0", "fvlaunch:%s", "/job\\036\\n"]
+        fields = ["%s", "run-1", "PENDING", "None", *[""] * 5, "0", "main", "0", "fvlaunch:%s", "/job\\036\\n"]
         line = "\\037".join(fields)
-        self._script("take", f"""token=$(sed -n "s/.*fvlaunch:\\([0-9a-f]*\\).*/\\1/p" "$1"); printf '{line}' "$token" >queue""")
+        self._script(
+            "take", f"""token=$(sed -n "s/.*fvlaunch:\\([0-9a-f]*\\).*/\\1/p" "$1"); printf '{line}' "${{2:-4711}}" "$token" >queue"""
+        )
         self.answers('take "$2"; echo "4711;cluster"')
         self.squeue_ends(0)
 
@@ -249,7 +251,7 @@ def test_ctrl_c_while_sbatch_takes_a_resumed_job_keeps_that_job_too(tmp_path: Pa
     plan = make(tmp_path / "runs")
     run = submit(plan)
     run.update(state="stopped", job_id=None)
-    slurm.answers('take "$2"; kill -INT $PPID; sleep 1; echo 4712')
+    slurm.answers('take "$2" 4712; kill -INT $PPID; sleep 1; echo 4712')
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(Interrupted, match="has been submitted: job 4712"):
