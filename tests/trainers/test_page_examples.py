@@ -23,8 +23,8 @@ from trainers.checkpointing.reader import open_checkpoint
 from trainers.errors import UserError
 from trainers.inference.export.folder import export
 from trainers.inference.export.weights import ExportRequest
-from trainers.preprocessing.entries import Columns
-from trainers.preprocessing.sources import entries
+from trainers.sources.entries import Columns
+from trainers.sources.listing import entries
 
 PAGE = ROOT / "trainers/README.md"
 GATE = """

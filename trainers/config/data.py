@@ -36,8 +36,8 @@ class DataConfig(Section):
     """Which parquet files are read, the sizes that their samples must have, and how batches are cut."""
 
     path: Folders
-    """Folder of parquet files as `preprocess` writes them, searched recursively; or a mapping, each folder with the number of times that it
-    is read an epoch."""
+    """Folder of parquet files as `preprocess` writes them, searched recursively, or one parquet file; or a mapping, each of them with the
+    number of times that it is read an epoch."""
     source: str | None = Field(None, pattern=r"^.+:\w+$")
     """A DataSource of your own that reads `path`, as ./file.py:ClassName (trainers/README.md); `path` may then be a file. null: parquet
     files."""

@@ -50,8 +50,8 @@ def batches(
     """
     samples = open_samples(config, seed, needs, warn=warn)
     sampler = Sampler(len(samples), accumulation * micro * data_parallel, micro, rank, data_parallel, seed, samples.block_sizes)
-    if slow := samples.cost(accumulation):
-        warn(slow)
+    for text in (*samples.remarks, *filter(None, [samples.cost(accumulation)])):
+        warn(text)
     keys = (sampler.indices(step, r) for step in range(start_step, max_steps) for r in range(accumulation))
     return _steps(load(samples, keys, workers=config.workers), accumulation, _BadRows(config, warn))
 

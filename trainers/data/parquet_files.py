@@ -12,9 +12,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..config import data_folder
 from ..config.data import Needs
 from ..errors import UserError, first_line
-from .parquet_schema import FOLDER
 
 ARRAYS: dict[Needs, tuple[str, ...]] = {
     "latents": ("vae_latent", "text_embedding"),
@@ -51,18 +51,25 @@ def columns(needs: Needs) -> list[str]:
     return [f"{array}_{part}" for array in ARRAYS[needs] for part in _PARTS]
 
 
-def find(folder: Path) -> list[Path]:
-    """Return the parquet files below `folder`, sorted, without hidden ones (half-written files are hidden).
+def find(path: Path, called: str = "data.path", hint: str = "data.path is a folder that preprocessing wrote") -> list[Path]:
+    """Return the parquet files that a data.path means, sorted, without hidden ones (half-written files are hidden).
 
-    In what preprocessing wrote these are the samples alone: its holdout lies beside them and is not for training.
+    In what preprocessing wrote these are the samples alone: its holdout lies beside them and is not for training. UserError where there
+    are none, or where the holdout of a data set below is among them.
     """
-    if not folder.is_dir():
-        raise UserError(f"data.path {folder} does not exist" if not folder.exists() else f"data.path {folder} is not a folder")
-    root = folder / FOLDER if (folder / FOLDER).is_dir() else folder
-    files = [p for p in root.rglob("*.parquet") if not any(part.startswith(".") for part in p.relative_to(root).parts)]
+    if not path.exists():
+        raise UserError(f"{called} {path} does not exist")
+    try:
+        files = data_folder.parquet_files(path)
+    except OSError as error:
+        raise UserError(f"cannot read {called} {path}: {error}", "every folder in it must be readable") from error
+    if not files and path.is_file():
+        raise UserError(f"{called} {path} is not a folder, nor a file called .parquet", hint)
     if not files:
-        raise UserError(f"no parquet files in {root}", "data.path is a folder that preprocessing wrote")
-    return sorted(files, key=lambda p: p.relative_to(root).as_posix())
+        raise UserError(f"no parquet files in {data_folder.samples_root(path)}", hint)
+    if (wrong := data_folder.held_out(path, files)) is not None:
+        raise UserError(f"{called} {wrong[0]}", wrong[1])
+    return files
 
 
 def read_footers(paths: list[Path], needs: Needs) -> list[File]:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..config import data_folder
 from ..config.data import Needs
 from ..errors import UserError, first_line
 from .parquet_files import ARRAYS, CAPTION, DAMAGED, File, find, read_footers
@@ -69,7 +70,10 @@ class Rows:
         self._cache_bytes = cache_bytes
         self._files: list[File] = []
         self._blocks: list[_Block] = []
-        footers = [read_footers(find(folder), needs) for folder in folders]
+        found = {path: find(path) for path in folders}
+        self.remarks = [remark for path, files in found.items() for remark in data_folder.remarks(path, files)]
+        """What of the folders may not be meant, a line each."""
+        footers = [read_footers(files, needs) for files in found.values()]
         self._keeps_all = sum(sum(file.nbytes) for files in footers for file in files) <= cache_bytes
         order: list[int] = []
         for files, repeats in zip(footers, folders.values(), strict=True):

@@ -19,11 +19,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..config.data_folder import SAMPLES
 from ..files import publish_written
 
 Floats = npt.NDArray[np.float32]
 
-FOLDER = "combined_parquet_dataset"
+FOLDER = SAMPLES
 PROMPTS = "prompts.safetensors"
 """The file beside FOLDER with embeddings that no sample holds: `empty` (classifier-free guidance), `negative`, `validation.000`, …"""
 

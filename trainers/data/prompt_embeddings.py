@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..config.data import DataConfig
+from ..config.data_folder import places_beside
 from ..errors import UserError
 from .parquet_schema import PROMPTS
 
@@ -70,7 +71,7 @@ def required(config: DataConfig, needed_by: str) -> Prompts:
 
 
 def _beside(folder: Path) -> Path | None:
-    return next((p for p in (folder / PROMPTS, folder.parent / PROMPTS) if p.is_file()), None)
+    return next((p for place in places_beside(folder) if (p := place / PROMPTS).is_file()), None)
 
 
 def read(path: Path) -> Prompts:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -134,6 +134,11 @@ class Samples:
     def block_sizes(self) -> Indices | None:
         """Return the number of rows of each row group, see `Rows.block_sizes`."""
         return self._rows.block_sizes
+
+    @property
+    def remarks(self) -> Sequence[str]:
+        """Return what of the data's folders may not be meant, a line each."""
+        return self._rows.remarks
 
     def cost(self, rounds: int) -> str | None:
         """Return what makes reading slow, for a person; None when nothing does. `rounds` row groups are read at a time."""

@@ -45,6 +45,7 @@ class OwnRows:
 
     block_sizes: ClassVar[None] = None
     largest_block_bytes: ClassVar[int] = 0
+    remarks: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, reference: str, folders: Mapping[str, int], needs: Needs) -> None:
         if needs not in _NAMES:

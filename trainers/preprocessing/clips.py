@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from ..errors import first_line
+from ..sources.entries import Rejected
 from .video_decoding import pictures
 
 _LARGEST_PICTURE = 8192 * 8192
@@ -47,17 +48,6 @@ class Clip:
     duration_s: float
     fps: float
     kept: float = 1.0
-
-
-class Rejected(Exception):
-    """An entry that cannot be used: `reason` is what is counted, the text is for a person."""
-
-    def __init__(self, reason: str, text: str) -> None:
-        super().__init__(reason, text)
-        self.reason, self.text = reason, text
-
-    def __str__(self) -> str:
-        return self.text
 
 
 def read_clip(video: Path | bytes, settings: Settings, start: float = 0.0) -> Clip:

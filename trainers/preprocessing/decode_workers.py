@@ -22,7 +22,8 @@ import torch
 
 from ..control import die_with_parent
 from ..processes import ignore_rank_signals, kill_at_exit
-from .clips import Clip, Rejected, Settings, read_clip
+from ..sources.entries import Rejected
+from .clips import Clip, Settings, read_clip
 
 Job = tuple[Path | bytes, float]
 """A video and where in it to start, see clips.read_clip."""

@@ -16,7 +16,7 @@ import torch
 
 from .. import files
 from ..config.parallel import ParallelConfig
-from ..config.programs.preprocess import Config, RewriteConfig, TextConfig, VideosConfig
+from ..config.programs.preprocess import Config, RewriteConfig, VideosConfig
 from ..control import EXIT_FINISHED, EXIT_SAVED, Control
 from ..data.parquet_schema import PROMPTS
 from ..distributed import mesh
@@ -26,10 +26,11 @@ from ..models.codecs.base import Codec
 from ..models.codecs.shapes import ShapesCodec
 from ..models.codecs.wan import WanCodec, text_encoder_digest
 from ..models.loading import model_folder as models
-from . import output_shards, prompt_writer, sources
+from ..sources import listing as sources
+from ..sources.entries import Entry
+from . import output_shards, prompt_writer
 from .clips import Settings
 from .decode_workers import Decoders
-from .entries import Columns, Entry
 from .output_shards import Shards
 from .rewrite_task import Rewrite
 from .task_loop import Task, work
@@ -68,6 +69,8 @@ class _Job:
         source = sources.locate(self._config.source, self._config.source_revision)
         listing = _Listing(self._config, source)
         self._same_on_all_ranks(listing.digest)
+        for remark in listing.remarks if self._parallel.rank == 0 else ():
+            self._warn(remark)
         settled = self._settled(listing)
         left = output_shards.remaining(len(listing.names), settled)
         mine = output_shards.share(left, self._parallel.rank, self._parallel.world_size)
@@ -188,25 +191,21 @@ class _Listing:
 
     def __init__(self, config: Config, source: Path) -> None:
         self.entries: list[Entry] = []
+        self.remarks: list[str] = []
         self.task: Task | None = None
         if isinstance(config, RewriteConfig):
             self.task = Rewrite(source)
             self.names: Sequence[str] = self.task.names
             described: Any = self.names
         else:
-            self.entries = sources.entries(source, _columns(config))
+            found = sources.read(source, sources.columns(config))
+            self.entries, self.remarks = found.entries, found.remarks
             self.names = [entry.name for entry in self.entries]
             described = ([entry.id, entry.caption] for entry in self.entries)
         hasher = hashlib.sha256()
         for entry in described:
             hasher.update(repr(entry).encode())
         self.digest = hasher.hexdigest()
-
-
-def _columns(config: VideosConfig | TextConfig) -> Columns:
-    if isinstance(config, VideosConfig):
-        return Columns(config.video_column, config.caption_column, config.split)
-    return Columns(None, config.column, config.split, needs_video=False)
 
 
 def _clip(config: VideosConfig) -> Settings:

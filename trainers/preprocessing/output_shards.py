@@ -13,14 +13,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..config.data_folder import HOLDOUT, PREPROCESS_MARKER
 from ..data.parquet_schema import FOLDER, PartFile, Storable
 from ..errors import UserError
 from ..files import publish_json
-from .clips import Rejected
+from ..sources.entries import Rejected
 
-HIDDEN = ".preprocess"
+HIDDEN = PREPROCESS_MARKER
 """The folder below the output that holds settings.json and the records."""
-HOLDOUT = "holdout"
 REPORT = "report.json"
 _RECORDS = "records"
 

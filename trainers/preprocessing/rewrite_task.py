@@ -15,9 +15,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..data import parquet_files
 from ..data.parquet_schema import T2V, TEXT_ONLY, TRAJECTORY, array_columns, decode_array
 from ..errors import UserError, first_line
-from .clips import Rejected
+from ..sources.entries import Rejected
 from .task_loop import Outcome
 
 _SCHEMAS = (T2V, TRAJECTORY, TEXT_ONLY)
@@ -44,19 +45,18 @@ class _Place:
 
 
 class Rewrite:
-    """The rows of all parquet files below `folder`, in the order of their paths."""
+    """The rows of the parquet files that training would read of `source`, in the order of their paths: never of what is held out."""
 
-    def __init__(self, folder: Path) -> None:
-        files = sorted(p for p in folder.rglob("*.parquet") if not any(part.startswith(".") for part in p.relative_to(folder).parts))
-        if not files:
-            raise UserError(f"no parquet files in {folder}", "rewrite reads the parquet files of a data set that is trained on")
+    def __init__(self, source: Path) -> None:
+        files = parquet_files.find(source, called="the source", hint="rewrite reads the parquet files of a data set that is trained on")
+        folder = source if source.is_dir() else source.parent
         self.names: list[str] = []
         self._places: list[_Place] = []
         schema = None
         for path in files:
             schema = self._add(path, path.relative_to(folder).as_posix(), schema) or schema
         if schema is None:
-            raise UserError(f"none of the {len(files)} parquet files in {folder} can be read", str(self._places[0].problem))
+            raise UserError(f"none of the {len(files)} parquet files in {source} can be read", str(self._places[0].problem))
         self.schema: pa.Schema = schema
 
     def _add(self, path: Path, name: str, expected: pa.Schema | None) -> pa.Schema | None:

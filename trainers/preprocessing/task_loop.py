@@ -9,7 +9,7 @@ from typing import Protocol
 
 from ..control import StopRequested
 from ..data.parquet_schema import Storable
-from .clips import Rejected
+from ..sources.entries import Rejected
 from .output_shards import Shards
 
 

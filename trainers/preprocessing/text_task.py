@@ -6,8 +6,7 @@ from collections.abc import Callable, Generator, Sequence
 
 from ..data.parquet_schema import TextSample
 from ..models.codecs.base import Codec
-from .clips import Rejected
-from .entries import Entry
+from ..sources.entries import Entry, Rejected
 from .task_loop import Outcome
 from .video_task import encode_text
 

@@ -14,12 +14,12 @@ from ..data.parquet_schema import Floats, Sample
 from ..errors import UserError
 from ..files import publish_json
 from ..models.codecs.base import Codec
+from ..sources.entries import Columns, Entry, Rejected
+from ..sources.listing import entries
 from . import prompt_writer
-from .clips import Clip, Rejected, Settings, read_clip
+from .clips import Clip, Settings, read_clip
 from .decode_workers import Decoders, Job
-from .entries import Columns, Entry
 from .output_shards import REPORT, Shards, summary
-from .sources import entries
 from .task_loop import Outcome, work
 
 

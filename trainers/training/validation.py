@@ -6,6 +6,7 @@ passes. The result is published as RUN/samples/step-XXXXXXXX/: NNN.mp4, sheet.pn
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..checkpointing.step_names import step_name
-from ..config import TrainConfig
+from ..config import TrainConfig, data_folder
 from ..control import Control, StopRequested
 from ..data.dataset import ParquetDataset, normalised, statistics
 from ..diffusion.flow_schedule import FlowSchedule
@@ -35,7 +36,6 @@ from ..seeding import derived_seed
 
 _ROLE = "student"
 _FILE = "validation.json"
-_HOLDOUT = "holdout"
 Numbers = dict[str, float]
 
 
@@ -92,10 +92,9 @@ class Validation:
         section = self.config.loss
         if section is None or self._train.method.needs != "latents":
             return None
-        beside = [Path(folder) / _HOLDOUT for folder in self._train.data.folders] + [
-            Path(folder).parent / _HOLDOUT for folder in self._train.data.folders
-        ]
-        held_out = [str(folder) for folder in beside if folder.is_dir() and any(folder.rglob("*.parquet"))]
+        places = [data_folder.places_beside(Path(folder)) for folder in self._train.data.folders]
+        beside = [place / data_folder.HOLDOUT for level in itertools.zip_longest(*places) for place in level if place is not None]
+        held_out = [str(folder) for folder in beside if folder.is_dir() and data_folder.parquet_files(folder)]
         apart = section.path or (held_out[0] if held_out else None)
         data = self._train.data if apart is None else self._train.data.model_copy(update={"path": apart, "source": None})
         return ParquetDataset(data.model_copy(update={"text_dropout": 0.0}), self._train.seed)

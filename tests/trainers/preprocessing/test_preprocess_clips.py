@@ -12,8 +12,9 @@ import torch
 
 from tests.support.trainers.clip_files import write_clip, write_sound
 from trainers.preprocessing import video_decoding
-from trainers.preprocessing.clips import Rejected, Settings, fit, frame_indices, read_clip
+from trainers.preprocessing.clips import Settings, fit, frame_indices, read_clip
 from trainers.preprocessing.decode_workers import Decoders
+from trainers.sources.entries import Rejected
 
 SETTINGS = Settings(num_frames=5, height=4, width=8, train_fps=8, duration_tolerance=3)
 

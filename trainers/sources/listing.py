@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from ..config import hub_cache
+from ..config.data_folder import PREPROCESS_MARKER as HIDDEN
+from ..config.programs.preprocess import TextConfig, VideosConfig
 from ..errors import UserError
-from .clips import Rejected
-from .entries import CAPTION_COLUMNS, VIDEO_COLUMNS, Columns, Entry, inside, stem, text, value
-from .output_shards import HIDDEN
+from .entries import CAPTION_COLUMNS, VIDEO_COLUMNS, Columns, Entry, Listing, Rejected, inside, stem, text, value
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".mpg", ".mpeg", ".ts")
 TABLE_SUFFIXES = (".parquet", ".arrow")
@@ -50,6 +50,18 @@ def entries(path: Path, columns: Columns) -> list[Entry]:
     if not listed:
         raise UserError(f"{path} lists no clips" if columns.needs_video else f"{path} has no prompts", _LAYOUTS)
     return list(_numbered(_checked(entry) for entry in listed))
+
+
+def read(path: Path, columns: Columns) -> Listing:
+    """Return all entries with what the source was taken for; UserError where it holds none, or cannot be read."""
+    return Listing(entries(path, columns))
+
+
+def columns(config: VideosConfig | TextConfig) -> Columns:
+    """Return the columns that a `preprocess` block names."""
+    if isinstance(config, VideosConfig):
+        return Columns(config.video_column, config.caption_column, config.split)
+    return Columns(None, config.column, config.split, needs_video=False)
 
 
 def _checked(entry: Entry) -> Entry:

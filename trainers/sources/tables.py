@@ -15,8 +15,7 @@ import pyarrow.ipc
 import pyarrow.parquet as pq
 
 from ..errors import UserError, first_line
-from .clips import Rejected
-from .entries import CAPTION_COLUMNS, VIDEO_COLUMNS, Columns, Entry, inside, stem, text
+from .entries import CAPTION_COLUMNS, VIDEO_COLUMNS, Columns, Entry, Rejected, inside, stem, text
 
 _UNREADABLE = (OSError, pa.ArrowException)
 

@@ -12,9 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from trainers.errors import UserError
-from trainers.preprocessing.clips import Rejected
-from trainers.preprocessing.entries import Columns, Entry
-from trainers.preprocessing.sources import entries
+from trainers.sources.entries import Columns, Entry, Rejected
+from trainers.sources.listing import entries
 
 WORDS = Columns(needs_video=False)
 

@@ -1,16 +1,25 @@
-"""Owns one clip as a source lists it: its video, its caption, and how a table's columns name them. Must not read files."""
+"""Owns one clip or prompt as a source lists it, and why one cannot be used. Must not read files."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from .clips import Rejected
-
 VIDEO_COLUMNS = ("video", "file_name", "video_path", "path")
 CAPTION_COLUMNS = ("caption", "cap", "text", "prompt")
+
+
+class Rejected(Exception):
+    """An entry that cannot be used: `reason` is what is counted, the text is for a person."""
+
+    def __init__(self, reason: str, text: str) -> None:
+        super().__init__(reason, text)
+        self.reason, self.text = reason, text
+
+    def __str__(self) -> str:
+        return self.text
 
 
 @dataclass(frozen=True)
@@ -22,6 +31,15 @@ class Entry:
     caption: str
     video: Path | Callable[[], bytes | Path] | None = None
     problem: Rejected | None = None
+
+
+@dataclass(frozen=True)
+class Listing:
+    """All entries of a source; `layout`: what it was taken for; `remarks`: what of it may not be meant, a line each for a person."""
+
+    entries: list[Entry]
+    layout: str = ""
+    remarks: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
