@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,10 @@ _SHOWN = 10
 
 class KeyMismatch(Exception):
     """The state's keys, shapes or types are not the checkpoint's; the argument says which, in one line."""
+
+
+class UnreadableIndex(BaseException):
+    """The index of a checkpoint cannot be read, for the reason in `args[0]`. No Exception: DCP catches these, tries on and forgets why."""
 
 
 def check_state(state: Mapping[str, Any], path: str = "") -> None:
@@ -108,7 +113,10 @@ class SafeReader(FileSystemReader):
     take."""
 
     def read_metadata(self) -> Any:
-        return read_metadata(Path(self.path))
+        try:
+            return read_metadata(Path(self.path))
+        except Exception as error:
+            raise UnreadableIndex(error) from None
 
 
 class ErrorRevealingWriter(FileSystemWriter):
@@ -116,6 +124,10 @@ class ErrorRevealingWriter(FileSystemWriter):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, sync_files=False, overwrite=False)  # the publisher fsyncs
+        # filtered here and not around the call, which another thread makes: older versions of torch warn of their own code
+        warnings.filterwarnings("ignore", "TypedStorage is deprecated", UserWarning)
+        self.written: set[str] = set()
+        """Names of the files that this rank has written."""
 
     def prepare_local_plan(self, plan: Any) -> Any:
         if not Path(self.path).is_dir():  # DCP would make it anew, after a later attempt has cleared it away
@@ -124,9 +136,11 @@ class ErrorRevealingWriter(FileSystemWriter):
 
     def write_data(self, plan: Any, planner: Any) -> Any:
         try:
-            return super().write_data(plan, planner)
+            results = super().write_data(plan, planner)
         except Exception as error:
             raise _system_error(error) from None
+        self.written = {result.storage_data.relative_path for result in results.wait()}
+        return results
 
 
 def _system_error(error: BaseException) -> BaseException:
@@ -140,6 +154,8 @@ def one_line(error: BaseException) -> str:
     """Return the cause of an error in one line; the text of DCP's own exception is a traceback of every rank."""
     if isinstance(error, CheckpointException) and error.failures:
         return "; ".join(dict.fromkeys(f"rank {rank}: {one_line(pair[0])}" for rank, pair in error.failures.items()))
+    if isinstance(error, UnreadableIndex):
+        return one_line(error.args[0])
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
 

@@ -17,7 +17,7 @@ from ..distributed.collectives import RankGroup, taking_part
 from ..errors import UserError
 from . import manifest as manifests
 from . import store
-from .dcp_io import KeyMismatch, SafeReader, StrictPlanner, one_line, read_metadata
+from .dcp_io import KeyMismatch, SafeReader, StrictPlanner, UnreadableIndex, one_line, read_metadata
 from .keys import CheckpointKeys
 from .manifest import BadManifest, Manifest, NewerFormat
 
@@ -121,7 +121,7 @@ class Loader:
         try:
             dcp.load(state, storage_reader=SafeReader(folder), planner=planner, **taking_part(self._peers.group))
         except CheckpointException as error:  # a BaseException
-            raise _load_error(step, [pair[0] for pair in error.failures.values()]) from None
+            raise _load_error(step, [_cause(pair[0]) for pair in error.failures.values()]) from None
         return planner.absent
 
     def _warn_of_differences(self, manifest: Manifest) -> None:
@@ -134,6 +134,10 @@ class Loader:
             self._peers.warn(f"resume is not bitwise: {', '.join(changed)}")
         if manifest.config_digest != self._config_digest:
             log.info("the configuration has changed since step %d", manifest.step)
+
+
+def _cause(error: BaseException) -> BaseException:
+    return error.args[0] if isinstance(error, UnreadableIndex) else error
 
 
 def _load_error(step: int, causes: list[BaseException]) -> Exception:

@@ -2,8 +2,8 @@
 
 Must not know what the state means, touch folders but through store.py, or judge checkpoints that it finds (loader.py does).
 
-DCP's thread, the saving thread and the main thread have a gloo group each, so that no collective of one is ever taken for another's,
-however far apart the ranks are.
+The main thread, DCP's part of the saving thread and the rest of that have a gloo group each, so that no collective of one is ever taken
+for another's, however far apart the ranks are and whatever failed in between.
 """
 
 from __future__ import annotations
@@ -16,9 +16,7 @@ from concurrent.futures import wait as wait_for
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed.checkpoint as dcp
-from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
 from ..config.checkpoint import CheckpointConfig
 from ..control import Control
@@ -29,6 +27,7 @@ from . import store
 from .dcp_io import ErrorRevealingWriter, check_state, one_line
 from .loader import Loader
 from .manifest import Manifest
+from .staging import StagedPlanner, Stager
 
 
 class Checkpointer:
@@ -40,8 +39,7 @@ class Checkpointer:
         self._facts, self._config_digest = json.loads(json.dumps(facts)), config_digest
         self._peers, self._writing, self._publishing = RankGroup(control), RankGroup(control), RankGroup(control)
         self._loader = Loader(self._directory, self._peers, control, self._facts, config_digest)
-        cuda = torch.cuda.is_available()
-        self._stager = DefaultStager(StagingOptions(cuda, False, False, cuda))  # pinned, not shared, staged on return, non-blocking
+        self._stager = Stager()
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: tuple[int, Path, Future[str | None]] | None = None
         self._hashed_bytes = 0
@@ -66,10 +64,8 @@ class Checkpointer:
         if temporary is None:  # published already, or nowhere to write
             self._settle(step, failure)
             return
-        upload = dcp.async_save(
-            state, storage_writer=ErrorRevealingWriter(temporary), async_stager=self._stager, **taking_part(self._writing.group)
-        )
-        self._pending = step, temporary, self._threads.submit(self._finish, upload, temporary, step, started)
+        staged, planner = self._stager.stage(state)
+        self._pending = step, temporary, self._threads.submit(self._finish, staged, planner, temporary, step, started)
         if wait:
             self.wait()
 
@@ -136,25 +132,26 @@ class Checkpointer:
 
     # From here on: in the saving thread.
 
-    def _finish(self, upload: Future[Any], temporary: Path, step: int, started: float) -> str | None:
-        """Seal, gather, publish and prune; return why there is no new checkpoint, the same on all ranks, or None."""
-        parts = self._publishing.gather(self._seal(upload, temporary))
+    def _finish(self, staged: dict[str, Any], planner: StagedPlanner, temporary: Path, step: int, started: float) -> str | None:
+        """Write, gather, publish and prune; return why there is no new checkpoint, the same on all ranks, or None."""
+        parts = self._publishing.gather(self._write(staged, planner, temporary))
         failure = self._publishing.from_rank_0(lambda: self._publish(temporary, step, parts))
         if self._peers.rank == 0 and failure is None:
             self._control.report("checkpoint", step=step, save_s=round(time.monotonic() - started, 3))
             self._prune()
         return failure
 
-    def _seal(self, upload: Future[Any], temporary: Path) -> tuple[dict[str, FileEntry], str | None]:
-        """Hash this rank's files and sync them to the disk. Whatever goes wrong is returned and not raised: the other ranks wait for it."""
+    def _write(self, staged: dict[str, Any], planner: StagedPlanner, temporary: Path) -> tuple[dict[str, FileEntry], str | None]:
+        """Write this rank's files, hash them and sync them to the disk. Whatever goes wrong is returned and not raised: the other ranks
+        wait for it."""
         try:
-            index = upload.result()
+            writer = ErrorRevealingWriter(temporary)
+            dcp.save(staged, storage_writer=writer, planner=planner, **taking_part(self._writing.group))
             files = {}
             for path in self._own_files(temporary):
                 files[path.name] = digest_file(path, self._count_bytes)
                 fsync_path(path)
-            written = {info.relative_path for info in index.storage_data.values()}
-            if lost := {name for name in written if name.startswith(f"__{self._peers.rank}_")} - files.keys():
+            if lost := writer.written - files.keys():
                 raise FileNotFoundError(f"written and not there: {', '.join(sorted(lost))}")
             return files, None
         except BaseException as error:  # DCP's exception is no Exception
