@@ -10,7 +10,7 @@ from typing import Any
 
 from ..runs.attempts import Attempt
 from ..status.goodput import AttemptCost, total
-from ..status.types import RunStatus, role_of
+from ..status.types import RunStatus, entries_text, role_of
 
 
 def out(text: str) -> None:
@@ -63,6 +63,8 @@ def one_status(s: RunStatus) -> None:
         out(f"{s.state}: {s.reason}")
     if s.losses:
         out(f"losses:    {', '.join(f'{role_of(name)} {value:.4f}' for name, value in s.losses.items())}")
+    if s.entries is not None:
+        out(f"entries:   {entries_text(s.entries)}")
     if s.allocation_left_s is not None:
         out(f"time:      {_time_left(s)}")
     out(f"directory: {s.path}")
@@ -89,8 +91,10 @@ def one_pipeline(whole: RunStatus, stages: Sequence[RunStatus]) -> None:
 
 
 def reasons(shown: Sequence[RunStatus]) -> None:
-    """Print an empty line, then one for each status that has a reason."""
-    for line in ["", *(f"{s.run}: {s.state}: {s.reason}" for s in shown if s.reason)] if shown else ():
+    """Print an empty line, then one for each status that has a reason, and for each that tells of entries."""
+    lines = [f"{s.run}: {s.state}: {s.reason}" for s in shown if s.reason]
+    lines += [f"{s.run}: {entries_text(s.entries)}" for s in shown if s.entries is not None]
+    for line in ["", *lines] if shown else ():
         out(line)
 
 

@@ -17,7 +17,7 @@ from ..runs.pipeline_directory import Pipeline
 from ..schedulers.registry import scheduler
 from ..status.pipeline_status import PipelineStatus, of_one
 from ..status.run_status import RunStatus, statuses_of
-from ..status.types import role_of
+from ..status.types import entries_text, role_of
 from .output import duration
 
 EXIT_DETACHED = 130
@@ -141,6 +141,8 @@ def describe(status: RunStatus, *, name: bool = True) -> str:
         parts.append(f"ETA {duration(status.eta_s)}")
         if status.allocation_left_s is not None and status.eta_s > status.allocation_left_s:
             parts.append(f"allocation ends in {duration(status.allocation_left_s)}")
+    if status.entries is not None:
+        parts.append(entries_text(status.entries))
     if status.attempts > 1:
         parts.append(f"attempt {status.attempts}")
     if status.reason and status.state not in ("running", "finished"):

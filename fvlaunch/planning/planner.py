@@ -10,6 +10,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from trainers.config import preprocess_output
+from trainers.config.programs import preprocess
+
 from ..config import relocation
 from ..config.compose import Composed, compose
 from ..config.lookup import is_path
@@ -121,8 +124,9 @@ def _check_frozen(before: Composed, after: Composed, sets: Sequence[str], *, oth
         old = relocation.agreeing(old, new, of_paths)
     if program == "train":
         old = relocation.agreeing(old, new, lockfile.moved_inputs(before.lock, old, new))
-    changed = [key for key in (FROZEN if program == "train" else old) if old[key] != new.get(key)]
-    hint = "submit it as a new run; at resume max_steps, optimizers, callbacks, checkpoint and tracking may change"
+    changed = [key for key in (FROZEN if program == "train" else old) if old[key] != new.get(key) and key not in _may_change(before)]
+    tunable = "max_steps, optimizers, callbacks, checkpoint and tracking" if program == "train" else ", ".join(sorted(_may_change(before)))
+    hint = "submit it as a new run" + (f"; at resume {tunable} may change" if tunable else "")
     if changed:
         raise ConfigError(
             Problem(
@@ -133,6 +137,15 @@ def _check_frozen(before: Composed, after: Composed, sets: Sequence[str], *, oth
             )
             for key in changed
         )
+
+
+def _may_change(before: Composed) -> frozenset[str]:
+    """Return the keys of a program beside training that may change at resume: all of a preprocessing that has written nothing yet."""
+    block: Any = before.recipe.preprocess
+    if block is None:
+        return frozenset()
+    written = preprocess_output.num_written(Path(block.output).expanduser())
+    return preprocess.MAY_CHANGE if written else frozenset(block.resolved()) - {"kind", "output"}
 
 
 def _place_of(path: tuple[str, str], composed: Composed, sets: Sequence[str]) -> Place:

@@ -99,6 +99,8 @@ class Run:
     attempt_file = _inside("attempt.json")
     heartbeat_file = _inside("heartbeat.json")
     metrics_file = _inside("metrics.jsonl")
+    entries_file = _inside("entries.json")
+    """How many entries of its source a preprocessing has used, how many not and why; written at its end."""
     attempts = _inside("attempts")
     checkpoints = _inside("checkpoints")
     code = _inside("code")

@@ -132,6 +132,7 @@ def fold(record: PipelineRecord, path: Path, stages: Sequence[RunStatus], driver
         "updated_at": max(stage.updated_at for stage in stages),
         "path": str(path),
         "eta_s": None,
+        "entries": None,
     }
     return PipelineStatus(**shown, stages=tuple(stages))
 

@@ -19,7 +19,7 @@ from ..runs.directory import FINAL_STATES, Intent, Record, Run
 from ..schedulers.base import JobObservation
 from .cache import MANY, StatusCache
 from .job_queries import ask
-from .types import STATES, RunStatus
+from .types import STATES, RunStatus, entries_of
 
 __all__ = ["STATES", "JobObservation", "RunStatus", "judge", "judge_run", "last_metrics", "statuses_of"]
 
@@ -105,6 +105,7 @@ def judge_run(run: Run, record: Record, seen: JobObservation) -> RunStatus:
         step_s=step_s,
         eta_s=(max_steps - step) * step_s if running and step_s else None,
         allocation_left_s=_left_s(beat) if running else None,
+        entries=entries_of(read_json(run.entries_file)) if attempts and state in FINAL_STATES else None,
         stale_s=max(0.0, time.time() - updated) if seen.alive is None and state not in FINAL_STATES else None,
     )
 

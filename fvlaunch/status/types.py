@@ -11,6 +11,10 @@ from ..runs.directory import FINAL_STATES
 STATES = ("submitting", "queued", "running", "requeued", "stopped", "finished", "failed", "cancelled", "lost", "broken")
 
 
+_REASONS = 4
+"""So many reasons of rejection are shown."""
+
+
 @dataclass(frozen=True)
 class RunStatus:
     run: str
@@ -35,6 +39,9 @@ class RunStatus:
     allocation_left_s: float | None = None
     stale_s: float | None = None
     """The scheduler could not be asked: seconds since this was last known."""
+    entries: dict[str, Any] | None = None
+    """Of a preprocessing that is over: `entries` of its source, those `used`, of these `holdout`, `rejected`, and their number by
+    `reasons`, the commonest first."""
 
     @property
     def is_over(self) -> bool:
@@ -50,6 +57,25 @@ class RunStatus:
 
     def dump(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def entries_of(told: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return what a preprocessing's own file says of its entries as `RunStatus.entries`; None where it says nothing that can be read."""
+    try:
+        reasons = sorted(((str(reason), int(count)) for reason, count in told["rejected"].items()), key=lambda one: (-one[1], one[0]))  # type: ignore[index]
+        numbers = {"entries": int(told["entries"]), "used": int(told["written"]), "holdout": int(told["holdout"])}  # type: ignore[index]
+    except (TypeError, KeyError, ValueError, AttributeError):
+        return None
+    return {**numbers, "rejected": sum(count for _, count in reasons), "reasons": dict(reasons)}
+
+
+def entries_text(entries: dict[str, Any]) -> str:
+    """Return in a line how many entries were used, and how many not for which of the commonest reasons."""
+    held = f" ({entries['holdout']} of them held out)" if entries["holdout"] else ""
+    reasons = [f"{count} {reason}" for reason, count in entries["reasons"].items()]
+    more = f", {len(reasons) - _REASONS} more" if len(reasons) > _REASONS else ""
+    why = f": {', '.join(reasons[:_REASONS])}{more}" if reasons else ""
+    return f"{entries['used']} of {entries['entries']} entries used{held}, {entries['rejected']} rejected{why}"
 
 
 def role_of(loss: str) -> str:

@@ -6,7 +6,6 @@ The ranks share nothing but the output folder. Rank 0 says at the start what is 
 from __future__ import annotations
 
 import errno
-import hashlib
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -26,56 +25,50 @@ from ..models.codecs.base import Codec
 from ..models.codecs.shapes import ShapesCodec
 from ..models.codecs.wan import WanCodec, text_encoder_digest
 from ..models.loading import model_folder as models
-from ..sources import listing as sources
-from ..sources.entries import Entry
-from . import output_shards, prompt_writer
+from . import mended_source, output_shards, prompt_writer
 from .clips import Settings
 from .decode_workers import Decoders
 from .output_shards import Shards
-from .rewrite_task import Rewrite
+from .source_entries import SourceEntries
 from .task_loop import Task, work
 from .text_task import Prompts
 from .video_task import Videos, refuse_too_many
 
 SHAPES = "shapes"
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-_NOT_CONTENT = {
-    *("output", "source", "rows_per_file", "max_rejected", "decoders", "decode_limit_s", "warn_crop"),
-    *("negative_prompt", "validation_prompts"),
-}
-"""Settings that may change between a job and its continuation: they do not change what a sample holds."""
+ENTRIES = "entries.json"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 
 def run(config: Config, run_dir: Path, control: Control) -> int:
-    """Do this rank's share and return the exit code. `run_dir` holds nothing of it: the output does, so that another run can go on
-    there."""
+    """Do this rank's share and return the exit code. `run_dir` gets nothing but entries.json, how many entries were used: all else is in
+    the output, so that another run can go on there."""
     parallel = mesh.start(ParallelConfig())
     control.progress("loading", 0)
     with _room(Path(config.output)):
-        code = _Job(config, control, parallel).run()
+        code = _Job(config, run_dir, control, parallel).run()
     mesh.stop()
     return code
 
 
 class _Job:
-    def __init__(self, config: Config, control: Control, parallel: mesh.ParallelContext) -> None:
-        self._config, self._control, self._parallel = config, control, parallel
+    def __init__(self, config: Config, run_dir: Path, control: Control, parallel: mesh.ParallelContext) -> None:
+        self._config, self._run_dir, self._control, self._parallel = config, run_dir, control, parallel
         self._peers = RankGroup(control)
         self._output = Path(config.output).expanduser()
         self._done = 0
 
     def run(self) -> int:
-        source = sources.locate(self._config.source, self._config.source_revision)
-        listing = _Listing(self._config, source)
+        listing = SourceEntries(self._config)
         self._same_on_all_ranks(listing.digest)
         for remark in listing.remarks if self._parallel.rank == 0 else ():
             self._warn(remark)
         settled = self._settled(listing)
+        self._parallel.on_first(lambda: self._refuse_listed(listing), self._waiting)
         left = output_shards.remaining(len(listing.names), settled)
         mine = output_shards.share(left, self._parallel.rank, self._parallel.world_size)
         with ExitStack() as opened:
-            task = self._task(listing, source, mine, opened)
+            task = self._task(listing, mine, opened)
             finished = self._work(task, mine, (len(listing.names) - len(left)) // self._parallel.world_size)
         self._parallel.on_first(lambda: None, lambda seconds: self._control.progress("finishing", seconds))
         if self._parallel.any_rank(not finished)[0]:
@@ -87,19 +80,46 @@ class _Job:
         if len(set(self._peers.gather(digest))) > 1:
             raise UserError(f"the ranks do not see the same entries in {self._config.source}", "is it on a disk that all nodes share?")
 
-    def _settled(self, listing: _Listing) -> list[output_shards.Record]:
+    def _settled(self, listing: SourceEntries) -> list[output_shards.Record]:
         """Return the records of earlier attempts; rank 0 reads them, so that all ranks have the same."""
         records: list[output_shards.Record] = []
-        settings = {**self._config.model_dump(mode="json", exclude=_NOT_CONTENT), "entries": len(listing.names), "listing": listing.digest}
+        settings = listing.settings()
 
         def read() -> None:
-            output_shards.claim(self._output, settings)
-            records.extend(output_shards.settled(self._output, self._warn))
+            (self._run_dir / ENTRIES).unlink(missing_ok=True)
+            mended = output_shards.claim(self._output, settings)
+            there = output_shards.settled(self._output, self._warn)
+            if mended:
+                kept = mended_source.carried_over(self._output, there, listing.keys())
+            else:
+                kept = mended_source.without_mended(there, listing.names, self._written_s, listing.is_newer)
+            if mended or kept is not there:
+                output_shards.replace(self._output, kept, settings)
+                number = sum(record.written for record in kept)
+                self._warn(f"the source was mended: the {number} samples that are written stay, and what was rejected is tried again")
+            records.extend(kept)
 
         self._parallel.on_first(read, self._waiting)
         return self._peers.from_rank_0(lambda: records)
 
-    def _task(self, listing: _Listing, source: Path, mine: list[int], opened: ExitStack) -> Task:
+    def _written_s(self, record: output_shards.Record) -> float:
+        """Return when a record was written, in seconds."""
+        return record.path(self._output / output_shards.HIDDEN / output_shards.RECORDS).stat().st_mtime
+
+    def _refuse_listed(self, listing: SourceEntries) -> None:
+        """Raise UserError, before anything is encoded, where the source's list alone says that too little can be used."""
+        if not listing.entries:
+            return
+        problems = [{"name": e.name, "reason": e.problem.reason, "text": e.problem.text} for e in listing.entries if e.problem is not None]
+        listed = output_shards.Record(0, 0, written=len(listing.entries) - len(problems), problems=problems)
+        report = output_shards.summary(len(listing.names), [listed])
+        try:
+            refuse_too_many(report, self._config.max_rejected if problems else 1.0)
+        except UserError:
+            self._publish({**report, "written": 0})
+            raise
+
+    def _task(self, listing: SourceEntries, mine: list[int], opened: ExitStack) -> Task:
         """Return the task with its codec loaded, and have rank 0 write the prompts."""
         config, task, codec = self._config, listing.task, None
         decoders = None
@@ -108,7 +128,7 @@ class _Job:
             opened.callback(decoders.close)
         if config.model is not None:
             codec = _codec(config.model, config.revision, config, self._parallel.device)
-        self._parallel.on_first(lambda: self._prompts(codec, source), self._waiting)
+        self._parallel.on_first(lambda: self._prompts(codec, listing.source), self._waiting)
         if task is not None:
             return task
         assert codec is not None
@@ -163,7 +183,7 @@ class _Job:
         report = output_shards.summary(total, [*settled, *(record for rank in self._peers.gather(self._records) for record in rank)])
 
         def publish() -> None:
-            files.publish_json(self._output / output_shards.REPORT, report)
+            self._publish(report)
             if report["problems"]:
                 reasons = ", ".join(f"{count} {reason}" for reason, count in report["rejected"].items())
                 self._warn(
@@ -179,33 +199,17 @@ class _Job:
 
         self._parallel.on_first(publish, self._waiting)
 
+    def _publish(self, report: dict[str, Any]) -> None:
+        """Write report.json into the output, and the numbers of it where whoever launched this looks."""
+        files.publish_json(self._output / output_shards.REPORT, report)
+        numbers = {key: report[key] for key in ("entries", "written", "holdout", "rejected")}
+        files.publish_json(self._run_dir / ENTRIES, numbers)
+
     def _waiting(self, seconds: int) -> None:
         self._control.progress("loading", seconds)
 
     def _warn(self, text: str) -> None:
         self._peers.warn(text)
-
-
-class _Listing:
-    """The entries of a source, and a digest of them: a continuation must not take others for the same."""
-
-    def __init__(self, config: Config, source: Path) -> None:
-        self.entries: list[Entry] = []
-        self.remarks: list[str] = []
-        self.task: Task | None = None
-        if isinstance(config, RewriteConfig):
-            self.task = Rewrite(source)
-            self.names: Sequence[str] = self.task.names
-            described: Any = self.names
-        else:
-            found = sources.read(source, sources.columns(config))
-            self.entries, self.remarks = found.entries, found.remarks
-            self.names = [entry.name for entry in self.entries]
-            described = ([entry.id, entry.caption] for entry in self.entries)
-        hasher = hashlib.sha256()
-        for entry in described:
-            hasher.update(repr(entry).encode())
-        self.digest = hasher.hexdigest()
 
 
 def _clip(config: VideosConfig) -> Settings:

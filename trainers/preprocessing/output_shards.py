@@ -6,23 +6,27 @@ open parts and nothing else, and repeats nothing. Entries are numbered 0 … n -
 
 from __future__ import annotations
 
+import itertools
 import json
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..config.data_folder import HOLDOUT, PREPROCESS_MARKER
+from ..config.data_folder import HOLDOUT
+from ..config.preprocess_output import HIDDEN, RECORDS, REPORT, num_written
 from ..data.parquet_schema import FOLDER, PartFile, Storable
 from ..errors import UserError
-from ..files import publish_json
+from ..files import new_folder, publish_folder, publish_json
 from ..sources.entries import Rejected
 
-HIDDEN = PREPROCESS_MARKER
-"""The folder below the output that holds settings.json and the records."""
-REPORT = "report.json"
-_RECORDS = "records"
+__all__ = ["HIDDEN", "HOLDOUT", "RECORDS", "REPORT", "Record", "Shards", "claim", "remaining", "replace", "settled", "share", "summary"]
+
+_SETTINGS = "settings.json"
+_OF_THE_LIST = ("entries", "listing")
+"""Settings that tell one list of entries from another: how many there are, and a digest of them."""
 
 
 @dataclass
@@ -39,6 +43,10 @@ class Record:
     latents: list[int] = field(default_factory=list)
     """Shape [C, T, H, W] of the first sample's latents, where samples are of clips."""
 
+    def path(self, folder: Path) -> Path:
+        """Return the record's own file in a folder of records."""
+        return folder / f"{self.first:08d}-{self.last:08d}.json"
+
 
 class Shards:
     """One rank's output, entry by entry in rising order. `before_publish` may end the process: a later attempt has taken over."""
@@ -47,22 +55,27 @@ class Shards:
         self._output, self._rows_per_file, self._before_publish = output, rows_per_file, before_publish
         self._folder = Path(FOLDER) / f"worker_{worker:04d}"
         self._open: Record | None = None
-        self._parts: dict[str, PartFile] = {}
+        self._parts: dict[bool, tuple[Path, PartFile]] = {}
         self.records: list[Record] = []
 
     def write(self, index: int, sample: Storable, *, holdout: bool = False) -> None:
         record = self._at(index)
-        below = (Path(HOLDOUT) if holdout else Path()) / self._folder / f"part-{record.first:08d}.parquet"
-        if below.as_posix() not in self._parts:
-            self._parts[below.as_posix()] = PartFile(self._output / below, sample.schema)
+        if holdout not in self._parts:
+            below = self._free((Path(HOLDOUT) if holdout else Path()) / self._folder, record.first)
+            self._parts[holdout] = below, PartFile(self._output / below, sample.schema)
         row = sample.row()
-        self._parts[below.as_posix()].write(row)
+        self._parts[holdout][1].write(row)
         sizes = row.get("vae_latent_shape")
         if isinstance(sizes, list) and not record.latents:
             record.latents = sizes
         record.written, record.holdout = record.written + 1, record.holdout + holdout
         if record.written == self._rows_per_file:
             self.publish()
+
+    def _free(self, folder: Path, first: int) -> Path:
+        """Return the name of a part; where a list was mended, the entries that had this number before may have one of that name."""
+        names = (f"part-{first:08d}{suffix}.parquet" for suffix in itertools.chain([""], (f"-{n}" for n in itertools.count(2))))
+        return next(folder / name for name in names if not (self._output / folder / name).exists())
 
     def reject(self, index: int, name: str, problem: Rejected) -> None:
         self._at(index).problems.append({"name": name, "reason": problem.reason, "text": problem.text})
@@ -85,20 +98,23 @@ class Shards:
             return
         self._before_publish()
         record, self._open = self._open, None
-        record.parts = {below: part.publish() for below, part in self._parts.items()}
+        record.parts = {below.as_posix(): part.publish() for below, part in self._parts.values()}
         self._parts = {}
-        publish_json(self._output / HIDDEN / _RECORDS / f"{record.first:08d}-{record.last:08d}.json", asdict(record))
+        publish_json(record.path(self._output / HIDDEN / RECORDS), asdict(record))
         self.records.append(record)
 
     def abandon(self) -> None:
-        for part in self._parts.values():
+        for _, part in self._parts.values():
             part.abandon()
         self._open, self._parts = None, {}
 
 
-def claim(output: Path, settings: dict[str, Any]) -> None:
-    """Claim the output for a preprocessing with these settings; UserError where it belongs to another."""
-    marker = output / HIDDEN / "settings.json"
+def claim(output: Path, settings: dict[str, Any]) -> bool:
+    """Claim the output for a preprocessing with these settings; UserError where it holds samples of another.
+
+    Returns whether only the list of entries is another than that of the samples there: then `replace` claims it, with what still counts.
+    """
+    marker = output / HIDDEN / _SETTINGS
     try:
         stored = json.loads(marker.read_text())
     except FileNotFoundError:
@@ -106,26 +122,60 @@ def claim(output: Path, settings: dict[str, Any]) -> None:
             hint = "use another output, or remove it"
             raise UserError(f"the output {output} holds parquet files that this preprocessing did not write", hint) from None
         publish_json(marker, settings)
-        return
+        return False
     except ValueError as error:
         raise UserError(f"{marker} is not JSON", "remove the output to make it anew") from error
-    if stored != settings and not any((output / HIDDEN / _RECORDS).glob("*.json")):
-        publish_json(marker, settings)  # nothing was written with the others
-    elif stored != settings:
-        differ = sorted(key for key in {*stored, *settings} if stored.get(key) != settings.get(key))
-        changes = ", ".join(f"{key} was {stored.get(key)!r}, is now {settings.get(key)!r}" for key in differ)
-        raise UserError(
-            f"the output {output} was begun with other settings or another source: {changes}", "use another output, or remove it"
-        )
+    _finish_replacing(output, stored)
+    differ = sorted(key for key in {*stored, *settings} if stored.get(key) != settings.get(key))
+    if not differ:
+        return False
+    if not num_written(output):
+        shutil.rmtree(output / HIDDEN / RECORDS, ignore_errors=True)
+        publish_json(marker, settings)
+        return False
+    if others := [key for key in differ if key not in _OF_THE_LIST]:
+        changes = ", ".join(f"{key} was {stored.get(key)!r}, is now {settings.get(key)!r}" for key in others)
+        raise UserError(f"the output {output} was begun with other settings: {changes}", "use another output, or remove it")
+    return True
+
+
+def replace(output: Path, records: Iterable[Record], settings: dict[str, Any]) -> None:
+    """Put other records of the same parts in the place of those that are there, and the settings that they belong to; whole or not at
+    all."""
+    folder = output / HIDDEN
+    with new_folder(folder / "made") as made:
+        for record in records:
+            publish_json(record.path(made), asdict(record))
+        shutil.rmtree(_replacement(folder, settings), ignore_errors=True)
+        publish_folder(made, _replacement(folder, settings))
+    publish_json(folder / _SETTINGS, settings)
+    _finish_replacing(output, settings)
+
+
+def _replacement(folder: Path, settings: dict[str, Any]) -> Path:
+    return folder / f"{RECORDS}-{settings['listing'][:16]}"
+
+
+def _finish_replacing(output: Path, settings: dict[str, Any]) -> None:
+    """Put new records in their place where the settings that they belong to are there; others were never claimed, and are dropped."""
+    folder = output / HIDDEN
+    for made in sorted(folder.glob(f"{RECORDS}-*")):
+        if made != _replacement(folder, settings):
+            shutil.rmtree(made)
+            continue
+        shutil.rmtree(folder / RECORDS, ignore_errors=True)
+        made.rename(folder / RECORDS)
 
 
 def settled(output: Path, warn: Callable[[str], None]) -> list[Record]:
     """Return the records that hold, by first entry. Parts that no record counts are removed, and so is a record whose parts are not
     whole."""
+    for made in (output / HIDDEN).glob(".made.*"):
+        shutil.rmtree(made)
     for path in (*output.glob(".*.tmp"), *(output / HIDDEN).rglob(".*.tmp")):
         path.unlink()  # a job was killed before the name was right
     kept: list[Record] = []
-    for path in sorted((output / HIDDEN / _RECORDS).glob("*.json")):
+    for path in sorted((output / HIDDEN / RECORDS).glob("*.json")):
         record = _record(path)
         if record is None or (kept and record.first <= kept[-1].last) or not _whole(output, record):
             warn(f"{path.stem.replace('-', ' to ')}: parts are missing or damaged, and made again")

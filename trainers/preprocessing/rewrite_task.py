@@ -76,6 +76,17 @@ class Rewrite:
                 self._places.append(_Place(path, group, row))
         return schema
 
+    def keys(self) -> list[tuple[str | None, str | None]]:
+        """Return (id, caption) of each entry, as `mended_source` knows it by; of one that cannot be read, nothing."""
+        found: list[tuple[str | None, str | None]] = []
+        for place in self._places:
+            try:
+                row = {} if place.problem else _group(place.file, place.group, ("id", "caption")).slice(place.row, 1).to_pylist()[0]
+            except _UNREADABLE:
+                row = {}
+            found.append((row.get("id"), row.get("caption")))
+        return found
+
     def outcomes(self, indices: Sequence[int], waiting: Callable[[], None]) -> Generator[Outcome, None, None]:
         for index in indices:
             place = self._places[index]

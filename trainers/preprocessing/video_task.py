@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
@@ -137,9 +138,16 @@ def preprocess(
 
 def refuse_too_many(report: dict[str, Any], max_rejected: float) -> None:
     """Raise UserError where a report says that nothing, or too little, could be used."""
-    problems = report["problems"]
-    if report["written"] and len(problems) <= max_rejected * report["entries"]:
+    problems, entries = report["problems"], report["entries"]
+    if report["written"] and len(problems) <= max_rejected * entries:
         return
     first = "; ".join(f"{problem['name']}: {problem['text']}" for problem in problems[:5])
-    share = "none" if not report["written"] else f"only {report['written']}"
-    raise UserError(f"{share} of {report['entries']} entries can be used", f"{REPORT} lists why; the first: {first}")
+    listed = f"{REPORT} lists why; the first: {first}"
+    if not report["written"]:
+        raise UserError(f"none of {entries} entries can be used", listed)
+    needed = math.ceil(100 * len(problems) / entries) / 100
+    raise UserError(
+        f"only {report['written']} of {entries} entries can be used: {len(problems)} rejected are more than max_rejected "
+        f"{max_rejected:g} of them",
+        f"mend them, or set max_rejected to {needed:g} or more, and resume: what is written stays; {listed}",
+    )

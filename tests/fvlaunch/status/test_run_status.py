@@ -22,6 +22,7 @@ from fvlaunch.schedulers.slurm.parsing import QueuedJob
 from fvlaunch.schedulers.slurm.scheduler import Slurm
 from fvlaunch.status import run_status
 from fvlaunch.status.run_status import JobObservation, RunStatus, judge, last_metrics
+from fvlaunch.status.types import entries_of, entries_text
 from tests.support.records import record
 
 RECORD = record(executor="slurm", generation=2, max_steps=100, state="submitted", job_id="7", job_ids=("7",))
@@ -284,3 +285,13 @@ def test_a_loop_asks_a_scheduler_rarely_and_sees_the_end_at_once(run: Run, monke
     assert next(asked) == 1
     run.update(state="finished")
     assert is_over()
+
+
+def test_a_preprocessing_that_is_over_tells_what_became_of_its_entries() -> None:
+    told = {"entries": 20, "written": 9, "holdout": 2, "rejected": {"a": 1, "b": 5, "c": 2, "d": 2, "e": 1}}
+    entries = entries_of(told)
+    assert entries is not None and list(entries["reasons"]) == ["b", "c", "d", "a", "e"]
+    assert entries_text(entries) == "9 of 20 entries used (2 of them held out), 11 rejected: 5 b, 2 c, 2 d, 1 a, 1 more"
+    whole = entries_of({"entries": 3, "written": 3, "holdout": 0, "rejected": {}})
+    assert whole is not None and entries_text(whole) == "3 of 3 entries used, 0 rejected"
+    assert [entries_of(bad) for bad in (None, {}, [1], {**told, "rejected": [1]}, {**told, "entries": "x"})] == [None] * 5  # type: ignore[arg-type]

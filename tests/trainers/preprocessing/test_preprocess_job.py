@@ -153,7 +153,7 @@ def test_an_output_of_other_settings_or_of_somebody_else_is_refused(clips: Path,
     finish(clips, tmp_path / "out")
     job = Job(clips, tmp_path / "out", height=16)
     assert job.join() == [76]
-    assert "was begun with other settings or another source: height was 8, is now 16" in job.log()
+    assert "was begun with other settings: height was 8, is now 16" in job.log()
     (tmp_path / "theirs").mkdir()
     (tmp_path / "theirs/data.parquet").touch()
     job = Job(clips, tmp_path / "theirs")

@@ -9,6 +9,10 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from ..section import Section
 
 DEFAULT_NEGATIVE = "default"
+MAY_CHANGE = frozenset(
+    ("rows_per_file", "max_rejected", "decoders", "decode_limit_s", "warn_crop", "negative_prompt", "validation_prompts")
+)
+"""Keys that may change between a job and its continuation: they do not change what a sample holds."""
 
 
 class _Common(Section):
@@ -21,7 +25,8 @@ class _Common(Section):
     rows_per_file: PositiveInt = 64
     """Samples of one parquet file. A killed job loses at most this many of each rank."""
     max_rejected: float = Field(0.5, ge=0, le=1)
-    """A larger share of entries that cannot be used ends the job; report.json lists them. Fewer are logged and left out."""
+    """A larger share of entries that cannot be used ends the job; report.json lists them. Fewer are logged and left out. A job that
+    ended so goes on with a larger share, and writes nothing twice."""
     revision: str | None = None
     """Commit, branch or tag of the model on the Hugging Face hub; null: the default branch as downloaded."""
     dtype: Literal["fp32", "bf16"] = "fp32"

@@ -1,0 +1,25 @@
+"""Owns the names in the folder that a preprocessing writes, and how much it says to hold. Must not import torch, or open parquet files."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+
+from .data_folder import PREPROCESS_MARKER
+
+HIDDEN = PREPROCESS_MARKER
+"""The folder below the output that holds settings.json and the records."""
+RECORDS = "records"
+"""The folder in HIDDEN of records, each of which says what became of a range of entries."""
+REPORT = "report.json"
+"""Says how many entries there are, how many could be used, and what was wrong with the others."""
+
+
+def num_written(output: Path) -> int:
+    """Return how many samples the records of an output count; 0 where there are none, or none that can be read."""
+    count = 0
+    for path in (output / HIDDEN / RECORDS).glob("*.json"):
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
+            count += int(json.loads(path.read_text(encoding="utf-8"))["written"])
+    return count
