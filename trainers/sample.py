@@ -23,6 +23,7 @@ from .distributed import mesh
 from .errors import UserError
 from .inference import video_files
 from .inference.video_makers import SamplerOverrides, maker_of
+from .sources import prompt_files
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -72,10 +73,7 @@ def _keeping(kept: list[Tensor], parts: Iterator[Tensor]) -> Iterator[Tensor]:
 def _prompts(options: argparse.Namespace) -> list[str]:
     prompts = list(options.prompt or [])
     if options.prompts is not None:
-        try:
-            prompts += [line.strip() for line in options.prompts.read_text(encoding="utf-8").splitlines() if line.strip()]
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"cannot read {options.prompts}: {error}", "a text file with a prompt a line") from None
+        prompts += prompt_files.read(options.prompts)
     if not prompts:
         raise UserError("no prompt", "--prompt TEXT, or --prompts FILE with one a line")
     return prompts
@@ -100,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("source", type=Path, help="a run's directory, or a folder that was exported or downloaded")
     add("--prompt", action="append", metavar="TEXT", help="may be given several times")
-    add("--prompts", type=Path, metavar="FILE", help="a prompt a line")
+    add("--prompts", type=Path, metavar="FILE", help="a prompt a line; or .jsonl, .json, .csv, as preprocess reads them")
     add("--to", type=Path, metavar="FILE.mp4|DIR", help="default: sample.mp4, or samples/ for several")
     add("--num-videos", type=_positive, default=1, help="of each prompt")
     add("--seed", type=int, default=0, help="of the first video; the next has seed + 1")

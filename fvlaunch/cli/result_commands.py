@@ -90,7 +90,7 @@ def export(
 def sample(
     run: Annotated[str, typer.Argument(metavar="RUN|FOLDER", help="A run, or a folder that was exported or downloaded.")],
     prompt: Annotated[list[str] | None, typer.Option("--prompt", metavar="TEXT", help="May be given several times.")] = None,
-    prompts: Annotated[Path | None, typer.Option("--prompts", metavar="FILE", help="A prompt a line.")] = None,
+    prompts: Annotated[Path | None, typer.Option("--prompts", metavar="FILE", help="A prompt a line; or .jsonl, .json, .csv.")] = None,
     to: Annotated[Path | None, typer.Option("--to", metavar="FILE.mp4|DIR", help="Default: sample.mp4, or samples/ for several.")] = None,
     num_videos: Annotated[int, typer.Option("--num-videos", help="Of each prompt.")] = 1,
     seed: Annotated[int, typer.Option("--seed", help="Of the first video; the next has seed + 1.")] = 0,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-VIDEO_COLUMNS = ("video", "file_name", "video_path", "path")
-CAPTION_COLUMNS = ("caption", "cap", "text", "prompt")
+_UNDECODED = re.compile("[\udc80-\udcff]")
 
 
 class Rejected(Exception):
@@ -38,7 +39,7 @@ class Listing:
     """All entries of a source; `layout`: what it was taken for; `remarks`: what of it may not be meant, a line each for a person."""
 
     entries: list[Entry]
-    layout: str = ""
+    layout: str
     remarks: list[str] = field(default_factory=list)
 
 
@@ -52,25 +53,28 @@ class Columns:
     needs_video: bool = True
 
 
-def inside(folder: Path, name: str) -> tuple[Path | None, Rejected | None]:
-    """Return the file that a list names, or a Rejected where it is not below the list's folder."""
-    relative = PurePosixPath(name)
-    if relative.is_absolute() or ".." in relative.parts or "\0" in name:
-        return None, Rejected("bad_entry", "its path leaves the folder of the videos")
-    return folder / relative, None
-
-
-def value(row: dict[str, Any], column: str | None, known: tuple[str, ...]) -> Any:
-    return row.get(column) if column else next((row[name] for name in known if row.get(name) is not None), None)
-
-
 def text(caption: Any) -> str:
-    """Return a caption as text, of a list of captions the first; "" where there is none."""
-    if isinstance(caption, list) and caption:
-        caption = caption[0]
-    return caption if isinstance(caption, str) else ""
+    """Return a caption as text: of a list the first that says something, a number as it is written; "" where there is none."""
+    if isinstance(caption, list):
+        return next(filter(None, map(text, caption)), "")
+    if isinstance(caption, int | float) and not isinstance(caption, bool):
+        return "" if math.isnan(caption) else str(caption)
+    return caption.strip() if isinstance(caption, str) else ""
+
+
+def wrong_text(words: str) -> Rejected | None:
+    """Return why words are no text, or None. Bytes that are not UTF-8 are surrogates in them, as Python's surrogateescape leaves them."""
+    if (byte := _UNDECODED.search(words)) is not None:
+        before = words[max(0, byte.start() - 12) : byte.start()]
+        return Rejected("not_utf8", f"its caption is not UTF-8 text: byte 0x{ord(byte[0]) - 0xDC00:02x} after {before!r}")
+    if "\0" in words:
+        return Rejected("not_utf8", "its caption is not UTF-8 text: it has NUL bytes, as UTF-16 has")
+    return None
 
 
 def stem(name: str) -> str:
     """Return a video's id: its path without the suffix."""
-    return PurePosixPath(name).with_suffix("").as_posix()
+    try:
+        return PurePosixPath(name).with_suffix("").as_posix()
+    except ValueError:  # "." or "/"
+        return name

@@ -1,33 +1,21 @@
 """Owns finding what there is to encode: (name, caption, video) of every entry of a folder or file. Must not decode or encode.
 
-Known layouts: videos/ + videos2caption.json, x.mp4 + x.txt, metadata.jsonl or .csv, tables (parquet, arrow) with a video column. An entry
-that lacks something stays in the list with what is wrong, so that it is counted; only a list that cannot be read is an error.
+An entry that lacks something stays in the list with what is wrong, so that it is counted; only a list that cannot be read is an error.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from ..config import hub_cache
-from ..config.data_folder import PREPROCESS_MARKER as HIDDEN
 from ..config.programs.preprocess import TextConfig, VideosConfig
 from ..errors import UserError
-from .entries import CAPTION_COLUMNS, VIDEO_COLUMNS, Columns, Entry, Listing, Rejected, inside, stem, text, value
-
-VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".mpg", ".mpeg", ".ts")
-TABLE_SUFFIXES = (".parquet", ".arrow")
-_MERGED = "videos2caption.json"
-_LAYOUTS = (
-    f"known: videos/ with {_MERGED}; x.mp4 with x.txt; metadata.jsonl or metadata.csv with file_name and caption; "
-    "parquet or arrow files with video and caption columns"
-)
+from . import beside, layouts, line_lists, list_files, listed
+from .entries import Columns, Entry, Listing, Rejected, wrong_text
+from .layouts import Layout
+from .listed import Listed
 
 
 def locate(source: str, revision: str | None = None) -> Path:
@@ -44,19 +32,6 @@ def locate(source: str, revision: str | None = None) -> Path:
         raise UserError(f"the source {source} is no file or folder here, and {error}", hint) from None
 
 
-def entries(path: Path, columns: Columns) -> list[Entry]:
-    """Return all entries, in an order that does not change, with ids of their own. An entry without a caption has a problem."""
-    listed = list(_read(path, columns))
-    if not listed:
-        raise UserError(f"{path} lists no clips" if columns.needs_video else f"{path} has no prompts", _LAYOUTS)
-    return list(_numbered(_checked(entry) for entry in listed))
-
-
-def read(path: Path, columns: Columns) -> Listing:
-    """Return all entries with what the source was taken for; UserError where it holds none, or cannot be read."""
-    return Listing(entries(path, columns))
-
-
 def columns(config: VideosConfig | TextConfig) -> Columns:
     """Return the columns that a `preprocess` block names."""
     if isinstance(config, VideosConfig):
@@ -64,21 +39,44 @@ def columns(config: VideosConfig | TextConfig) -> Columns:
     return Columns(None, config.column, config.split, needs_video=False)
 
 
+def entries(path: Path, wanted: Columns) -> list[Entry]:
+    """Return all entries, as `read` does, without remarks."""
+    return read(path, wanted).entries
+
+
+def read(path: Path, wanted: Columns) -> Listing:
+    """Return all entries, in an order that does not change, with ids of their own. An entry without a caption has a problem.
+
+    UserError where there are none, or a list cannot be read.
+    """
+    found = _read_file(path, wanted) if path.is_file() else _read_folder(path, wanted)
+    checked = list(_numbered(_checked(entry) for entry in found.entries))
+    if not checked:
+        raise UserError(f"{path} lists no clips" if wanted.needs_video else f"{path} has no prompts", layouts.KNOWN)
+    return replace(found, entries=checked)
+
+
 def _checked(entry: Entry) -> Entry:
     try:
-        f"{entry.name}{entry.caption}".encode()
+        entry.name.encode()
     except UnicodeEncodeError:
         name = entry.name.encode(errors="replace").decode()
-        return Entry(name, name, "", problem=Rejected("bad_entry", "its name or caption is not Unicode text"))
+        return Entry(name, name, "", problem=Rejected("bad_entry", "its name is not Unicode text"))
+    if (wrong := wrong_text(entry.caption)) is not None:
+        return replace(entry, caption="", problem=entry.problem or wrong)
+    try:
+        entry.caption.encode()
+    except UnicodeEncodeError:
+        return replace(entry, caption="", problem=Rejected("bad_entry", "its caption is not Unicode text"))
     if entry.problem is None and not entry.caption.strip():
         return replace(entry, problem=Rejected("no_caption", "the caption is missing or empty"))
     return entry
 
 
-def _numbered(listed: Iterable[Entry]) -> Iterator[Entry]:
+def _numbered(found: Iterable[Entry]) -> Iterator[Entry]:
     """Yield the entries with ids that are unique: the second one of an id gets `-2`, and so on."""
     seen: set[str] = set()
-    for entry in listed:
+    for entry in found:
         name, number = entry.id, 1
         while name in seen:
             number += 1
@@ -87,118 +85,124 @@ def _numbered(listed: Iterable[Entry]) -> Iterator[Entry]:
         yield replace(entry, id=name)
 
 
-def _read(path: Path, columns: Columns) -> Iterator[Entry]:
-    if path.is_file():
-        return _read_file(path, columns)
-    for name in (_MERGED, "metadata.jsonl", "metadata.csv"):
-        if (path / name).is_file():
-            return _read_file(path / name, columns)
-    files = _files(path)
-    tables = [p for p in files if p.suffix in TABLE_SUFFIXES and _of_split(p.relative_to(path), columns.split)]
-    if tables:
-        from . import tables as reader
-
-        return reader.entries(path, tables, columns)
-    return _pairs(path, files)
+# --- one file
 
 
-def _files(folder: Path) -> list[Path]:
-    """Return the files below a folder, without hidden ones and without what a preprocessing wrote into its own source."""
-    outputs = [marker.parent for marker in folder.rglob(HIDDEN)]
-    visible = (p for p in folder.rglob("*") if not any(part.startswith(".") for part in p.relative_to(folder).parts))
-    return sorted(p for p in visible if p.is_file() and not any(p.is_relative_to(output) for output in outputs))
+def _read_file(path: Path, wanted: Columns) -> Listing:
+    if path.suffix.lower() in layouts.TABLES:
+        return _tables(path.parent, [path], wanted)
+    if path.suffix.lower() in list_files.TEXTS and wanted.needs_video:
+        return _told(line_lists.of_videos(path, wanted), path.name)
+    return _told(_list(path, wanted), path.name)
 
 
-def _of_split(path: Path, split: str | None) -> bool:
-    return split is None or split in path.parts[:-1] or re.split(r"[-.]", path.name)[0] == split
+def _told(found: Listed, layout: str) -> Listing:
+    return Listing(found.entries, layout, found.remarks)
 
 
-def _read_file(path: Path, columns: Columns) -> Iterator[Entry]:
-    if path.suffix in TABLE_SUFFIXES:
-        from . import tables as reader
-
-        return reader.entries(path.parent, [path], columns)
-    readers = {".json": _json_rows, ".jsonl": _json_lines, ".csv": _csv_rows, ".txt": _text_lines}
-    if path.suffix not in readers:
-        raise UserError(f"{path} is not a list of clips or prompts", f"known: {', '.join([*readers, *TABLE_SUFFIXES])}")
-    return _listed(path, readers[path.suffix](path), columns)
+def _list(path: Path, wanted: Columns, below: str = "") -> Listed:
+    videos = path.parent / "videos"
+    folders = (videos, path.parent) if path.name.lower() == layouts.MERGED else (path.parent, videos)
+    return listed.entries(path, list_files.rows(path, wanted), wanted, folders, below)
 
 
-def _listed(path: Path, rows: Iterable[Any], columns: Columns) -> Iterator[Entry]:
-    """Yield the entries of rows, which are mappings or plain captions; None is a row that could not be read."""
-    videos = path.parent / "videos" if path.name == _MERGED else path.parent
-    listed: set[Path] = set()
-    for number, row in enumerate(rows):
-        entry = _entry(f"{path.name}: entry {number}", row, videos, columns)
-        if isinstance(entry.video, Path):
-            listed.add(entry.video)
-        yield entry
-    if path.name == _MERGED and columns.needs_video and videos.is_dir():
-        for video in sorted(p for p in videos.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES and p not in listed):
-            name = video.relative_to(videos).as_posix()
-            yield Entry(stem(name), name, "", video, Rejected("no_caption", f"{_MERGED} does not list it"))
+def _tables(folder: Path, files: list[Path], wanted: Columns) -> Listing:
+    from . import tables  # pyarrow, which most sources do without
+
+    found = [entry for entry in tables.entries(folder, files, wanted) if not listed.is_apple_double(entry.name)]
+    return Listing(found, f"{len(files)} tables")
 
 
-def _entry(place: str, row: Any, videos: Path, columns: Columns) -> Entry:
-    if isinstance(row, str) and not columns.needs_video:
-        return Entry(place, place, row)
-    if not isinstance(row, dict):
-        return Entry(place, place, "", problem=Rejected("bad_entry", "it cannot be read as an entry"))
-    caption = text(value(row, columns.caption, CAPTION_COLUMNS))
-    if not columns.needs_video:
-        return Entry(place, place, caption)
-    name = value(row, columns.video, VIDEO_COLUMNS)
-    if not isinstance(name, str) or not name:
-        return Entry(place, place, caption, problem=Rejected("bad_entry", "it names no video"))
-    return Entry(stem(name), name, caption, *inside(videos, name))
+# --- a folder
 
 
-def _pairs(folder: Path, files: list[Path]) -> Iterator[Entry]:
-    captions = {p.with_suffix("") for p in files if p.suffix == ".txt"}
-    videos = [p for p in files if p.suffix.lower() in VIDEO_SUFFIXES]
-    for video in videos:
-        name = video.relative_to(folder).as_posix()
-        caption = _read_text(video.with_suffix(".txt")).strip() if video.with_suffix("") in captions else ""
-        yield Entry(stem(name), name, caption, video)
-    for lonely in sorted(captions - {p.with_suffix("") for p in videos}) if videos else ():
-        name = f"{lonely.relative_to(folder).as_posix()}.txt"
-        yield Entry(name, name, "", problem=Rejected("missing", "there is no video of this name"))
+def _read_folder(folder: Path, wanted: Columns) -> Listing:
+    files = layouts.files_below(folder)
+    pairs = beside.pair(_of_split(folder, files, wanted.split))
+    there = layouts.present(folder, files, pairs, wanted.split, needs_video=wanted.needs_video) or _any_list(folder, files, wanted)
+    if not there:
+        raise layouts.unrecognised(folder, files, needs_video=wanted.needs_video)
+    chosen, others = there[0], there[1:]
+    found = _READERS[chosen.kind](folder, chosen, pairs, wanted)
+    remarks = [*found.remarks, *_left_out(files, found.entries, chosen)]
+    if others:
+        remarks.append(f"{folder} is read by {chosen.name}; {' and '.join(other.name for other in others)} there is not read")
+    return Listing(found.entries, chosen.name, remarks)
 
 
-def _read_text(path: Path) -> str:
+def _of_split(folder: Path, files: list[Path], split: str | None) -> list[Path]:
+    """Return the files of a split where folders or names tell; else all."""
+    return [path for path in files if layouts.of_split(path.relative_to(folder), split)] or files
+
+
+def _any_list(folder: Path, files: Sequence[Path], wanted: Columns) -> list[Layout]:
+    """Return the one list of whatever name in a folder whose columns are known; UserError where there are several."""
+    usable = [path for path in layouts.candidates(folder, files) if _has_columns(path, wanted)]
+    if len(usable) > 1:
+        raise UserError(f"{folder} holds several lists: {', '.join(path.name for path in usable)}", f"source: {usable[0]} names one")
+    return [Layout("any list", path.name, [path]) for path in usable]
+
+
+def _has_columns(path: Path, wanted: Columns) -> bool:
     try:
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text: {error}") from error
+        rows = list_files.rows(path, wanted)
+        there = list_files.names(rows)
+        listed.check_columns(str(path), there, wanted)
+    except UserError:
+        return False
+    return bool(there)
 
 
-def _json_rows(path: Path) -> list[Any]:
-    try:
-        rows = json.loads(_read_text(path))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON: {error}") from error
-    if not isinstance(rows, list):
-        raise UserError(f"{path} is not a list", 'it is a list of {"path": "clip.mp4", "cap": "what it shows"}')
-    return rows
+def _left_out(files: Sequence[Path], found: Sequence[Entry], chosen: Layout) -> list[str]:
+    """Return a remark where clips lie there that no entry names."""
+    if chosen.kind in ("beside", "tables"):
+        return []
+    named = {entry.video for entry in found}
+    clips = [path for path in files if path.suffix.lower() in beside.VIDEO_SUFFIXES]
+    left = [path for path in clips if path not in named]
+    if not left or not named - {None}:
+        return []
+    some = f"{len(clips) - len(left)} of the {len(clips)} clips there"
+    return [f"{chosen.name} names {some}; the others, such as {left[0].name}, are left out"]
 
 
-def _json_lines(path: Path) -> Iterator[Any]:
-    for line in _read_text(path).splitlines():
-        if line.strip():
-            try:
-                yield json.loads(line)
-            except (ValueError, RecursionError):
-                yield None
+def _read_list(folder: Path, chosen: Layout, pairs: beside.Pairs, wanted: Columns) -> Listed:
+    return _list(chosen.files[0], wanted)
 
 
-def _csv_rows(path: Path) -> Iterator[Any]:
-    try:
-        yield from csv.DictReader(io.StringIO(_read_text(path)))
-    except csv.Error as error:
-        raise UserError(f"{path} is not a CSV table: {error}") from error
+def _read_tables(folder: Path, chosen: Layout, pairs: beside.Pairs, wanted: Columns) -> Listed:
+    found = _tables(folder, chosen.files, wanted)
+    return Listed(found.entries, found.remarks)
 
 
-def _text_lines(path: Path) -> list[str]:
-    return [line.strip() for line in _read_text(path).rstrip().splitlines()]
+def _read_beside(folder: Path, chosen: Layout, pairs: beside.Pairs, wanted: Columns) -> Listed:
+    return Listed(list(beside.entries(folder, pairs, wanted)), beside.remarks(pairs))
+
+
+def _read_merge(folder: Path, chosen: Layout, pairs: beside.Pairs, wanted: Columns) -> Listed:
+    return line_lists.merged(chosen.files[0], wanted)
+
+
+def _read_lines(folder: Path, chosen: Layout, pairs: beside.Pairs, wanted: Columns) -> Listed:
+    return line_lists.side_by_side(chosen.files[0], chosen.files[1], wanted) if wanted.needs_video else _list(chosen.files[0], wanted)
+
+
+def _read_splits(folder: Path, chosen: Layout, pairs: beside.Pairs, wanted: Columns) -> Listed:
+    lists, remark = layouts.choose_splits(folder, chosen.files, wanted.split)
+    found = Listed([], [remark] if remark else [])
+    for path in lists:
+        one = _list(path, wanted, path.parent.relative_to(folder).as_posix())
+        found.entries += one.entries
+        found.remarks += one.remarks
+    return found
+
+
+_READERS: dict[layouts.Kind, Callable[[Path, Layout, beside.Pairs, Columns], Listed]] = {
+    "list": _read_list,
+    "any list": _read_list,
+    "tables": _read_tables,
+    "beside": _read_beside,
+    "merge": _read_merge,
+    "lines": _read_lines,
+    "splits": _read_splits,
+}

@@ -15,7 +15,10 @@ import pyarrow.ipc
 import pyarrow.parquet as pq
 
 from ..errors import UserError, first_line
-from .entries import CAPTION_COLUMNS, VIDEO_COLUMNS, Columns, Entry, Rejected, inside, stem, text
+from . import columns as columns_
+from .columns import CAPTION_COLUMNS, VIDEO_COLUMNS
+from .entries import Columns, Entry, Rejected, stem, text
+from .video_paths import VideoPaths
 
 _UNREADABLE = (OSError, pa.ArrowException)
 
@@ -25,26 +28,33 @@ def entries(folder: Path, files: list[Path], columns: Columns) -> Iterator[Entry
     for path in files:
         name = path.relative_to(folder).as_posix()
         try:
-            yield from _of_file(path, name, columns)
+            yield from _of_file(folder, path, name, columns)
         except _UNREADABLE as error:
             yield Entry(name, name, "", problem=Rejected("unreadable", first_line(error)))
 
 
-def _of_file(path: Path, name: str, columns: Columns) -> Iterator[Entry]:
+def _of_file(folder: Path, path: Path, name: str, columns: Columns) -> Iterator[Entry]:
     schema = _schema(path)
     caption = _column(path, schema, columns.caption, CAPTION_COLUMNS)
     video = _column(path, schema, columns.video, VIDEO_COLUMNS) if columns.needs_video else None
     captions = _read(path, [caption]).column(caption).to_pylist()
     names = _names(path, schema, video) if video else [None] * len(captions)
+    paths = VideoPaths(path.parent, folder, path.parent / "videos")
     for row, (words, video_name) in enumerate(zip(captions, names, strict=True)):
         place = f"{name}: row {row}"
         if video is None:
             yield Entry(place, place, text(words))
         elif _is_text(schema.field(video).type):
-            known, problem = inside(path.parent, video_name) if video_name else (None, Rejected("missing", "it has no video"))
-            yield Entry(stem(video_name or place), video_name or place, text(words), known, problem)
+            yield _named(paths, place, video_name, text(words))
         else:
             yield Entry(stem(video_name or place), video_name or place, text(words), functools.partial(_video, path, video, row))
+
+
+def _named(paths: VideoPaths, place: str, name: str | None, caption: str) -> Entry:
+    if not name:
+        return Entry(stem(place), place, caption, problem=Rejected("missing", "it has no video"))
+    found = paths.find(name)
+    return Entry(stem(found.below), name, caption, found.file, found.problem)
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -52,10 +62,10 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _column(path: Path, schema: pa.Schema, named: str | None, known: tuple[str, ...]) -> str:
-    for name in (named,) if named else known:
-        if name in schema.names:
-            return name
-    sought = named or " or ".join(known)
+    found = columns_.find(schema.names, named, known)
+    if found:
+        return found[0]
+    sought = named or " or ".join(known[:5])
     raise UserError(f"{path} has no column {sought}", f"its columns: {', '.join(schema.names)}; say which: video_column, caption_column")
 
 
@@ -66,7 +76,7 @@ def _names(path: Path, schema: pa.Schema, video: str) -> list[str | None]:
         return list(_read(path, [video]).column(video).to_pylist())
     if not pa.types.is_struct(kind) or kind.get_field_index("path") < 0:
         return [None] * _num_rows(path)
-    if path.suffix == ".parquet":  # the bytes beside it are left alone
+    if path.suffix.lower() == ".parquet":  # the bytes beside it are left alone
         return [cell and cell["path"] for cell in _read(path, [f"{video}.path"]).column(video).to_pylist()]
     return [name for chunk in _arrow(path).column(video).chunks for name in chunk.field("path").to_pylist()]
 
@@ -80,17 +90,17 @@ def _video(path: Path, column: str, row: int) -> bytes | Path:
     if isinstance(cell, dict):
         named, cell = cell.get("path"), cell.get("bytes")
         if cell is None and isinstance(named, str):
-            file, problem = inside(path.parent, named)
-            if problem is not None or file is None:
-                raise problem or Rejected("missing", "it has no video")
-            return file
+            found = VideoPaths(path.parent, path.parent / "videos").find(named)
+            if found.file is None:
+                raise found.problem or Rejected("missing", "it has no video")
+            return found.file
     if not isinstance(cell, bytes):
         raise Rejected("missing", "it has no video")
     return cell
 
 
 def _cell(path: Path, column: str, row: int) -> Any:
-    if path.suffix == ".arrow":
+    if path.suffix.lower() == ".arrow":
         return _arrow(path).column(column)[row].as_py()
     file = _parquet(path)
     for group in range(file.metadata.num_row_groups):
@@ -102,15 +112,15 @@ def _cell(path: Path, column: str, row: int) -> Any:
 
 
 def _schema(path: Path) -> pa.Schema:
-    return _parquet(path).schema_arrow if path.suffix == ".parquet" else _arrow(path).schema
+    return _parquet(path).schema_arrow if path.suffix.lower() == ".parquet" else _arrow(path).schema
 
 
 def _num_rows(path: Path) -> int:
-    return int(_parquet(path).metadata.num_rows if path.suffix == ".parquet" else _arrow(path).num_rows)
+    return int(_parquet(path).metadata.num_rows if path.suffix.lower() == ".parquet" else _arrow(path).num_rows)
 
 
 def _read(path: Path, columns: list[str]) -> pa.Table:
-    return _parquet(path).read(columns=columns, use_threads=False) if path.suffix == ".parquet" else _arrow(path).select(columns)
+    return _parquet(path).read(columns=columns, use_threads=False) if path.suffix.lower() == ".parquet" else _arrow(path).select(columns)
 
 
 @functools.lru_cache(maxsize=2)

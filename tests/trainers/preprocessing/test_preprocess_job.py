@@ -187,12 +187,20 @@ def test_clips_that_cannot_be_used_are_counted_and_named(tmp_path: Path) -> None
     listed += [{"path": "good.mp4", "cap": "a dog"}, {"path": "good.mp4", "cap": "a cross moving down"}]
     (tmp_path / "in/videos2caption.json").write_text(json.dumps(listed))
     told = finish(tmp_path / "in", tmp_path / "out", decoders=1, max_rejected=1)
-    assert (told["entries"], told["written"]) == (17, 2)
-    assert told["rejected"] == {"bad_caption": 1, "bad_entry": 3, "no_caption": 3, "too_long": 1, "too_short": 1, "unreadable": 6}
+    assert (told["entries"], told["written"]) == (16, 2)
+    assert told["rejected"] == {
+        "bad_caption": 1,
+        "bad_entry": 3,
+        "missing": 1,
+        "no_caption": 2,
+        "too_long": 1,
+        "too_short": 1,
+        "unreadable": 5,
+    }
     texts = {problem["name"]: problem["text"] for problem in told["problems"]}
     assert texts["short.mp4"] == "4 frames at 8 fps, 5 are needed"
     assert texts["sound.mp4"] == "it has no video stream"
-    assert texts["unlisted.mp4"] == "videos2caption.json does not list it"
+    assert texts["absent.mp4"].startswith("there is no such file in ")
     assert texts["../in/videos/good.mp4"] == "its path leaves the folder of the videos"
     assert [row["id"] for row in rows(tmp_path / "out")] == ["good", "good-5"]
     assert told["heavy_crops"] == []
@@ -222,7 +230,7 @@ def test_too_many_that_cannot_be_used_end_the_job_with_the_first_of_them(clips: 
 def test_prompts_become_text_only_samples(tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_text("a square moving right\n\na cross moving down\n")
     told = finish(tmp_path / "prompts.txt", tmp_path / "out", kind="text")
-    assert told["rejected"] == {"no_caption": 1}
+    assert (told["entries"], told["rejected"]) == (2, {})
     found = rows(tmp_path / "out")
     assert [list(row) for row in found] == [["id", "text_embedding_bytes", "text_embedding_shape", "text_embedding_dtype", "caption"]] * 2
     assert [row["caption"] for row in found] == ["a square moving right", "a cross moving down"]

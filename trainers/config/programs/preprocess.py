@@ -42,18 +42,20 @@ class _Common(Section):
 
 
 class VideosConfig(_Common):
-    """Clips with captions: videos/ + videos2caption.json, x.mp4 + x.txt, metadata.jsonl or .csv, or a Hugging Face dataset."""
+    """Clips with captions: videos/ + videos2caption.json, metadata.jsonl or .csv, x.mp4 + x.txt, a Hugging Face dataset, or another of the
+    layouts in trainers/README.md."""
 
     kind: Literal["videos"]
     """Chooses clips with captions."""
     model: str
     """Whose VAE and text encoder encode: a diffusers folder, a hub id, tiny-wan, or `shapes`, the codec of the moving-shapes task."""
     split: str | None = None
-    """Of a Hugging Face data set, only files of this name ("train"); null: all."""
+    """Only files of this name ("train"), of a Hugging Face data set or in folders. null: all of a data set's tables; of folders with a list
+    each, those that are not for testing."""
     video_column: str | None = None
-    """Column of a table that names the clip. null: video, file_name, video_path or path, whichever there is."""
+    """Column of a table that names the clip. null: video, file_name, path, clip and other known names, whichever there is."""
     caption_column: str | None = None
-    """Column of a table that holds the caption. null: caption, cap, text or prompt, whichever there is."""
+    """Column of a table that holds the caption. null: caption, text, prompt, description and other known names, whichever there is."""
     num_frames: PositiveInt = 77
     """Frames that are cut from each clip, 1 plus a multiple of the VAE's time stride."""
     height: PositiveInt = 448
@@ -88,7 +90,7 @@ class TextConfig(_Common):
     split: str | None = None
     """Of a Hugging Face data set, only files of this name ("train"); null: all."""
     column: str | None = None
-    """Column of a table that holds the prompt. null: caption, cap, text or prompt, whichever there is."""
+    """Column of a table that holds the prompt. null: caption, text, prompt, description and other known names, whichever there is."""
 
 
 class RewriteConfig(_Common):
