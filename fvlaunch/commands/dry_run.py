@@ -37,7 +37,7 @@ def dry_run(plan: Plan, *, json_: bool) -> None:
     printing.out(dump(plan.recipe))
     if text:
         printing.out(text)
-    for line in memory_lines(plan):
+    for line in (*plan.notes, *memory_lines(plan)):
         printing.say(line)
 
 

@@ -49,7 +49,7 @@ def dry_run(pipeline_plan: Any, *, json_: bool) -> None:
     for one in stages:
         printing.out(f"# --- {one['run']}: {one['summary']}\n{dump(one['recipe'])}{one['batch_script'] or ''}")
     for stage in pipeline_plan.stages:
-        for line in warnings.memory_lines(stage):
+        for line in (*stage.notes, *warnings.memory_lines(stage)):
             printing.say(line)
 
 

@@ -36,6 +36,8 @@ def smoke(request: Any, *, take_snapshot: bool, json_: bool) -> int:
     if getattr(train.method, "generator_update_interval", 1) > FIRST:
         sets.append(f"train.method.generator_update_interval={FIRST}")
     _, plan = replace(request, name=plan.name, sets=[*request.sets, *sets]).plan()
+    for line in plan.notes:
+        printing.say(line)
     run = submission.submit(plan, take_snapshot=take_snapshot, request={**request.words, "smoke": True})
     printing.say(f"{run.name}: {plan.summary}; {FIRST} steps, a save{', a validation' if train.callbacks.validation else ''}")
     _finish(run)

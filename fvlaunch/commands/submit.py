@@ -5,7 +5,6 @@ Must not be imported for --help, and must not submit anything itself.
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -62,13 +61,13 @@ class SubmitRequest:
 
 def with_extra_sbatch(given: Mapping[str, Any], extra: Sequence[str]) -> dict[str, Any]:
     """Add to a command line's own sbatch options, by long name, those that were written after `--`."""
-    options = dict(given)
-    for word in extra:
-        match = re.fullmatch(r"--([A-Za-z][A-Za-z0-9-]*)(?:=(.*))?", word, re.DOTALL)
-        if not match:
-            raise UsageError(f"{word!r} is not an sbatch option", hint="after `--` write them as --option=value")
-        options[match[1]] = True if match[2] is None else match[2]
-    return options
+    from ..config import sbatch_words
+    from ..config.sbatch_options import OptionError
+
+    try:
+        return {**given, **sbatch_words.read(extra)}
+    except OptionError as error:
+        raise UsageError(error.message, hint=error.hint) from None
 
 
 def dry_run(request: SubmitRequest, *, json_: bool) -> None:

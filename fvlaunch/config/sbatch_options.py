@@ -10,7 +10,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from .values import BOOLEAN_HINT, CONTROL, TIME_HINT, WORD, boolean, time_text
+from ..schedulers.slurm import gpu_counts
+from .values import BOOLEAN_HINT, CONTROL, SECRET_NAME, TIME_HINT, WORD, boolean, time_text
 
 Value = str | int | bool
 
@@ -32,7 +33,7 @@ WITH_VALUE = frozenset(
     {
         "account", "acctg-freq", "batch", "bb", "bbf", "begin", "burst-buffer", "cluster-constraint", "comment", "constraint", "container",
         "container-id", "core-spec", "cores-per-socket", "cpu-freq", "cpus-per-gpu", "cpus-per-task", "deadline", "delay-boot",
-        "dependency", "exclude", "export", "export-file", "extra", "extra-node-info", "gid", "gpu-bind", "gpu-freq", "gpus",
+        "dependency", "distribution", "exclude", "export", "export-file", "extra", "extra-node-info", "gid", "gpu-bind", "gpu-freq", "gpus",
         "gpus-per-node", "gpus-per-socket", "gpus-per-task", "gres", "gres-flags", "hint", "input", "kill-on-invalid-dep", "licenses",
         "mail-type", "mail-user", "mcs-label", "mem", "mem-bind", "mem-per-cpu", "mem-per-gpu", "mincpus", "network", "nodefile",
         "nodelist", "partition", "power", "prefer", "priority", "profile", "qos", "reservation", "resv-ports", "segment",
@@ -68,27 +69,27 @@ REFUSED = {
     "verbose": "fvlaunch reads sbatch's answer itself",
     "test-only": "it belongs to one submission; use --test-only on the command line",
     "wait": "use --wait on the command line",
-    "clusters": "a profile is one cluster; write one file for each",
+    "clusters": "jobs go to the Slurm cluster that this machine's configuration names; work on a login node of the other one",
+    "tres-per-node": "write gpus-per-node, or gres",
 }
-"""What fvlaunch sets itself, and why it cannot be given."""
+"""What cannot be given, and why; but for UNKNOWN_HERE fvlaunch sets it itself."""
+UNKNOWN_HERE = frozenset({"clusters", "tres-per-node"})
+"""Options that fvlaunch does not take, and does not set either."""
 
-_SHORT = {
+SHORT = {
     "A": "account", "p": "partition", "t": "time", "q": "qos", "w": "nodelist", "x": "exclude", "C": "constraint", "d": "dependency",
     "N": "nodes", "n": "ntasks", "c": "cpus-per-task", "G": "gpus", "J": "job-name", "o": "output", "e": "error", "b": "begin",
     "L": "licenses", "a": "array", "D": "chdir", "S": "core-spec", "H": "hold", "s": "oversubscribe", "M": "clusters", "k": "no-kill",
+    "B": "extra-node-info", "F": "nodefile", "i": "input", "m": "distribution", "O": "overcommit", "Q": "quiet", "v": "verbose",
+    "W": "wait",
     "time-limit": "time", "timelimit": "time", "queue": "partition", "memory": "mem", "gpus-per-host": "gpus-per-node", "walltime": "time",
 }  # fmt: skip
 _FORMS = {
     **dict.fromkeys(("account", "partition", "qos", "reservation", "wckey", "mcs-label"), WORD),
     **dict.fromkeys(("mem", "mem-per-cpu", "mem-per-gpu", "tmp"), re.compile(r"\d+[KMGT]?B?", re.IGNORECASE)),
     **dict.fromkeys(("cpus-per-task", "cpus-per-gpu", "mincpus", "core-spec", "threads-per-core"), re.compile(r"[1-9]\d{0,6}")),
-    **dict.fromkeys(("gpus", "gpus-per-node", "gpus-per-task", "gpus-per-socket"), re.compile(r"([A-Za-z][\w.-]*:)?\d{1,6}")),
     **dict.fromkeys(("nodelist", "exclude"), re.compile(r"[A-Za-z0-9][\w.,\[\]-]*")),
     "kill-on-invalid-dep": re.compile(r"yes|no"),
-}  # fmt: skip
-_FROM_SHELL = {
-    "TIMELIMIT": "time", "MEM_PER_NODE": "mem", "REQ_SWITCH": "switches", "ARRAY_INX": "array", "CPU_FREQ_REQ": "cpu-freq",
-    "DEBUG": "verbose",
 }  # fmt: skip
 
 
@@ -132,28 +133,13 @@ def options(given: Mapping[str, Any], *, command_line: bool = False) -> dict[str
     return {name: value for name, value in checked.items() if value is not None}
 
 
-def from_shell(environment: Mapping[str, str]) -> dict[str, str]:
-    """SBATCH_* variables as options: sbatch would let them win over the script in silence, so they are told and scrubbed."""
-    names = {key[7:]: value for key, value in environment.items() if key.startswith("SBATCH_")}
-    long = {_FROM_SHELL.get(key, key.lower().replace("_", "-")): value for key, value in names.items()}
-    return {name: value for name, value in long.items() if name in KNOWN and name not in REFUSED}
-
-
-def num_gpus(given: Mapping[str, Any]) -> int | None:
-    """GPUs on a node that gpus-per-node or gres asks for."""
-    if "gpus-per-node" in given:
-        return int(str(given["gpus-per-node"]).rpartition(":")[2])
-    counts = re.findall(r"(?:^|,)(?:gres[:/])?gpu(?::[A-Za-z][\w.-]*)?(?:[:=](\d+))?(?:\([^)]*\))?(?=,|$)", str(given.get("gres", "")))
-    return sum(int(count or 1) for count in counts) or None
-
-
 def _check_name(name: str, command_line: bool) -> None:
     plain = name.lstrip("-").replace("_", "-")
     if name in REFUSED and not (command_line and name == "dependency"):
-        raise OptionError(f"{name} is set by fvlaunch", REFUSED[name])
+        raise OptionError(f"{name} {'is not taken' if name in UNKNOWN_HERE else 'is set'} by fvlaunch", REFUSED[name])
     if name in KNOWN:
         return
-    meant = _SHORT.get(name.lstrip("-")) or (plain if plain in KNOWN | REFUSED.keys() else None) or _SHORT.get(plain.lower())
+    meant = SHORT.get(name.lstrip("-")) or (plain if plain in KNOWN | REFUSED.keys() else None) or SHORT.get(plain.lower())
     near = [meant] if meant else difflib.get_close_matches(plain, sorted(KNOWN), n=1)
     if command_line and not meant and re.fullmatch(r"[a-z][a-z0-9-]*", name):
         return
@@ -171,7 +157,26 @@ def _value(name: str, value: Any) -> Value:
             return time_text(value)
         except ValueError as error:
             raise OptionError(f"{name}: {error}", TIME_HINT) from None
+    if name in gpu_counts.FORMS:
+        return _gpus(name, value)
+    if name == "export":
+        _check_export(text)
     form = _FORMS.get(name)
     if form and not form.fullmatch(text):
         raise OptionError(f"{text[:60]!r} is not a value of {name}")
     return value
+
+
+def _gpus(name: str, value: str | int) -> Value:
+    try:
+        return gpu_counts.checked(name, value)
+    except gpu_counts.GpuError as error:
+        raise OptionError(error.message, error.hint) from None
+
+
+def _check_export(text: str) -> None:
+    """Refuse a secret's value: the option is written into the batch script and run.yaml."""
+    for item in text.split(","):
+        variable, given, _ = item.partition("=")
+        if given and SECRET_NAME.search(variable):
+            raise OptionError(f"export gives {variable} a value, which would be written to run.yaml", f"write secrets: [{variable}]")

@@ -18,12 +18,12 @@ from trainers.config.programs.preprocess import Config as PreprocessConfig
 from trainers.config.section import Section
 
 from ..schedulers import registry
+from ..schedulers.slurm import gpu_counts
 from . import sbatch_options
-from .values import ENV_NAME, TIME_HINT, seconds, time_text
+from .values import ENV_NAME, SECRET_NAME, TIME_HINT, seconds, time_text
 
 __all__ = ["Cluster", "ClusterResources", "Limits", "Recipe", "Resources", "seconds"]
 
-_SECRET = re.compile(r"(^|_)(TOKEN|SECRET|PASSWORD|PASSWD|API_KEY|SECRET_KEY|ACCESS_KEY)$")
 _OURS = re.compile(
     r"(RANK|LOCAL_RANK|WORLD_SIZE|LOCAL_WORLD_SIZE|MASTER_ADDR|MASTER_PORT|OMP_NUM_THREADS|(TRAINER|SLURM|SBATCH|FVLAUNCH)_.*)"
 )
@@ -71,7 +71,7 @@ def _variable(name: str, value: Any) -> Any:
         raise _wrong(f"{name!r} cannot name an environment variable")
     if _OURS.fullmatch(name):
         raise _wrong(f"{name} is set by fvlaunch", "use resources.threads_per_rank" if name == "OMP_NUM_THREADS" else "remove it")
-    if _SECRET.search(name):
+    if SECRET_NAME.search(name):
         raise _wrong(f"{name} looks like a secret, and env is written to run.yaml", f"remove it here and write `secrets: [{name}]`")
     if value is None or isinstance(value, str):
         return value
@@ -250,8 +250,8 @@ class Cluster(Section):
     executor: Annotated[str, BeforeValidator(_executor), Field(json_schema_extra={"enum": list(registry.names())})]
     """slurm: a job is handed to sbatch. local: a detached process on this machine runs it."""
     ranks_per_node: PositiveInt | None = None
-    """Processes on a full node. null: as many as GPUs are asked for (slurm.gpus-per-node or gres), else 1; of a local cluster as many as
-    the recipe asks for, all on this machine."""
+    """Processes on a full node. null: as many as GPUs are asked for (slurm.gpus-per-node, gres and the like), else 1; of a local cluster
+    as many as the recipe asks for, all on this machine."""
     gpu_memory_gb: PositiveFloat | None = None
     """Memory of one GPU: submit warns where the estimate of a run's memory is more."""
     runs_dir: Annotated[str, BeforeValidator(_run_path)] | None = None
@@ -287,4 +287,4 @@ class Cluster(Section):
         """Ranks on a full node; None for a local profile that leaves it open."""
         if self.ranks_per_node is not None or registry.scheduler(self.executor).runs_here:
             return self.ranks_per_node
-        return sbatch_options.num_gpus(self.slurm) or 1
+        return gpu_counts.num_gpus(self.slurm) or 1

@@ -17,6 +17,7 @@ CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufeff\ud800-
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+@-]*(,[A-Za-z0-9_][A-Za-z0-9_.+@-]*)*")
 ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+SECRET_NAME = re.compile(r"(^|_)(TOKEN|SECRET|PASSWORD|PASSWD|API_KEY|SECRET_KEY|ACCESS_KEY)$")
 _VARIABLE = re.compile(r"\$\{([^}]*)(\}?)")
 _PATH_NAME = re.compile(r"paths\.([A-Za-z0-9_-]+)")
 _CLOCK = re.compile(r"(\d+):(\d{1,2})(?::(\d{1,2}))?")

@@ -56,7 +56,7 @@ def _slurm(cluster: Cluster, name: str, *, node: bool, wait_s: float) -> Iterato
 
 
 def _node(cluster: Cluster, wait_s: float) -> Iterator[Finding]:
-    from ..config import sbatch_options
+    from ..schedulers.slurm import gpu_counts
 
     try:
         answer = node_probe.look_at_a_node(cluster, wait_s)
@@ -68,7 +68,7 @@ def _node(cluster: Cluster, wait_s: float) -> Iterator[Finding]:
         return
     if not answer.get("error"):
         yield Finding("shared folder", Verdict.OK, "what a node writes into runs_dir is seen here")
-    yield from check_node(answer, _here(), bool(sbatch_options.num_gpus(cluster.slurm)), resubmits=cluster.continue_by == "resubmit")
+    yield from check_node(answer, _here(), bool(gpu_counts.num_gpus(cluster.slurm)), resubmits=cluster.continue_by == "resubmit")
     yield from check_environment(answer.get("nccl", {}), 1)
 
 

@@ -15,11 +15,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ..config import sbatch_options
 from ..config.schema import Cluster
 from ..errors import FvlaunchError
 from ..runs import code_snapshot
 from ..schedulers.slurm import commands as slurm
+from ..schedulers.slurm import gpu_counts
 from ..schedulers.slurm import site as slurm_site
 
 _KEPT = ("partition", "account", "qos", "constraint", "reservation", "wckey")
@@ -96,7 +96,7 @@ def _end(job_id: str) -> None:
 def _script(cluster: Cluster, folder: Path) -> str:
     options: dict[str, Any] = {key: cluster.slurm[key] for key in _KEPT if key in cluster.slurm}
     options |= {"job-name": "fvlaunch-doctor", "nodes": 1, "ntasks": 1, "time": 5, "output": str(folder / "log"), "chdir": str(folder)}
-    if sbatch_options.num_gpus(cluster.slurm):
+    if gpu_counts.num_gpus(cluster.slurm):
         options["gpus-per-node"] = 1
     lines = ["#!/bin/bash", *(f"#SBATCH --{key}={shlex.quote(str(value))}" for key, value in options.items()), "#SBATCH --no-requeue"]
     run = shlex.join(["srun", "--ntasks=1", *cluster.srun_args])

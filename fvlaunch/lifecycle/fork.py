@@ -34,7 +34,7 @@ def fork(
     if plan.max_steps <= step:
         raise FvlaunchError(f"max_steps is {plan.max_steps}, and step {step} is done", hint=f"--set train.max_steps={2 * step}")
     check_inputs(composed)
-    plan = replace(plan, notes=planner.rate_jumps(compose(str(old.config_file)), composed, step))
+    plan = replace(plan, notes=(*plan.notes, *planner.rate_jumps(compose(str(old.config_file)), composed, step)))
 
     def fill(new: Run) -> None:
         copy_checkpoint(source, new.checkpoints)

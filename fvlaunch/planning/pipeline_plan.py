@@ -22,7 +22,8 @@ from ..config.values import check_run_name
 from ..errors import ConfigError, FvlaunchError, Problem
 from ..runs import registry
 from ..runs.pipeline_directory import Export, StageRecord
-from .plan import COMMAND_LINE, Plan, default_name
+from .job_options import COMMAND_LINE
+from .plan import Plan, default_name
 from .planner import cluster_for, plan_of
 from .preflight import check_inputs
 

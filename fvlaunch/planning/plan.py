@@ -1,6 +1,6 @@
 """Owns what a submission would do: ranks, nodes, batch, sbatch options, all decided and nothing done. Pure.
 
-Precedence ends here: command line > SBATCH_* of the shell > what config/compose.py merged.
+Precedence ends here: job_options.py lays the options of the command line and the shell over what config/compose.py merged.
 """
 
 from __future__ import annotations
@@ -14,22 +14,23 @@ from typing import Any
 
 from trainers.config import batching
 
-from ..config import relocation
-from ..config import sbatch_options as slurm_options
+from ..config import relocation, sbatch_options
 from ..config.compose import Composed
 from ..config.schema import Limits
 from ..config.strict_yaml import KeyPath
 from ..config.values import check_run_name, seconds
 from ..errors import ConfigError, Place, Problem
 from ..schedulers.registry import scheduler
+from ..schedulers.slurm import gpu_counts
+from ..schedulers.slurm.gpu_counts import Asked
+from . import job_options
+from .job_options import COMMAND_LINE, JobOptions
 
-COMMAND_LINE = Place("command line")
 _RANKS: KeyPath = ("resources", "ranks")
 _THREADS: KeyPath = ("resources", "threads_per_rank")
 _MICRO: KeyPath = ("train", "data", "micro_batch_size")
 _ONCE = ("dependency", "begin", "hold")
 """Options of one submission: a resumed or repeated run does not have them."""
-_MEMORY = {"mem", "mem-per-cpu", "mem-per-gpu"}
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Plan:
     """0: known only once it runs (clips to preprocess, bytes to download)."""
     time_s: int | None
     """Time limit of one attempt; None: none."""
-    sbatch: dict[str, slurm_options.Value]
+    sbatch: dict[str, sbatch_options.Value]
     """Long name -> value; True is an option without a value. Without what fvlaunch sets itself. Empty for a local run."""
     env: dict[str, str]
     secrets: tuple[str, ...]
@@ -73,7 +74,7 @@ class Plan:
     pipeline: str | None = None
     """The pipeline that this run is a stage of; its folder is then `runs_dir`."""
     notes: tuple[str, ...] = field(default=(), repr=False)
-    """What a person is to be told before the job is queued: what the data hold, where a learning rate jumps."""
+    """What a person is to be told before the job is queued: what the data hold, what the shell changes, where a learning rate jumps."""
 
     @property
     def path(self) -> Path:
@@ -118,18 +119,22 @@ def make_plan(
     cluster = composed.cluster
     name = name or default_name(composed.recipe_name, now)
     folder = cwd / (runs_dir or Path(cluster.runs_dir or "runs"))
-    options, origins, problems = _options(composed, sbatch or {}, shell or {})
-    shape, misfits = _shape(composed, options, ranks, nodes, gpus)
-    problems = [*_name_problems(name, folder), *problems, *misfits, *([] if misfits else composed.cross_check(shape.ranks))]
+    options = _options(composed, sbatch or {}, shell or {})
+    time_s = _time(composed, options)
+    asked = job_options.asked_gpus(options)
+    shape, misfits = _shape(composed, options, asked, ranks, nodes, gpus)
+    own = cluster.ranks_per_node is not None
+    wrong = bool(misfits or options.problems)  # then nobody knows how many ranks there would be
+    fitted = {} if wrong else job_options.fitted(options, asked, shape.on_a_node, shape.nodes, ranks_are_given=own)
+    problems = [*_name_problems(name, folder), *options.problems, *misfits, *([] if wrong else composed.cross_check(shape.ranks))]
     if problems:
         raise ConfigError(problems)
-    time_s = _time(composed, options, origins)
-    threads = composed.recipe.resources.threads_per_rank or max(1, _cores(composed, options, cores_per_node) // shape.on_a_node)
+    threads = composed.recipe.resources.threads_per_rank or max(1, _cores(composed, fitted, cores_per_node) // shape.on_a_node)
     train = composed.recipe.train
     batch = batching(train, shape.ranks) if train is not None else None
     chosen: dict[KeyPath, int] = {_THREADS: threads, **({_MICRO: batch.micro} if batch else {})}
     computed = {path: "computed" for path in chosen if _at(composed.recipe_data, path) is None}
-    kept = {key: value for key, value in options.items() if key not in _ONCE and key in slurm_options.KNOWN}
+    kept = {key: value for key, value in options.values.items() if key not in _ONCE and key in sbatch_options.KNOWN}
     return Plan(
         name=name,
         runs_dir=folder,
@@ -150,7 +155,7 @@ def make_plan(
         program=composed.recipe.program,
         max_steps=train.max_steps if train is not None else 0,
         time_s=time_s,
-        sbatch=_trimmed(options, shape) if cluster.ranks_per_node is None else options,
+        sbatch=job_options.exporting(fitted, cluster.secrets, shell or {}),
         env=dict(cluster.env),
         secrets=tuple(cluster.secrets),
         setup=cluster.setup,
@@ -162,8 +167,9 @@ def make_plan(
             **composed.origins,
             **computed,
             **({_RANKS: "command line"} if ranks or nodes else {}),
-            **{("sbatch", key): origin for key, origin in origins.items()},
+            **{("sbatch", key): origin for key, origin in options.origins.items()},
         },
+        notes=tuple(options.notes),
     )
 
 
@@ -199,34 +205,22 @@ def _name_problems(name: str, folder: Path) -> list[Problem]:
     return problems
 
 
-def _options(
-    composed: Composed, given: Mapping[str, Any], shell: Mapping[str, str]
-) -> tuple[dict[str, slurm_options.Value], dict[str, str], list[Problem]]:
-    """Return the sbatch options of all layers, where each came from, and what is wrong with those given here."""
-    problems: list[Problem] = []
-    takes_any = scheduler(composed.cluster.executor).takes_sbatch_options
-    if not takes_any:
-        hint = "choose a Slurm cluster with --cluster"
-        problems = [Problem("a local run takes no sbatch options", COMMAND_LINE, f"--{key}", hint) for key in given if key != "time"]
-        given, shell = {key: value for key, value in given.items() if key == "time"}, {}
-    options: dict[str, slurm_options.Value] = dict(composed.cluster.slurm) if takes_any else {}
-    origins = {key: composed.origins.get(("cluster", "slurm", key), "default") for key in options}
-    for layer, where in ((slurm_options.from_shell(shell), "the shell's SBATCH_* variables"), (given, "command line")):
-        for key, value in layer.items():
-            try:
-                checked = slurm_options.option(key, value, command_line=True)
-            except slurm_options.OptionError as error:
-                problems.append(Problem(error.message, Place(where), f"--{key}", error.hint))
-                continue
-            for other in _MEMORY if key in _MEMORY else {key}:
-                options.pop(other, None)
-                origins.pop(other, None)
-            if checked is not None:
-                options[key], origins[key] = checked, where
-    return options, origins, problems
+def _options(composed: Composed, given: Mapping[str, Any], shell: Mapping[str, str]) -> JobOptions:
+    """Return the sbatch options of all layers; a local run takes a time limit alone, and the shell is not asked."""
+    if scheduler(composed.cluster.executor).takes_sbatch_options:
+        return job_options.layered(composed, given, shell)
+    options, hint = JobOptions(), "choose a Slurm cluster with --cluster"
+    for key, value in given.items():
+        if key == "time":
+            options.give(key, value, COMMAND_LINE.file, COMMAND_LINE)
+        else:
+            options.problems.append(Problem("a local run takes no sbatch options", COMMAND_LINE, f"--{key}", hint))
+    return options
 
 
-def _shape(composed: Composed, options: Mapping[str, Any], ranks: int | None, nodes: int | None, gpus: int) -> tuple[_Shape, list[Problem]]:
+def _shape(
+    composed: Composed, options: JobOptions, asked: Asked, ranks: int | None, nodes: int | None, gpus: int
+) -> tuple[_Shape, list[Problem]]:
     """Decide how many ranks run on how many nodes."""
     where = COMMAND_LINE if ranks or nodes else composed.place(("resources", "ranks"))
     key = "--nodes" if nodes is not None else "--ranks" if ranks is not None else "resources.ranks"
@@ -237,7 +231,7 @@ def _shape(composed: Composed, options: Mapping[str, Any], ranks: int | None, no
         return _Shape(1, 1, 1, 1), [Problem("must be at least 1", where, key)]
     if scheduler(composed.cluster.executor).runs_here:
         return _local(composed, num_ranks, nodes, gpus, where, key)
-    full = composed.cluster.ranks_per_node or slurm_options.num_gpus(options) or 1
+    full = composed.cluster.ranks_per_node or job_options.gpus_of_a_node(options, asked, num_ranks, nodes) or 1
     num_ranks = num_ranks if nodes is None else nodes * full
     if num_ranks <= full:
         return _Shape(num_ranks, 1, num_ranks, full), []
@@ -258,20 +252,21 @@ def _local(composed: Composed, num_ranks: int, nodes: int | None, gpus: int, whe
     return shape, []
 
 
-def _time(composed: Composed, options: dict[str, slurm_options.Value], origins: dict[str, str]) -> int | None:
+def _time(composed: Composed, options: JobOptions) -> int | None:
     """Return the time limit, put into the options: the command line's, --set's, the cluster's, the recipe's.
 
     Local runs have none by default.
     """
+    values, origins = options.values, options.origins
     time_limit, origin = composed.recipe.resources.time, composed.origins.get(("resources", "time"), "default")
     from_file = origins.get("time", "") == composed.origins.get(("cluster", "slurm", "time"))
-    above = "time" not in options or (origin == "--set" and from_file and origins["time"] != "--set")
+    above = "time" not in values or (origin == "--set" and from_file and origins["time"] != "--set")
     takes_options = scheduler(composed.cluster.executor).takes_sbatch_options
     if time_limit is not None and above and (takes_options or origin == "--set"):
-        options["time"], origins["time"] = time_limit, origin
-    time = options.get("time")
+        values["time"], origins["time"] = time_limit, origin
+    time = values.get("time")
     if not takes_options:
-        options.clear()
+        values.clear()
     return None if time is None else seconds(str(time))
 
 
@@ -282,20 +277,8 @@ def _cores(composed: Composed, options: Mapping[str, Any], cores_per_node: int |
     if "cpus-per-task" in options:
         return int(options["cpus-per-task"])
     if "cpus-per-gpu" in options:
-        return int(options["cpus-per-gpu"]) * (slurm_options.num_gpus(options) or 1)
+        return int(options["cpus-per-gpu"]) * (gpu_counts.num_gpus(options) or 1)
     return (cores_per_node or 1) if "exclusive" in options else 1
-
-
-def _trimmed(options: dict[str, slurm_options.Value], shape: _Shape) -> dict[str, slurm_options.Value]:
-    """Ask for as many GPUs as there are ranks where the run is smaller than one node."""
-    if shape.on_a_node == shape.full_node:
-        return options
-    count, short = str(shape.on_a_node), {}
-    if "gpus-per-node" in options:
-        short["gpus-per-node"] = re.sub(r"\d+$", count, str(options["gpus-per-node"]))
-    if re.fullmatch(r"gpu(:[A-Za-z][\w.-]*)?:\d+", str(options.get("gres", ""))):
-        short["gres"] = re.sub(r"\d+$", count, str(options["gres"]))
-    return {**options, **short}
 
 
 def _at(data: Any, path: KeyPath) -> Any:

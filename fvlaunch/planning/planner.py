@@ -92,9 +92,16 @@ def plan_of(composed: Composed, **request: Any) -> Plan:
         cwd=Path.cwd(),
         cores_per_node=len(os.sched_getaffinity(0)),
         gpus=local_process.num_local_gpus() if scheduler(composed.cluster.executor).runs_here else 0,
-        shell=os.environ,
+        shell=_shell(composed),
         **request,
     )
+
+
+def _shell(composed: Composed) -> dict[str, str]:
+    """Return this shell's environment, without a choice of the Slurm cluster that answers here anyway."""
+    chosen = [name for name in ("SBATCH_CLUSTERS", "SLURM_CLUSTERS") if os.environ.get(name)]
+    here = scheduler(composed.cluster.executor).identity() if chosen else None
+    return {name: value for name, value in os.environ.items() if name not in chosen or value != here}
 
 
 def plan_resume(run: Run, cluster: str | None, *, sets: Sequence[str], ranks: int | None, sbatch: Mapping[str, Any]) -> Plan:
@@ -104,7 +111,7 @@ def plan_resume(run: Run, cluster: str | None, *, sets: Sequence[str], ranks: in
     _check_frozen(before, after, sets, other_cluster=cluster is not None)
     plan = plan_of(after, name=run.path.name, ranks=ranks, nodes=None, sbatch=sbatch, runs_dir=run.path.parent)
     _check_unfinished(run, run.record(), plan)
-    plan = replace(plan, notes=rate_jumps(before, after, run.last_checkpoint_step()))
+    plan = replace(plan, notes=(*plan.notes, *rate_jumps(before, after, run.last_checkpoint_step())))
     return replace(plan, pipeline=run.path.parent.name) if of_stage(run) else plan
 
 

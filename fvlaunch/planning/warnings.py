@@ -95,7 +95,7 @@ def warnings(composed: Composed, plan: Plan) -> list[str]:
 
 
 def warnings_of(plan: Plan) -> list[str]:
-    return [*too_much(plan), *too_full(plan), *without_secrets(plan)]
+    return [*plan.notes, *too_much(plan), *too_full(plan), *without_secrets(plan)]
 
 
 def without_secrets(plan: Plan) -> list[str]:

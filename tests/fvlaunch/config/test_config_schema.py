@@ -37,7 +37,8 @@ def test_a_null_gives_the_default() -> None:
 @pytest.mark.parametrize("option", sorted(sbatch_options.REFUSED))
 def test_options_that_fvlaunch_sets_are_refused_with_the_reason(option: str) -> None:
     (problem,) = _problems(f"slurm:\n  {option}: 1\n")
-    assert problem.message == f"{option} is set by fvlaunch" and problem.hint == sbatch_options.REFUSED[option]
+    word = "not taken" if option in sbatch_options.UNKNOWN_HERE else "set"
+    assert problem.message == f"{option} is {word} by fvlaunch" and problem.hint == sbatch_options.REFUSED[option]
     assert problem.key == f"cluster.slurm.{option}" and problem.where == strict_yaml.Place("c.yaml", 3, 3)
 
 
@@ -62,7 +63,9 @@ def test_other_spellings_are_answered_with_the_long_name(option: str, meant: str
     [
         "partition: 'a b'", "partition: -x", "account: 'a;b'", "account: $(x)", "qos: ''", "mem: lots", "cpus-per-task: 0",
         "cpus-per-task: -1",
-        "gpus-per-node: 8x", "nodelist: 'a b'", "exclude: '`x`'", "time: 24h", "time: -1", "contiguous: maybe", "partition: true",
+        "gpus-per-node: 8x", "gres: 'gpu:a:2(S:0-1)'", "gres: help", "gres: 'nvme:1, gpu:2'", "gpus: '2,'", "gpus-per-task: 'gpu:2'",
+        "tres-per-node: gres/gpu:2", "clusters: other", "export: 'ALL,WANDB_API_KEY=abc'",
+        "nodelist: 'a b'", "exclude: '`x`'", "time: 24h", "time: -1", "contiguous: maybe", "partition: true",
         "partition: [a]", "comment: {a: b}", "comment: 1.5", 'comment: "a\\tb"', "kill-on-invalid-dep: maybe",
     ],
 )  # fmt: skip
@@ -108,24 +111,12 @@ def test_the_executor_must_be_said() -> None:
     ("text", "ranks"),
     [
         ("ranks_per_node: 3\nslurm: {gpus-per-node: 8}", 3), ("slurm: {gpus-per-node: 8}", 8), ("slurm: {gpus-per-node: a100:4}", 4),
-        ("slurm: {gres: gpu:4}", 4), ("slurm: {gres: 'gpu:h100:2,shard:8'}", 2), ("slurm: {gres: 'gpu:a:2(S:0-1),gpu:b:1'}", 3),
+        ("slurm: {gres: gpu:4}", 4), ("slurm: {gres: 'gpu:h100:2,shard:8'}", 2), ("slurm: {gres: 'gpu:a:2,gpu:b:1'}", 3),
         ("slurm: {gres: gpu}", 1), ("slurm: {gres: 'shard:8'}", 1), ("", 1),
     ],
 )  # fmt: skip
 def test_ranks_on_a_node_follow_from_its_gpus(text: str, ranks: int) -> None:
     assert _cluster(text).default_ranks_per_node() == ranks
-
-
-def test_sbatch_variables_of_the_shell_become_options() -> None:
-    shell = {
-        "SBATCH_PARTITION": "p",
-        "SBATCH_TIMELIMIT": "60",
-        "SBATCH_JOB_NAME": "x",
-        "SBATCH_DEBUG": "1",
-        "SLURM_CONF": "x",
-        "SBATCH_MEM_PER_NODE": "1G",
-    }
-    assert sbatch_options.from_shell(shell) == {"partition": "p", "time": "60", "mem": "1G"}
 
 
 def test_the_command_line_may_use_options_of_plugins_and_dependencies() -> None:

@@ -147,6 +147,7 @@ def test_the_time_limit_is_the_nearest_layers(make: Make, given: dict[str, Any],
         ("cpus-per-task: 64", {"ranks": 8}, 8),
         ("cpus-per-task: 4", {"ranks": 8}, 1),
         ("cpus-per-gpu: 6", {"ranks": 8}, 6),
+        ("cpus-per-gpu: 6", {"ranks": 2}, 6),
         ("exclusive: true", {"ranks": 2}, 3),
         ("hold: true", {"ranks": 1}, 1),
         ("cpus-per-task: 64", {"ranks": 8, "sbatch": {"cpus-per-task": 32}}, 4),
@@ -171,7 +172,7 @@ def test_wrong_options_come_at_once_with_where_they_were_given(make: Make) -> No
     found = _problems(make, sbatch={"nodes": 3, "time": "soon"}, shell_environment={"SBATCH_PARTITION": "a;b"}, name="../x", ranks=12)
     told = [(problem.key, str(problem.where)) for problem in found]
     assert told == [
-        ("--name", "command line"), ("--partition", "the shell's SBATCH_* variables"), ("--nodes", "command line"),
+        ("--name", "command line"), ("--partition", "SBATCH_PARTITION of the shell"), ("--nodes", "command line"),
         ("--time", "command line"), ("--ranks", "command line"),
     ]  # fmt: skip
 
