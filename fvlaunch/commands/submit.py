@@ -125,6 +125,7 @@ def submit(request: SubmitRequest, *, wait: bool, take_snapshot: bool, json_: bo
 
         return pipeline_commands.submit(request.pipeline_plan(), words=request.words, take_snapshot=take_snapshot, wait_=wait, json_=json_)
     composed, plan = request.plan()
+    submission.check_scheduler(plan)  # what cannot be is refused before anything else is told of it
     _warn(composed, plan)
     run = submission.submit(plan, take_snapshot=take_snapshot, request=request.words)
     return _submitted(run, plan.summary, wait=wait, json_=json_)

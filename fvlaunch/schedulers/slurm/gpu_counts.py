@@ -166,7 +166,7 @@ def asking_for(options: Mapping[str, Any], count: int, nodes: int = 1) -> dict[s
         if option == "gpus-per-socket" or (option == "gpus" and nodes > 1):  # Slurm may spread `gpus` unevenly over nodes
             del changed[option]
             changed.setdefault("gpus-per-node", str(_of_one_type(option, found, count)))
-        elif found and sum(kind.number for kind in found) != count:
+        elif found and sum(kind.number for kind in found) not in (0, count):
             changed[option] = _recounted(option, options[option], _of_one_type(option, found, count))
     return changed
 

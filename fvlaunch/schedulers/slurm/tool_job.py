@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import os
-import re
 import secrets
 import select
 import shlex
@@ -20,6 +19,7 @@ from typing import IO, Any, TextIO
 from ...errors import FvlaunchError, Interrupted, SchedulerRefused, SchedulerUnreachable
 from ..base import ToolSpec
 from . import commands as slurm
+from . import gpu_counts
 
 _OF_THE_RUN = ("exclusive", "nodes", "ntasks", "ntasks-per-node", "dependency", "begin", "array", "hold", "requeue", "comment")
 """sbatch options of a profile that a job of one process does not take over."""
@@ -33,6 +33,8 @@ def run_tool(tool: ToolSpec) -> int:
         raise FvlaunchError(
             f"cluster {tool.cluster} is a Slurm cluster, but sbatch is not on PATH", hint="try a login node, or leave out --cluster"
         )
+    if (elsewhere := slurm.other_cluster()) is not None:
+        raise FvlaunchError(f"{elsewhere} in the shell names another Slurm cluster than the one of this machine", hint="unset it")
     log = Path.cwd() / f".fvlaunch-{tool.name}-{secrets.token_hex(4)}.log"
     started = subprocess.Popen(
         ["sbatch", "--wait", "--parsable"],
@@ -138,10 +140,11 @@ def _read(started: subprocess.Popen[str], stream: IO[str], deadline: float, end:
 
 def batch_script(tool: ToolSpec, log: Path) -> str:
     """Return a job of one process, with one GPU where the profile has any. Pure but for the folder it is called in."""
-    options = {name: _one_gpu(name, value) for name, value in (tool.options or {}).items() if name not in _OF_THE_RUN}
+    options = _with_one_gpu({name: value for name, value in (tool.options or {}).items() if name not in _OF_THE_RUN})
     options |= {"job-name": f"fvlaunch-{tool.name}", "nodes": 1, "ntasks": 1}
     options |= {"output": str(log), "error": str(_errors(log)), "chdir": str(Path.cwd())}
-    lines = [f"export {name}={shlex.quote(value)}" for name, value in (tool.environment or {}).items()]
+    lines = ["unset SLURM_EXPORT_ENV"]  # srun is to hand on what is set here, however little of the shell --export gave this job
+    lines += [f"export {name}={shlex.quote(value)}" for name, value in (tool.environment or {}).items()]
     lines += [_secret_line(name, file) for name, file in (tool.secret_files or {}).items()]
     command = shlex.join(["srun", "--ntasks=1", *tool.launcher_options, *tool.argv])
     said = shlex.quote(str(_said(log)))
@@ -155,10 +158,12 @@ def _secret_line(name: str, path: Path) -> str:
     return f'[ -n "${{{name}:-}}" ] || [ ! -r {file} ] || export {name}="$(cat {file})"'
 
 
-def _one_gpu(name: str, value: Any) -> Any:
-    """gpu:h100:8 -> gpu:h100:1"""
-    counted = name in ("gpus", "gpus-per-node", "gpus-per-task") or (name == "gres" and str(value).startswith("gpu"))
-    return re.sub(r"\d+$", "1", str(value)) if counted else value
+def _with_one_gpu(options: Mapping[str, Any]) -> dict[str, Any]:
+    """gres: gpu:h100:8 -> gres: gpu:h100:1; where several types are named, what the profile says."""
+    try:
+        return gpu_counts.asking_for(options, 1)
+    except gpu_counts.GpuError:
+        return dict(options)
 
 
 def _sbatch_lines(options: dict[str, Any]) -> list[str]:

@@ -27,6 +27,8 @@ export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-32}"
 # setup of the cluster profile
 module load cuda
 source activate
+# Whatever of the shell this job was given (--export), srun hands on all that is set here.
+unset SLURM_EXPORT_ENV
 
 # command
 export SUBMITIT_EXECUTOR=slurm
