@@ -70,11 +70,11 @@ ACROSS = {
 NARROW = {
     ("lifecycle", "agent"): {"fvlaunch.agent.main.run_agent"},
     ("cli", "runs"): {"fvlaunch.runs.registry"},
-    ("config", "schedulers"): {"fvlaunch.schedulers.registry"},
+    ("config", "schedulers"): {"fvlaunch.schedulers.registry", "fvlaunch.schedulers.slurm.gpu_counts"},
     ("runs", "schedulers"): {"fvlaunch.schedulers.local_process"},
 }
-"""Where one room may import only a little of another: what the job runs; what shell completion lists; which schedulers there are; who a
-process is."""
+"""Where one room may import only a little of another: what the job runs; what shell completion lists; which schedulers there are
+and how sbatch's options count GPUs; who a process is."""
 
 FILES = {package: sorted((ROOT / package).rglob("*.py")) for package in ROOMS}
 
