@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..config.compose import Composed
 from ..errors import FvlaunchError
+from ..planning.input_contents import check_contents
 from ..planning.plan import Plan
 from ..planning.preflight import check_inputs, check_samples
 from ..planning.warnings import memory_json, memory_lines
@@ -45,6 +46,8 @@ def look(composed: Composed) -> None:
     """Raise ConfigError for data and models that are missing; called last, since the dry run of an incomplete recipe is of use too."""
     check_inputs(composed)
     check_samples(composed)
+    for line in check_contents(composed):
+        printing.say(line)
 
 
 def script(plan: Plan) -> str | None:

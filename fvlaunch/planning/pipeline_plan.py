@@ -22,6 +22,7 @@ from ..config.values import check_run_name
 from ..errors import ConfigError, FvlaunchError, Problem
 from ..runs import registry
 from ..runs.pipeline_directory import Export, StageRecord
+from .input_contents import check_contents
 from .job_options import COMMAND_LINE
 from .plan import Plan, default_name
 from .planner import cluster_for, plan_of
@@ -111,8 +112,10 @@ class _Planner:
             hint = "submit its stages one by one, or use a cluster with continue_by: requeue"
             message = "a pipeline's jobs wait for each other by number, and this cluster goes on with new jobs (continue_by: resubmit)"
             raise ConfigError.one(message, stage.recipe_place, "cluster.continue_by", hint)
-        check_inputs(composed, self._made)
-        self._made.update(_outputs(composed))
+        made_before = frozenset(self._made)
+        self._made.update(_outputs(composed))  # whatever is wrong with this stage is not told of the next ones, too
+        check_inputs(composed, made_before)
+        plan = replace(plan, notes=check_contents(composed, made_before))
         self.plans.append(replace(plan, pipeline=self.name))
         self.records.append(StageRecord(stage.name, tuple(self._exports)))
 

@@ -24,6 +24,7 @@ from ..runs.pipeline_directory import of_stage
 from ..schedulers import local_process
 from ..schedulers.registry import scheduler
 from . import lockfile, rates
+from .input_contents import check_contents
 from .plan import Plan, make_plan
 from .preflight import check_inputs
 
@@ -81,6 +82,7 @@ def plan_submission(
     plan = plan_of(composed, name=name, ranks=ranks, nodes=nodes, sbatch=sbatch, runs_dir=registry.runs_dir_option(runs_dir))
     if look:
         check_inputs(composed)
+        plan = replace(plan, notes=check_contents(composed))
     return composed, plan
 
 

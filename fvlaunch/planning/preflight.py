@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from trainers.config import hub_cache
+from trainers.config import data_folder, hub_cache
 
 from ..config import own_files
 from ..config.compose import Composed
@@ -107,7 +107,7 @@ def _latents_of(folder: Path) -> list[int] | None:
         sizes = _sizes(json.loads((folder / "report.json").read_text(encoding="utf-8")).get("latents"))
         if sizes is not None:
             return sizes
-    file = min(folder.rglob("*.parquet"), default=None) if folder.is_dir() else None
+    file = next(iter(data_folder.parquet_files(folder)), None)
     if file is None:
         return None
     import pyarrow as pa  # a fifth of a second
@@ -130,8 +130,8 @@ def _times(sizes: list[int]) -> str:
 
 def _without_prompts(folders: Mapping[str, int]) -> str | None:
     """Return the data's folders where they are there and none has the embeddings that no sample holds."""
-    there = [Path(folder) for folder in folders if Path(folder).is_dir()]
-    has_prompts = any((place / _PROMPTS).is_file() for folder in there for place in (folder, folder.parent))
+    there = [Path(folder) for folder in folders if Path(folder).exists()]
+    has_prompts = any((place / _PROMPTS).is_file() for folder in there for place in data_folder.places_beside(folder))
     return None if has_prompts or not there else " and ".join(map(str, there))
 
 
@@ -178,12 +178,19 @@ def _own_data(composed: Composed, folder: str, made_before: Collection[str]) -> 
 
 def _data(composed: Composed, folder: str, *, made_on_first_use: bool) -> Iterator[Problem]:
     path: KeyPath = ("train", "data", "path")
-    files = sorted(Path(folder).rglob("*.parquet"))[:_MAX_FILES] if Path(folder).is_dir() else []
-    for file in files:
-        if wrong := _not_parquet(file):
-            yield _problem(composed, path, f"{file} {wrong}", "remove it or make it again")
+    place = Path(folder)
+    try:
+        files = data_folder.parquet_files(place)
+    except OSError as error:
+        yield _problem(composed, path, f"{folder} cannot be read: {error}", "every folder in it must be readable")
+        return
+    if files and (wrong := data_folder.held_out(place, files)):
+        yield _problem(composed, path, *wrong)
+    for file in files[:_MAX_FILES]:
+        if damage := _not_parquet(file):
+            yield _problem(composed, path, f"{file} {damage}", "remove it or make it again")
     if not files and not made_on_first_use:
-        what = "holds no parquet files" if Path(folder).is_dir() else "does not exist"
+        what = "holds no parquet files" if place.is_dir() else "is no parquet file" if place.exists() else "does not exist"
         yield _problem(composed, path, f"{folder} {what}", "preprocess the data, or point --set train.data.path=... at it")
 
 

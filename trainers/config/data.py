@@ -31,6 +31,11 @@ class ShapesConfig(Section):
     upscale: PositiveInt = 8
     """Pixels of the mp4, in each direction, for one pixel of the 8x8 video, so that a person can look at it."""
 
+    @property
+    def num_samples(self) -> int:
+        """Return how many clips that makes."""
+        return 60 * self.repeats
+
 
 class DataConfig(Section):
     """Which parquet files are read, the sizes that their samples must have, and how batches are cut."""

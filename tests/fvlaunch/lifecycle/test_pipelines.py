@@ -85,8 +85,9 @@ def test_the_last_checkpoint_of_a_stage_means_its_weights_as_they_were_trained(f
 
 
 def test_whole_weights_of_a_lora_stage_are_handed_on_and_a_preprocess_stages_data(folder: Path) -> None:
-    (folder / "clips/videos").mkdir(parents=True)
-    (folder / "clips/videos2caption.json").write_text("[]")
+    (folder / "clips").mkdir()
+    (folder / "clips/a.mp4").touch()
+    (folder / "clips/a.txt").write_text("a dog")
     data = {"name": "data", "recipe": "preprocess", "set": {"tiny": True, "preprocess.source": "clips"}}
     tune = {"name": "tune", "recipe": "lora", "set": {"tiny": True, "train.data.path": {"stage": "data", "output": "data"}}}
     use = {"name": "use", "recipe": "lora", "set": {**tune["set"], "train.models.student.init_from": {"stage": "tune", "export": "live"}}}  # type: ignore[dict-item]

@@ -16,6 +16,7 @@ from fvlaunch.config.compose import compose
 from fvlaunch.planning import lockfile, planner
 from fvlaunch.runs import code_snapshot
 from tests.support.launcher import Workspace
+from tests.support.parquet import write_samples
 from tests.support.source_copy import checkout, environment, run_git
 
 PREPARED = ("submit", "shapes-finetune", "--cluster", "lab", "--prepare", "--name")
@@ -76,8 +77,7 @@ def test_the_lock_and_the_snapshot_hold_what_nobody_committed(workspace: Workspa
 
 def test_the_lock_names_versions_site_models_and_data(workspace: Workspace, tmp_path: Path) -> None:
     data, model = tmp_path / "clips", tmp_path / "model"
-    (data / "deep").mkdir(parents=True)
-    (data / "deep/a.parquet").write_bytes(b"PAR1" + b"x" * 20 + b"PAR1")
+    write_samples(data / "deep/a.parquet", 64)
     (model / "transformer").mkdir(parents=True)
     (model / "transformer/config.json").write_text("{}")
     (model / "transformer/a.safetensors").write_bytes(b"x" * 100)
@@ -88,7 +88,7 @@ def test_the_lock_names_versions_site_models_and_data(workspace: Workspace, tmp_
     lock = lock_of(workspace, "named")
     assert lock["models"][str(model)]["sha256"] and lock["data"][str(data)]["files"] == 2
     assert {"python", "torch", "submitit"} <= lock["versions"].keys() and lock["site"]["executor"] == "slurm"
-    (data / "b.parquet").write_bytes(b"PAR1" + b"x" * 20 + b"PAR1")
+    write_samples(data / "b.parquet", 1)
     (model / "transformer/a.safetensors").write_bytes(b"y" * 100)
     done = workspace.call("submit", "runs/named/run.yaml", "--prepare", "--name", "repeated", check=False)
     assert done.returncode == 0
