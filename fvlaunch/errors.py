@@ -4,6 +4,7 @@ FvlaunchError               1  the user can fix it: what is wrong, where, and a 
 ├── UsageError              1  a wrong command line
 ├── ConfigError             1  a recipe, cluster or --set is wrong; holds all that was found, printed all at once
 ├── NotFound                1  no recipe, cluster or run of that name
+├── NameTaken                1  a run of that name exists already
 ├── RunConflict             1  somebody else owns the run, or its state does not allow this
 ├── SchedulerRefused        1  the scheduler understood and said no
 ├── SchedulerUnreachable    3  the scheduler gave no answer
@@ -92,6 +93,10 @@ class ConfigError(FvlaunchError):
 
 class NotFound(FvlaunchError):
     """No recipe, cluster, pipeline or run of that name."""
+
+
+class NameTaken(FvlaunchError):
+    """A run or pipeline of that name exists in that folder."""
 
 
 class RunConflict(FvlaunchError):

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
+from .config.os_errors import explain
 from .errors import UserError
 
 log = logging.getLogger(__name__)
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser whose refusals are a person's mistakes like any other: one line, and the exit code 1."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(1, f"error: {message}\nhint: {self.prog} --help\n")
+
+
 def exit_code_of(run: Callable[[], None]) -> int:
-    """Run a program and return its exit code: 0; 1 for a UserError, printed in a line; 130 for Ctrl-C; 2 for a crash."""
+    """Run a program and return its exit code: 0; 1 for what a person can mend, printed in a line; 130 for Ctrl-C; 2 for a crash.
+
+    What the operating system refuses (a folder that may not be written in, a full disk) is such a thing.
+    """
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="warning: %(message)s", force=True)
     try:
         run()
@@ -22,6 +35,13 @@ def exit_code_of(run: Callable[[], None]) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return 130
+    except OSError as error:
+        refusal = explain(error)
+        if refusal is None:
+            log.exception("this should not have happened")
+            return 2
+        sys.stderr.write(f"error: {UserError(refusal.message, refusal.hint)}\n")
+        return 1
     except Exception:
         log.exception("this should not have happened")
         return 2

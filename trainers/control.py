@@ -9,6 +9,7 @@ The launcher may set, for each rank:
   TRAINER_LISTEN_FD    rank 0 only: a listening socket for the process group's store at MASTER_ADDR:MASTER_PORT
   TRAINER_CURRENT      a JSON file whose (generation, attempt) must equal the next two while this attempt is the current one
   TRAINER_GENERATION, TRAINER_ATTEMPT
+  TRAINER_UMASK        the umask of the person, in octal: the launcher's own keeps its records private, and data sets and exports are not
 Without them (torchrun) a rank just runs.
 """
 
@@ -63,6 +64,7 @@ class Control:
         self.attempt = int(env.get("TRAINER_ATTEMPT", "1"))
         self.generation = int(env.get("TRAINER_GENERATION", "1"))
         self._current = Path(env["TRAINER_CURRENT"]) if env.get("TRAINER_CURRENT") else None
+        self._umask = int(env["TRAINER_UMASK"], 8) if env.get("TRAINER_UMASK") else None
         self._parent = int(env["TRAINER_PARENT_PID"]) if env.get("TRAINER_PARENT_PID") else None
         self._pipe = int(env["TRAINER_PROGRESS_FD"]) if env.get("TRAINER_PROGRESS_FD") else None
         self.stop_requested = False
@@ -71,7 +73,7 @@ class Control:
         self._step: int | None = None
 
     def start(self) -> Control:
-        """Install the signal handlers, tie this process's life to the launcher's, and send the first heartbeat."""
+        """Install the signal handlers, tie this process's life to the launcher's, take the person's umask, send the first heartbeat."""
         signal.signal(signal.SIGTERM, self._on_stop)
         signal.signal(signal.SIGINT, self._on_stop)
         signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # a scheduler may send it to every process of a job
@@ -83,6 +85,8 @@ class Control:
         if self._pipe is not None:
             os.set_blocking(self._pipe, False)
             os.set_inheritable(self._pipe, False)
+        if self._umask is not None:
+            os.umask(self._umask)
         self.progress("starting", 0)
         return self
 

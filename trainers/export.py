@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import get_args
 
 from .checkpointing import reader
-from .command_line import exit_code_of
+from .command_line import Parser, exit_code_of
 from .config.export_folder import WeightsKind
 from .inference.export.folder import export, push
 from .inference.export.weights import ExportRequest
@@ -41,9 +41,7 @@ def _main(options: argparse.Namespace) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m trainers.export", description="A run's weights as a folder that stock diffusers loads."
-    )
+    parser = Parser(prog="python -m trainers.export", description="A run's weights as a folder that stock diffusers loads.")
     add = parser.add_argument
     add("run", type=Path, help="the run's directory")
     add("--to", type=Path, required=True, metavar="DIR", help="folder to make")

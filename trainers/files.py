@@ -34,7 +34,8 @@ def publish(path: Path, write: Callable[[Path], object]) -> Path:
 
 
 def publish_written(temporary: Path, path: Path) -> None:
-    """Give a file that is written and closed its name, durably, in place of one that has it."""
+    """Give a file that is written and closed its name, durably, in place of one that has it; it has the umask's mode."""
+    give_usual_mode(temporary)
     fsync_path(temporary)
     temporary.replace(path)
     fsync_path(path.parent)
@@ -59,11 +60,38 @@ def new_folder(target: Path) -> Iterator[Path]:
 
 
 def publish_folder(temporary: Path, target: Path) -> None:
-    """Give a filled folder its name, durably, with all that is in it; OSError where a folder that is not empty has the name."""
+    """Give a filled folder its name, durably, with all that is in it; OSError where a folder that is not empty has the name.
+
+    Folder and files have the umask's modes: what is made to be given away is readable in all its parts, or in none.
+    """
     for path in [*temporary.rglob("*"), temporary]:
+        give_usual_mode(path)
         fsync_path(path)
     os.rename(temporary, target)  # noqa: PTH104  refuses a folder that is not empty
     fsync_path(target.parent)
+
+
+def usual_mode(path: Path) -> int:
+    """Return the mode that the umask gives to a new file, or folder, of this kind: libraries that write aside and rename leave 0600."""
+    return (0o777 if path.is_dir() else 0o666) & ~_umask()
+
+
+def give_usual_mode(path: Path) -> None:
+    """Give a file or folder of ours the umask's mode; what is another account's (a hard link to it) keeps its own."""
+    if path.is_symlink() or path.stat().st_uid != os.geteuid():
+        return
+    path.chmod(usual_mode(path))
+
+
+def _umask() -> int:
+    """Return the process' umask without setting it, which other threads would see; where the kernel does not tell, by setting it."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line.split()[1] for line in lines if line.startswith("Umask:")), 8)
+    except (OSError, StopIteration):
+        now = os.umask(0o077)
+        os.umask(now)
+        return now
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from .command_line import exit_code_of
+from .command_line import Parser, exit_code_of
 from .config.export_folder import WeightsKind
 from .distributed import mesh
 from .errors import UserError
@@ -94,7 +94,7 @@ def _targets(to: Path, count: int) -> list[Path]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m trainers.sample", description="Videos from a run or an exported folder, as mp4.")
+    parser = Parser(prog="python -m trainers.sample", description="Videos from a run or an exported folder, as mp4.")
     add = parser.add_argument
     add("source", type=Path, help="a run's directory, or a folder that was exported or downloaded")
     add("--prompt", action="append", metavar="TEXT", help="may be given several times")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import io
 import os
 import sys
 from typing import Annotated, Any
@@ -50,6 +51,17 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def run(arguments: list[str] | None = None) -> int:
+    """Run one command and return its exit code; every error is told in words, what nobody foresaw with a traceback."""
+    for stream in (sys.stdout, sys.stderr):  # names of files need not be text, and a terminal need not know every letter
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        return _run(arguments)
+    except OSError:  # the message itself could not be written: nobody reads it
+        return EXIT_USER
+
+
+def _run(arguments: list[str] | None) -> int:
     completion.prepare()
     usage_error: type[Exception] = typer.BadParameter.__bases__[0].__bases__[0]  # ClickException, of the click that typer uses
     try:
@@ -69,13 +81,35 @@ def run(arguments: list[str] | None = None) -> int:
             raise
         _discard_output()
         return 0
+    except OSError as error:
+        return _refused(error)
     except Exception:
-        import traceback
-
-        traceback.print_exc()
-        sys.stderr.write("error: this should not have happened; the lines above say where\n")
-        return EXIT_UNEXPECTED
+        return _unexpected()
     return code if isinstance(code, int) else 0
+
+
+def _refused(error: OSError) -> int:
+    """Tell what the operating system does not allow, in a line: it is a fault of a folder, a disk or a name, not of this program."""
+    from trainers.config.os_errors import explain
+
+    refusal = explain(error)
+    if refusal is None:
+        return _unexpected()
+    try:
+        sys.stdout.flush()
+    except OSError:  # it was the output itself that could not be written: Python would try again at its end
+        _discard_output()
+        refusal = refusal._replace(message=f"the output cannot be written: {error.strerror}", hint="")
+    sys.stderr.write(render(FvlaunchError(refusal.message, hint=refusal.hint)) + "\n")
+    return EXIT_USER
+
+
+def _unexpected() -> int:
+    import traceback
+
+    traceback.print_exc()
+    sys.stderr.write("error: this should not have happened; the lines above say where\n")
+    return EXIT_UNEXPECTED
 
 
 def _needed(words: list[str]) -> typer.Typer:

@@ -53,11 +53,10 @@ def _listed(kind: str) -> Iterator[str]:
 
 
 def _known() -> Iterator[str]:
-    from pathlib import Path
-
+    from ..config.runs_folder import in_force
     from ..runs import registry
 
-    for one in reversed(registry.known_whole([registry.runs_dir_option(None) or Path("runs")])):
+    for one in reversed(registry.known_whole([in_force(registry.runs_dir_option(None))])):
         yield one.name
 
 

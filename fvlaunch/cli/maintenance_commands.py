@@ -9,7 +9,19 @@ from typing import Annotated
 
 import typer
 
-from .options import FEW_SBATCH_OPTIONS, NO_SBATCH, AsJson, ClusterName, Ranks, RunName, RunsDir, Sbatch, Sets, with_sbatch_options
+from .options import (
+    FEW_SBATCH_OPTIONS,
+    NO_SBATCH,
+    AsJson,
+    ClusterName,
+    Ranks,
+    RunName,
+    RunNames,
+    RunsDir,
+    Sbatch,
+    Sets,
+    with_sbatch_options,
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -55,7 +67,7 @@ def verify(
 
 
 def prune(
-    run: RunName,
+    runs: RunNames,
     keep_last: Annotated[int, typer.Option("--keep-last", min=1, help="The newest so many stay.")],
     keep_every: Annotated[int | None, typer.Option("--keep-every", min=1, metavar="STEPS", help="Multiples of this stay too.")] = None,
     bad: Annotated[bool, typer.Option("--bad", help="Damaged ones, *.bad, too.")] = False,
@@ -67,7 +79,7 @@ def prune(
     from ..commands import checkpoints as checkpoints_command
     from ..commands import selection
 
-    found = selection.find(run, runs_dir)
+    found = selection.find_several(runs, runs_dir)
     raise typer.Exit(checkpoints_command.prune(found, keep_last=keep_last, keep_every=keep_every, bad=bad, look=dry_run, json_=json_))
 
 

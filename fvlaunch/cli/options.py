@@ -19,6 +19,14 @@ RunName = Annotated[
         metavar="RUN", help="A name, a unique prefix, a path, a job id, PIPELINE/STAGE, or `last`.", autocompletion=completion.runs
     ),
 ]
+RunNames = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="RUN...",
+        help="Names, unique prefixes, paths, job ids, PIPELINE/STAGE, `last`; a quoted glob, 'dmd2-*', names several.",
+        autocompletion=completion.runs,
+    ),
+]
 ClusterName = Annotated[
     str | None, typer.Option("--cluster", metavar="NAME", help="Cluster profile: where it runs.", autocompletion=completion.clusters)
 ]

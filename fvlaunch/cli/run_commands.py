@@ -8,7 +8,7 @@ import typer
 
 from ..errors import UsageError
 from . import completion
-from .options import NO_SBATCH, AsJson, ClusterName, Ranks, RunName, RunsDir, Sbatch, Sets, with_sbatch_options
+from .options import NO_SBATCH, AsJson, ClusterName, Ranks, RunName, RunNames, RunsDir, Sbatch, Sets, with_sbatch_options
 
 
 def register(app: typer.Typer) -> None:
@@ -121,18 +121,18 @@ def logs(
     logs_command.logs(run, rank=rank, attempt=attempt, follow=follow, grep=grep, agent=agent, runs_dir=runs_dir)
 
 
-def stop(run: RunName, runs_dir: RunsDir = None) -> None:
+def stop(runs: RunNames, runs_dir: RunsDir = None) -> None:
     """Save a checkpoint, then end the run; `resume` goes on from there."""
     from ..commands import stop as stop_command
 
-    stop_command.end(run, "stop", runs_dir)
+    raise typer.Exit(stop_command.end(runs, "stop", runs_dir))
 
 
-def cancel(run: RunName, runs_dir: RunsDir = None) -> None:
+def cancel(runs: RunNames, runs_dir: RunsDir = None) -> None:
     """End a run now. It never comes back by itself."""
     from ..commands import stop as stop_command
 
-    stop_command.end(run, "cancel", runs_dir)
+    raise typer.Exit(stop_command.end(runs, "cancel", runs_dir))
 
 
 @with_sbatch_options()

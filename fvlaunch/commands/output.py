@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
+from ..errors import EXIT_USER, FvlaunchError, render
 from ..runs.attempts import Attempt
 from ..status.goodput import AttemptCost, total
 from ..status.types import RunStatus, entries_text, role_of
+
+One = TypeVar("One")
 
 
 def out(text: str) -> None:
@@ -28,6 +31,24 @@ def say(text: str) -> None:
     """Write a line for the person to stderr."""
     sys.stderr.write(text + "\n")
     sys.stderr.flush()
+
+
+def each(chosen: Sequence[One], act: Callable[[One], int]) -> int:
+    """Do something to each of several, and tell what went wrong with one after trying the others too; return the exit code.
+
+    Of a single one an error is raised as always.
+    """
+    if len(chosen) == 1:
+        return act(chosen[0])
+    codes = []
+    for one in chosen:
+        try:
+            codes.append(act(one))
+        except FvlaunchError as error:
+            say(render(error))
+            codes.append(error.exit_code)
+    failed = {code for code in codes if code}
+    return failed.pop() if len(failed) == 1 else EXIT_USER if failed else 0
 
 
 def as_json(value: Any) -> None:

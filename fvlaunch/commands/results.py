@@ -10,21 +10,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..lifecycle.tool_job import Value, make
-from ..runs import registry
-from ..runs.directory import Run
+from .selection import find
 
 
 def export(word: str, options: Mapping[str, Value], cluster: str | None, runs_dir: Path | None) -> int:
     """Write a run's weights as a folder for stock diffusers; return the program's exit code."""
-    return make("export", _run(word, runs_dir).path, options, cluster)
+    return make("export", find(word, runs_dir, to="export").path, options, cluster)
 
 
 def sample(word: str, options: Mapping[str, Value], cluster: str | None, runs_dir: Path | None) -> int:
     """Make videos with a run, or a folder that was exported or downloaded; return the program's exit code."""
     folder = Path(word)
     is_model = folder.is_dir() and not (folder / "run.json").is_file()
-    return make("sample", folder if is_model else _run(word, runs_dir).path, options, cluster)
-
-
-def _run(word: str, runs_dir: Path | None) -> Run:
-    return registry.find(word, [registry.runs_dir_option(runs_dir) or Path("runs")])
+    return make("sample", folder if is_model else find(word, runs_dir, to="sample").path, options, cluster)

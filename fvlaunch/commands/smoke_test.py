@@ -13,6 +13,7 @@ from ..errors import FvlaunchError, UsageError
 from ..files import read_lines
 from ..lifecycle import submit as submission
 from ..planning import planner
+from ..planning.plan import free_name
 from ..runs.attempts import read_attempts
 from ..runs.directory import Run
 from . import output as printing
@@ -26,7 +27,8 @@ def smoke(request: Any, *, take_snapshot: bool, json_: bool) -> int:
     """Submit, wait, resume, wait; print what was seen and return the exit code. `request` is a SubmitRequest."""
     if request.is_pipeline:
         raise UsageError("--smoke is of a single run", hint="name the recipe of a stage")
-    composed, plan = replace(request, name=request.name or f"{_plain(request.recipe)}-smoke").plan()
+    composed, plan = request.plan()
+    name = request.name or free_name(f"{_plain(request.recipe)}-smoke", plan.runs_dir)
     train = composed.recipe.train
     if train is None:
         raise UsageError("--smoke is of a training recipe", hint="--set narrows others down, e.g. preprocess.source to a few clips")
@@ -35,7 +37,7 @@ def smoke(request: Any, *, take_snapshot: bool, json_: bool) -> int:
         sets.append(f"train.callbacks.validation.every_steps={FIRST}")
     if getattr(train.method, "generator_update_interval", 1) > FIRST:
         sets.append(f"train.method.generator_update_interval={FIRST}")
-    _, plan = replace(request, name=plan.name, sets=[*request.sets, *sets]).plan()
+    _, plan = replace(request, name=name, sets=[*request.sets, *sets]).plan()
     for line in plan.notes:
         printing.say(line)
     run = submission.submit(plan, take_snapshot=take_snapshot, request={**request.words, "smoke": True})

@@ -22,8 +22,9 @@ from ..runs.pipeline_directory import Pipeline
 from ..schedulers.registry import scheduler
 from ..status.goodput import AttemptCost, spent
 from ..status.pipeline_status import PipelineStatus, statuses_of
-from ..status.run_status import RunStatus
+from ..status.run_status import SILENT_S, RunStatus
 from . import output as printing
+from .selection import find_several, folders
 
 NEWEST = 10
 """So many are shown even though they are over."""
@@ -32,17 +33,32 @@ WATCH_S = 2.0
 
 
 def status(words: list[str], *, all_: bool, attempts: bool, json_: bool, runs_dir: Path | None, watch: bool = False) -> int:
-    folders = [registry.runs_dir_option(runs_dir) or Path("runs")]
-
     def chosen() -> list[Run | Pipeline]:
-        return [registry.find_any(word, folders) for word in words] if words else _shown(registry.known_whole(folders), all_)
+        return find_several(words, runs_dir) if words else _shown(registry.known_whole(folders(runs_dir)), all_)
 
     if watch:
-        return _watch(chosen, attempts=attempts, json_=json_, one=len(words) == 1)
-    runs = chosen()
-    statuses, unreachable = statuses_of(runs)
-    _print(runs, statuses, attempts=attempts, json_=json_, one=len(words) == 1)
+        return _watch(chosen, attempts=attempts, json_=json_, named=bool(words) or all_, one=len(words) == 1)
+    runs, statuses, unreachable = _judged(chosen(), named=bool(words) or all_)
+    _print(runs, statuses, attempts=attempts, json_=json_, one=len(words) == 1 and len(runs) == 1)
     return _exit_code_of(unreachable)
+
+
+def _judged(runs: list[Run | Pipeline], *, named: bool) -> tuple[list[Run | Pipeline], list[RunStatus], SchedulerUnreachable | None]:
+    """Return what is shown, and the error if the scheduler of any of it could not be asked.
+
+    What turns out to be over has its place in time like others: a run whose end nobody could record is not among the newest for ever.
+    """
+    statuses, unreachable = statuses_of(runs)
+    newest = {id(run) for run in (runs if named else runs[-NEWEST:])}
+    shown = [(run, s) for run, s in zip(runs, statuses, strict=True) if id(run) in newest or _wants_attention(s)]
+    unsure = any(s.stale_s is not None and not s.is_over for _, s in shown)
+    return [run for run, _ in shown], [s for _, s in shown], unreachable if unsure else None
+
+
+def _wants_attention(status: RunStatus) -> bool:
+    """Say whether a run is shown however old: one that is not over, is broken, or was lost of late."""
+    lost_of_late = status.state == "lost" and time.time() - status.updated_at < SILENT_S
+    return status.state == "broken" or lost_of_late or not status.is_over
 
 
 def _exit_code_of(unreachable: SchedulerUnreachable | None) -> int:
@@ -116,15 +132,14 @@ def _attempts(run: Run | Pipeline) -> list[dict[str, Any]]:
     return [{**asdict(attempt), **cost.dump()} for attempt, cost in zip(*_read(run), strict=True)]
 
 
-def _watch(chosen: Any, *, attempts: bool, json_: bool, one: bool) -> int:
+def _watch(chosen: Any, *, attempts: bool, json_: bool, named: bool, one: bool) -> int:
     """Print the status until all of it is over: in place on a terminal, elsewhere where it changed. Ctrl-C ends only the watching."""
     before, unreachable = "", None
     with contextlib.suppress(KeyboardInterrupt):
         while True:
-            runs = chosen()
-            statuses, unreachable = statuses_of(runs)
+            runs, statuses, unreachable = _judged(chosen(), named=named)
             with contextlib.redirect_stdout(io.StringIO()) as page:
-                _print(runs, statuses, attempts=attempts, json_=json_, one=one)
+                _print(runs, statuses, attempts=attempts, json_=json_, one=one and len(runs) == 1)
             text = _one_line(page.getvalue()) if json_ else page.getvalue()
             _show_again(text, before, _exit_code_of(unreachable))
             before = text

@@ -6,12 +6,12 @@ Must not be imported for --help, and must not submit anything itself.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from ..errors import UsageError
+from ..errors import NameTaken, UsageError
 from ..runs import registry
 from ..runs.directory import Run
 from ..runs.pipeline_directory import Pipeline
@@ -19,6 +19,10 @@ from ..schedulers.registry import scheduler
 from . import output as printing
 from .selection import find, find_any
 from .waiting import wait_until_over
+
+Made = TypeVar("Made")
+_TRIES = 30
+"""So many others may submit in one second and take each name first."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,16 @@ class SubmitRequest:
         from . import pipelines as pipeline_commands
 
         return pipeline_commands.plan(self.recipe, self.cluster, self.sets, self.name, self.ranks, self.nodes, self.sbatch, self.runs_dir)
+
+    def under_a_free_name(self, act: Callable[[], Made]) -> Made:
+        """Plan and submit. Where no name was asked for and another process has just taken the one that was free, do so again."""
+        for _ in range(_TRIES):
+            try:
+                return act()
+            except NameTaken:
+                if self.name is not None:
+                    raise
+        return act()
 
     def plan(self, *, look: bool = True) -> tuple[Any, Any]:
         from ..planning import planner
@@ -95,16 +109,20 @@ def test_only(request: SubmitRequest, *, json_: bool) -> int:
 def smoke(request: SubmitRequest, *, take_snapshot: bool, json_: bool) -> int:
     from .smoke_test import smoke as tried
 
-    return tried(request, take_snapshot=take_snapshot, json_=json_)
+    return request.under_a_free_name(lambda: tried(request, take_snapshot=take_snapshot, json_=json_))
 
 
 def prepare(request: SubmitRequest, *, take_snapshot: bool, json_: bool) -> None:
-    from ..lifecycle import submit as submission
-
     if request.is_pipeline:
         raise UsageError(
             "--prepare is of a single run: a chain of jobs needs their ids", hint="submit the pipeline, or prepare a stage's recipe"
         )
+    return request.under_a_free_name(lambda: _prepare(request, take_snapshot=take_snapshot, json_=json_))
+
+
+def _prepare(request: SubmitRequest, *, take_snapshot: bool, json_: bool) -> None:
+    from ..lifecycle import submit as submission
+
     composed, plan = request.plan()
     if not scheduler(plan.executor).takes_sbatch_options:
         raise UsageError("--prepare makes a batch script, and this cluster takes none", hint="choose a Slurm cluster with --cluster")
@@ -118,6 +136,10 @@ def prepare(request: SubmitRequest, *, take_snapshot: bool, json_: bool) -> None
 
 
 def submit(request: SubmitRequest, *, wait: bool, take_snapshot: bool, json_: bool) -> int:
+    return request.under_a_free_name(lambda: _submit(request, wait=wait, take_snapshot=take_snapshot, json_=json_))
+
+
+def _submit(request: SubmitRequest, *, wait: bool, take_snapshot: bool, json_: bool) -> int:
     from ..lifecycle import submit as submission
 
     if request.is_pipeline:
@@ -165,7 +187,7 @@ def fork(
     from ..lifecycle.fork import fork as made_of
 
     chosen = registry.runs_dir_option(runs_dir)
-    old = find(word, runs_dir)
+    old = find(word, runs_dir, to="fork")
     run, plan = made_of(old, step, name, cluster, sets=sets, ranks=ranks, sbatch=sbatch, runs_dir=chosen, take_snapshot=take_snapshot)
     for line in plan.notes:
         printing.say(line)
@@ -181,7 +203,7 @@ def resume(
     from ..planning import planner
     from ..planning.warnings import edited_own_files
 
-    run = find_any(word, runs_dir)
+    run = find_any(word, runs_dir, to="resume")
     if isinstance(run, Pipeline):
         from . import pipelines as pipeline_commands
 

@@ -33,7 +33,7 @@ class Entry:
 
 def layers(cwd: Path | None = None) -> list[tuple[str, Path]]:
     """(name, root) of each layer, in lookup order."""
-    config = Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser()
+    config = Path(os.path.expanduser(os.environ.get("XDG_CONFIG_HOME") or "~/.config"))  # noqa: PTH111  it leaves ~ where there is no home
     return [("working directory", cwd or Path.cwd()), ("user", config / "fvlaunch"), ("packaged", packaged())]
 
 
@@ -55,6 +55,12 @@ def find(kind: Kind, name: str, cwd: Path | None = None) -> Path:
     if not files:
         raise _unknown(kind, name, cwd)
     return files[0]
+
+
+def is_packaged(kind: Kind, name: str, cwd: Path | None = None) -> bool:
+    """Return whether a name means what came with fvlaunch."""
+    files = candidates(kind, name, cwd)
+    return bool(files) and _layer(files[0], "", cwd) == "packaged"
 
 
 def kind_of(name: str, cwd: Path | None = None) -> Kind:

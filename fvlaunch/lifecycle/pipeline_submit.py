@@ -20,7 +20,7 @@ from ..planning.pipeline_plan import FIRST_ONLY, PipelinePlan
 from ..planning.plan import Plan
 from ..planning.planner import plan_resume
 from ..runs import code_snapshot, job_folder
-from ..runs.directory import FINAL_STATES, Run
+from ..runs.directory import FINAL_STATES, Run, make_folder
 from ..runs.pipeline_directory import Pipeline, PipelineRecord
 from ..runs.registry import remember
 from ..schedulers.python_processes import module_command, python_path
@@ -56,12 +56,7 @@ def _made(plan: PipelinePlan, take_snapshot: bool, request: dict[str, Any]) -> P
     """Make the folder with every stage's run directory, and no job yet."""
     pipeline, first = Pipeline(plan.path), plan.stages[0]
     job_folder.check_job_path(plan.path)
-    try:
-        plan.path.parent.mkdir(parents=True, exist_ok=True)
-        plan.path.mkdir(mode=0o700)
-    except OSError as error:
-        hint = "--runs-dir or the cluster's runs_dir says where runs go"
-        raise FvlaunchError(f"cannot make the folder {plan.path}: {error.strerror}", hint=hint) from None
+    make_folder(plan.path, "run or pipeline")
     try:
         pipeline.write(PipelineRecord(plan.name, plan.pipeline, first.cluster_name, first.executor, plan.records, time.time()))
         for stage in plan.stages:

@@ -19,12 +19,12 @@ from ..config.compose import Composed, compose
 from ..config.pipeline_file import FOR_ALL, PipelineFile, Reference, Stage
 from ..config.strict_yaml import Node
 from ..config.values import check_run_name
-from ..errors import ConfigError, FvlaunchError, Problem
+from ..errors import ConfigError, FvlaunchError, NameTaken, Problem
 from ..runs import registry
 from ..runs.pipeline_directory import Export, StageRecord
 from .input_contents import check_contents
 from .job_options import COMMAND_LINE
-from .plan import Plan, default_name
+from .plan import Plan, default_name, free_name
 from .planner import cluster_for, plan_of
 from .preflight import check_inputs
 
@@ -51,16 +51,17 @@ def plan_pipeline(
 ) -> PipelinePlan:
     """Return everything that submitting a pipeline needs; ConfigError holds what is wrong with any stage."""
     file = pipeline_file.read(pipeline, sets)
-    name = _checked_name(name or default_name(file.name, datetime.now()))
-    planner = _Planner(file, cluster_for(pipeline, cluster), name, sbatch, registry.runs_dir_option(runs_dir))
+    wanted = _checked_name(name or default_name(file.name, datetime.now()))
+    planner = _Planner(file, cluster_for(pipeline, cluster), wanted, sbatch, registry.runs_dir_option(runs_dir), any_name=name is None)
     for stage in file.stages:
         planner.add(stage)
     if planner.problems:
         raise ConfigError(dict.fromkeys(planner.problems))
-    if planner.folder.exists():
-        hint = "choose another --name, or fvlaunch resume"
-        raise FvlaunchError(f"a run or pipeline named {name!r} exists already: {planner.folder}", hint=hint)
-    return PipelinePlan(name, planner.folder, file.name, tuple(planner.plans), tuple(planner.records))
+    if os.path.lexists(planner.folder):
+        raise NameTaken(
+            f"a run or pipeline named {wanted!r} exists already: {planner.folder}", hint="choose another --name, or fvlaunch resume"
+        )
+    return PipelinePlan(planner.name, planner.folder, file.name, tuple(planner.plans), tuple(planner.records))
 
 
 def _checked_name(name: str) -> str:
@@ -75,7 +76,11 @@ def _checked_name(name: str) -> str:
 class _Planner:
     """Plans stage after stage; a stage that is wrong does not keep the ones after it from being looked at."""
 
-    def __init__(self, file: PipelineFile, cluster: str | None, name: str, sbatch: Mapping[str, Any], runs_dir: Path | None) -> None:
+    def __init__(
+        self, file: PipelineFile, cluster: str | None, name: str, sbatch: Mapping[str, Any], runs_dir: Path | None, *,
+        any_name: bool,
+    ) -> None:  # fmt: skip
+        self.any_name = any_name
         self.file, self.cluster, self.name, self.sbatch, self.runs_dir = file, cluster, name, dict(sbatch), runs_dir
         self.problems: list[Problem] = []
         self.composed: dict[str, Composed] = {}
@@ -103,7 +108,9 @@ class _Planner:
         composed = compose(stage.recipe, self.cluster, over=over)
         self.composed[stage.name] = composed
         if not self.plans:
-            self.folder = Path(os.path.abspath(self.runs_dir or composed.cluster.runs_dir or "runs")) / self.name  # noqa: PTH100
+            runs_dir = Path(os.path.abspath(self.runs_dir or composed.cluster.runs_dir or "runs"))  # noqa: PTH100
+            self.name = free_name(self.name, runs_dir) if self.any_name else self.name
+            self.folder = runs_dir / self.name
         options = self.sbatch if stage is self.file.stages[0] else {k: v for k, v in self.sbatch.items() if k not in FIRST_ONLY}
         plan = plan_of(composed, name=stage.name, ranks=None, nodes=None, sbatch=options, runs_dir=self.folder)
         if len({one.executor for one in (*self.plans[:1], plan)}) > 1:

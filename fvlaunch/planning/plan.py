@@ -5,6 +5,8 @@ Precedence ends here: job_options.py lays the options of the command line and th
 
 from __future__ import annotations
 
+import itertools
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -190,6 +192,13 @@ def default_name(recipe: str, now: datetime) -> str:
     """Return the name of a run or pipeline that was given none: recipe and time."""
     plain = re.sub("[^A-Za-z0-9._-]", "-", recipe)[:60].lstrip("._-")
     return f"{plain or 'run'}-{now:%Y%m%d-%H%M%S}"
+
+
+def free_name(name: str, folder: Path) -> str:
+    """Return a name that nothing in a runs folder has: this one, or with a number. Another process may take it meanwhile: who makes the
+    folder first has it."""
+    numbered = (f"{name}-{number}" for number in itertools.count(2))
+    return next(tried for tried in itertools.chain([name], numbered) if not os.path.lexists(folder / tried))
 
 
 def _name_problems(name: str, folder: Path) -> list[Problem]:

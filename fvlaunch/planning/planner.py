@@ -16,7 +16,7 @@ from trainers.config.programs import preprocess
 from ..config import relocation
 from ..config.compose import Composed, compose
 from ..config.lookup import is_path
-from ..config.strict_yaml import read
+from ..config.runs_folder import users_cluster
 from ..errors import ConfigError, FvlaunchError, Place, Problem
 from ..runs import registry
 from ..runs.directory import FINAL_STATES, Record, Run
@@ -25,7 +25,7 @@ from ..schedulers import local_process
 from ..schedulers.registry import scheduler
 from . import lockfile, rates
 from .input_contents import check_contents
-from .plan import Plan, make_plan
+from .plan import Plan, free_name, make_plan
 from .preflight import check_inputs
 
 FROZEN = ("method", "models", "data", "seed", "flow_shift", "precision", "deterministic", "parallel")
@@ -46,23 +46,11 @@ def cluster_for(recipe: str, cluster: str | None) -> str | None:
 
 def named_cluster(recipe: str, cluster: str | None) -> str | None:
     """Return --cluster, else what the environment or the user's config name; a run.yaml has its own."""
-    return cluster if cluster or _is_run(recipe) else os.environ.get("FVLAUNCH_CLUSTER") or _users_choice()
+    return cluster if cluster or _is_run(recipe) else os.environ.get("FVLAUNCH_CLUSTER") or users_cluster()
 
 
 def _is_run(recipe: str) -> bool:
     return Path(recipe).name == "run.yaml"
-
-
-def _users_choice() -> str | None:
-    base = os.environ.get("XDG_CONFIG_HOME")
-    path = (Path(base) if base else Path.home() / ".config") / "fvlaunch" / "config.yaml"
-    if not path.is_file():
-        return None
-    file = read(path)
-    chosen = file.plain.get("cluster") if isinstance(file.plain, dict) else None
-    if chosen is not None and not isinstance(chosen, str):
-        raise ConfigError.one("expected the name of a cluster", Place(str(path), 1), "cluster")
-    return chosen
 
 
 def plan_submission(
@@ -87,8 +75,8 @@ def plan_submission(
 
 
 def plan_of(composed: Composed, **request: Any) -> Plan:
-    """Make a plan that starts now, with the cores, GPUs and shell of this machine."""
-    return make_plan(
+    """Make a plan that starts now, with the cores, GPUs and shell of this machine; without a name it gets one that is free."""
+    plan = make_plan(
         composed,
         now=datetime.now(),
         cwd=Path.cwd(),
@@ -97,6 +85,7 @@ def plan_of(composed: Composed, **request: Any) -> Plan:
         shell=_shell(composed),
         **request,
     )
+    return plan if request.get("name") else replace(plan, name=free_name(plan.name, plan.runs_dir))
 
 
 def _shell(composed: Composed) -> dict[str, str]:

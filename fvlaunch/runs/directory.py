@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from ..errors import FvlaunchError
+from ..errors import FvlaunchError, NameTaken
 from ..files import append_line, publish_json, read_json, read_lines
 from . import locks
 from .record_check import FieldChecks, why_unreadable
@@ -201,17 +201,33 @@ class Run:
         return max(steps, default=None)
 
 
-def create(path: Path, record: Record) -> Run:
-    """Make a run directory that nobody else can read (it will hold pickles and logs); refuses a name that exists."""
-    if path.exists():
-        raise FvlaunchError(f"a run named {path.name!r} exists already: {path}", hint="choose another --name, or fvlaunch resume")
+def make_folder(path: Path, what: str) -> None:
+    """Make the private folder of a run or a pipeline, which nobody else makes then; NameTaken where there is one of that name."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.mkdir(mode=0o700)
+    except FileExistsError as error:
+        if error.filename in (path, str(path)) and os.path.lexists(path):
+            raise NameTaken(
+                f"a {what} named {path.name!r} exists already: {path}", hint="choose another --name, or fvlaunch resume"
+            ) from None
+        raise _cannot_make(path, what, error) from None
     except OSError as error:
-        raise FvlaunchError(
-            f"cannot make the run directory {path}: {error.strerror}", hint="--runs-dir or the cluster's runs_dir says where runs go"
-        ) from None
+        raise _cannot_make(path, what, error) from None
+
+
+def _cannot_make(path: Path, what: str, error: OSError) -> FvlaunchError:
+    from trainers.config.os_errors import explain
+
+    why = explain(error)
+    words = why.message if why is not None else error.strerror
+    hint = "--runs-dir or the cluster's runs_dir says where runs go"
+    return FvlaunchError(f"cannot make the {what} directory {path}: {words}", hint=hint)
+
+
+def create(path: Path, record: Record) -> Run:
+    """Make a run directory that nobody else can read (it will hold pickles and logs); refuses a name that exists."""
+    make_folder(path, "run")
     run = Run(path)
     for folder in (run.attempts, run.checkpoints, run.job, run.logs):
         folder.mkdir()

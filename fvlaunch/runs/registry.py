@@ -1,6 +1,5 @@
-"""Owns finding runs: the user's index (every run ever submitted from this account) and what RUN on a command line means.
-
-Must not change a run.
+"""Owns the user's index: every run ever submitted from this account, and what lies in runs folders. Must not change a run, nor know what
+RUN on a command line means (run_names.py does).
 """
 
 from __future__ import annotations
@@ -21,8 +20,13 @@ from .pipeline_directory import Pipeline
 
 
 def state_folder() -> Path:
-    base = os.environ.get("XDG_STATE_HOME")
-    return (Path(base) if base else Path.home() / ".local" / "state") / "fvlaunch"
+    """Return the folder of the index; where nobody has a home, one that does not exist."""
+    if base := os.environ.get("XDG_STATE_HOME"):
+        return Path(base) / "fvlaunch"
+    try:
+        return Path.home() / ".local" / "state" / "fvlaunch"
+    except RuntimeError:  # HOME is not set, and the account is not known here
+        return Path("/nonexistent/fvlaunch")
 
 
 def remember(path: Path) -> None:
@@ -88,12 +92,20 @@ def known_pipelines(runs_dirs: Iterable[Path] = ()) -> list[Pipeline]:
 
 def _paths(runs_dirs: Iterable[Path]) -> list[str]:
     """Return the folders in the index and in the given folders, each once. Colleagues' runs in a shared folder cannot be read."""
-    paths = [line["path"] for line in read_lines(state_folder() / "runs.jsonl") if isinstance(line.get("path"), str)]
-    for folder in runs_dirs:
-        with contextlib.suppress(OSError):
-            entries = os.scandir(folder.resolve())
-            paths += [str(Path(entry.path).resolve()) if entry.is_symlink() else entry.path for entry in entries]
-    return list(dict.fromkeys(paths))
+    return list(dict.fromkeys([*indexed(), *(path for folder in runs_dirs for path in paths_in(folder))]))
+
+
+def indexed() -> list[str]:
+    """Return the folders of the index, the oldest first."""
+    return [line["path"] for line in read_lines(state_folder() / "runs.jsonl") if isinstance(line.get("path"), str)]
+
+
+def paths_in(folder: Path) -> list[str]:
+    """Return what lies in a runs folder, links followed; nothing where it cannot be read."""
+    with contextlib.suppress(OSError, RuntimeError, ValueError):
+        entries = list(os.scandir(folder.resolve()))
+        return [str(Path(entry.path).resolve()) if entry.is_symlink() else entry.path for entry in entries]
+    return []
 
 
 def _runs_in(paths: Iterable[str]) -> list[Run]:
@@ -104,58 +116,6 @@ def _runs_in(paths: Iterable[str]) -> list[Run]:
             if record is not None:
                 dated.append((Record.parse(record).submitted_at, Run(Path(path))))
     return [run for _, run in sorted(dated, key=lambda item: item[0])]
-
-
-def find(word: str, runs_dirs: Iterable[Path] = ()) -> Run:
-    """Return the run that a person means by a path, a name, a unique prefix of one, a job id, PIPELINE/STAGE, or `last`."""
-    chosen = find_any(word, runs_dirs)
-    if isinstance(chosen, Pipeline):
-        stages = ", ".join(run.name for run in chosen.stages)
-        raise FvlaunchError(f"{chosen.name} is a pipeline, and this is about a single run", hint=f"name a stage of it: {stages}")
-    return chosen
-
-
-def find_any(word: str, runs_dirs: Iterable[Path] = ()) -> Run | Pipeline:
-    """Return the run or the pipeline that a person means by the same words."""
-    if "/" in word or word == ".":
-        return _by_path(word) or _stage(word, runs_dirs)
-    runs = known_whole(runs_dirs)
-    if not runs:
-        raise FvlaunchError("there are no runs yet", hint="fvlaunch submit shapes-finetune")
-    if word == "last":
-        return runs[-1]
-    for matches in (
-        [one for one in runs if one.name == word],
-        [one for one in runs if one.name.startswith(word)],
-        [run for run in known(runs_dirs) if word in ((read_json(run.record_file) or {}).get("job_ids") or ())],
-    ):
-        if len(matches) == 1:
-            return matches[0]
-        if matches:
-            places = "\n".join(f"  {one.path}" for one in matches[-10:])
-            raise FvlaunchError(f"{word!r} means {len(matches)} runs:\n{places}", hint="give more of the name, or the path")
-    raise FvlaunchError(f"no run is called {word!r}", hint="fvlaunch list runs")
-
-
-def _by_path(word: str) -> Run | Pipeline | None:
-    path = Path(word)
-    if (path / "run.json").is_file():
-        return Run(path.resolve())
-    return Pipeline(path.resolve()) if (path / PIPELINE_FILE).is_file() else None
-
-
-def _stage(word: str, runs_dirs: Iterable[Path]) -> Run:
-    """Return the run of PIPELINE/STAGE, the pipeline by its name, a unique prefix, or `last`."""
-    name, _, stage = word.partition("/")
-    pipelines = known_pipelines(runs_dirs)
-    exact = [one for one in pipelines if one.name == name] or [one for one in pipelines if name and one.name.startswith(name)]
-    chosen = pipelines[-1:] if name == "last" else exact
-    runs = [run for one in chosen for run in one.stages if run.path.name == stage]
-    if len(runs) == 1:
-        return runs[0]
-    if len(chosen) == 1:
-        raise FvlaunchError(f"{chosen[0].name} has no stage {stage!r}", hint=", ".join(run.name for run in chosen[0].stages))
-    raise FvlaunchError(f"{word} is not a run directory", hint="fvlaunch list runs")
 
 
 def _submitted_at(record: dict[str, Any]) -> float:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -23,6 +24,8 @@ from .types import STATES, RunStatus, entries_of
 
 __all__ = ["STATES", "JobObservation", "RunStatus", "judge", "judge_run", "last_metrics", "statuses_of"]
 
+SILENT_S = 14 * 86400.0
+"""A run of which nothing was heard for so long, and whose scheduler gives no answer here, is not waited for any more."""
 HEARD_S = 120.0
 """An agent says every ten seconds that it is there: one heard of so lately may be alive whatever else is silent."""
 
@@ -76,15 +79,17 @@ def judge_run(run: Run, record: Record, seen: JobObservation) -> RunStatus:
     attempts = read_attempts(run)
     beat = (read_json(run.heartbeat_file) or {}) if attempts else {}
     line = last_metrics(run.metrics_file) if attempts else {}
-    gone = seen.alive is False and record.state not in FINAL_STATES
+    unsure = seen.alive is not True and record.state not in FINAL_STATES
+    updated = max(record.updated_at, float(beat.get("time", 0)))
+    silent_s = max(0.0, time.time() - updated)
     state, reason = judge(
-        record, attempts, _remembered(run, record, seen) if gone else seen, run.intent() if gone else None, _heard_s(beat, attempts)
-    )
+        record, attempts, _remembered(run, record, seen) if unsure else seen, run.intent() if unsure else None, _heard_s(beat, attempts),
+        silent_s,
+    )  # fmt: skip
     step = int(line.get("step", 0)) or _counted(beat, attempts)
     max_steps = record.max_steps or max(step, int(beat.get("max_steps", 0)))
     step_s = beat.get("median_step_s") or line.get("step_s")
     running = state == "running"
-    updated = max(record.updated_at, float(beat.get("time", 0)))
     return RunStatus(
         run=run.name,
         recipe=record.recipe,
@@ -106,17 +111,21 @@ def judge_run(run: Run, record: Record, seen: JobObservation) -> RunStatus:
         eta_s=(max_steps - step) * step_s if running and step_s else None,
         allocation_left_s=_left_s(beat) if running else None,
         entries=entries_of(read_json(run.entries_file)) if attempts and state in FINAL_STATES else None,
-        stale_s=max(0.0, time.time() - updated) if seen.alive is None and state not in FINAL_STATES else None,
+        stale_s=silent_s if seen.alive is None and state not in FINAL_STATES else None,
     )
 
 
 def _remembered(run: Run, record: Record, seen: JobObservation) -> JobObservation:
-    """squeue forgets an ended job after minutes, and accounts are not everywhere: what was said of its end is kept with the run."""
+    """squeue forgets an ended job after minutes, and accounts are not everywhere: what was said of its end is kept with the run.
+
+    It is the last word also where the scheduler gives no answer any more.
+    """
     if seen.ended:
         if not any(_is_end_of(event, record) for event in run.events()):
-            run.event("job_ended", job_id=record.job_id, state=seen.ended, words=seen.words)
+            with contextlib.suppress(OSError):  # somebody else's run, or a full disk: what is seen is told all the same
+                run.event("job_ended", job_id=record.job_id, state=seen.ended, words=seen.words)
         return seen
-    said = [event for event in run.events() if _is_end_of(event, record)] if seen.absent else []
+    said = [event for event in run.events() if _is_end_of(event, record)] if seen.absent or seen.alive is None else []
     return JobObservation(alive=False, ended=str(said[-1].get("state", "")), words=str(said[-1].get("words", ""))) if said else seen
 
 
@@ -151,18 +160,24 @@ def _counted(beat: dict[str, Any], attempts: Sequence[Attempt]) -> int:
 
 
 def judge(
-    record: Record, attempts: Sequence[Attempt], seen: JobObservation, intent: Intent | None = None, heard_s: float | None = None
-) -> tuple[str, str]:
-    """(state, reason) of a run. Pure. `heard_s`: seconds since its agent was heard of."""
+    record: Record, attempts: Sequence[Attempt], seen: JobObservation, intent: Intent | None = None, heard_s: float | None = None,
+    silent_s: float = 0.0,
+) -> tuple[str, str]:  # fmt: skip
+    """(state, reason) of a run. Pure. `heard_s`: seconds since the agent of a running attempt was heard of; `silent_s`: since anything
+    of the run was."""
     if record.state in FINAL_STATES:
         return record.state, record.reason
     if record.state == "waiting":
         return "queued", "waits for the stage before it"
     mine = [a for a in attempts if a.generation == record.generation]
+    if seen.alive is None and (known := _last_known(mine, record, seen))[0] in FINAL_STATES:
+        return known
+    if seen.alive is None and silent_s > SILENT_S:
+        return "lost", _never_heard_again(record, known[0], seen, silent_s)
     if record.job_id is None and seen.job_id is None:
         return "submitting", seen.words or "not known yet whether the scheduler took it; fvlaunch resume adopts its job or submits again"
     if seen.alive is None:
-        return _last_known(mine), seen.words
+        return known
     if seen.alive:
         if seen.pending:
             return ("requeued" if mine or seen.again else "queued"), _waiting(mine, seen)
@@ -176,11 +191,30 @@ def _minutes(seconds: float | None) -> str:
     return f"{(seconds or 0) / 60:.0f} minutes"
 
 
-def _last_known(attempts: Sequence[Attempt]) -> str:
+def _last_known(attempts: Sequence[Attempt], record: Record, seen: JobObservation) -> tuple[str, str]:
     """By its own records only."""
     if not attempts:
-        return "queued"
-    return "requeued" if attempts[-1].next == "requeue" else "running"
+        return "queued", seen.words
+    last = attempts[-1]
+    if last.next == "end" and last.cause in _ENDS:  # its agent has decided, and could not write the record any more
+        again = "" if last.cause is Cause.FINISHED else f"; fvlaunch resume {record.name} goes on from the last checkpoint"
+        return _ENDS[last.cause], (last.failure.explain() if last.failure else f"its last attempt ended it ({last.cause})") + again
+    return ("requeued" if last.next == "requeue" else "running"), seen.words
+
+
+def _never_heard_again(record: Record, known: str, seen: JobObservation, silent_s: float) -> str:
+    was = known if record.job_id else "submitting"
+    on = f" on {record.scheduler}" if record.scheduler else ""
+    return f"nothing was heard of it{on} for {silent_s / 86400:.0f} days, when it was {was}, and nobody here can ask: {seen.words}"
+
+
+_ENDS = {
+    Cause.FINISHED: "finished",
+    Cause.STOPPED: "stopped",
+    Cause.CANCELLED: "cancelled",
+    **dict.fromkeys((Cause.CRASH, Cause.HANG, Cause.OUT_OF_MEMORY, Cause.NO_RESTART), "failed"),
+}
+"""What a run is when an attempt that ended so was its last."""
 
 
 def _waiting(attempts: Sequence[Attempt], seen: JobObservation) -> str:

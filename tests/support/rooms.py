@@ -36,7 +36,7 @@ ROOMS: dict[str, dict[str, str]] = {
         "seeding": "",
         "processes": "control",
         "control": "",
-        "command_line": "errors",
+        "command_line": "config errors",
         "own_code": "config errors",
         "__main__": "inference own_code config control errors",
         "forkserver": "__main__ methods models config control",
@@ -61,11 +61,14 @@ ROOMS: dict[str, dict[str, str]] = {
 """room -> the rooms of the same package that it may import"""
 
 ACROSS = {
+    ("fvlaunch/cli", "trainers.config"),
+    ("fvlaunch/runs", "trainers.config"),
     ("fvlaunch/config", "trainers.config"),
     ("fvlaunch/planning", "trainers.config"),
     ("fvlaunch/agent", "trainers.control"),
 }
-"""What the launcher may know of the trainers, and where: their configuration, and the exit codes of a rank."""
+"""What the launcher may know of the trainers, and where: their configuration (with what a refusal of the
+operating system means), and the exit codes of a rank."""
 
 NARROW = {
     ("lifecycle", "agent"): {"fvlaunch.agent.main.run_agent"},

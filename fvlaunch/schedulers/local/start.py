@@ -71,8 +71,8 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 
 def _child(message: dict[str, Any]) -> None:
     """In the detached child: hand the function to submitit's local executor and write down who runs it."""
-    os.umask(0o077)
     os.environ.update(message["environment"])
+    os.environ["TRAINER_UMASK"] = f"{os.umask(0o077):04o}"  # for what the job makes to be given away
     os.environ["PYTHONPATH"] = python_path(Path(message["code"]))
     module, _, name = message["function"].partition(":")
     executor = _executor(Path(message["folder"]), message["python"], message["setup"])

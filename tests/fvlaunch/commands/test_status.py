@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 
 from fvlaunch.cli import app
 from fvlaunch.commands import status as status_command
+from fvlaunch.files import append_line, publish_json
 from fvlaunch.runs.attempts import read_attempts
 from fvlaunch.runs.directory import Record, Run, create
 from fvlaunch.schedulers import local_process
@@ -129,11 +131,13 @@ def test_ctrl_c_ends_the_watching_and_nothing_else(run: Run, monkeypatch: pytest
     assert run.record_file.read_bytes() == before
 
 
-def test_the_newest_ten_and_all_that_are_not_over_are_shown(folder: Path) -> None:
+def test_the_newest_ten_and_all_that_are_not_over_or_lost_of_late_are_shown(folder: Path) -> None:
     for number in range(15):
-        state = "submitted" if number == 2 else "finished"
+        state = "submitted" if number in (1, 2) else "finished"
         record = {**RECORD.__dict__, "name": f"r{number:02}", "state": state, "submitted_at": float(number), "job_id": "local-1-1"}
-        create(folder / "runs" / f"r{number:02}", Record(**record))
+        made = create(folder / "runs" / f"r{number:02}", Record(**record))
+        if number == 1:
+            publish_json(made.record_file, {**record, "updated_at": time.time() - 20 * 86400})
     shown = [s["run"] for s in json.loads(called("status", "--json")[1])]
     assert shown == ["r02", *(f"r{number:02}" for number in range(5, 15))]
     assert len(json.loads(called("status", "--all", "--json")[1])) == 15
@@ -175,3 +179,28 @@ def test_of_many_runs_that_are_over_nothing_is_read_twice_unless_it_changed(fold
     assert (again["r03"]["last_checkpoint_step"], again["r05"]["reason"]) == (7, "changed")
     (folder / "state" / "fvlaunch" / "over.json").write_text('{"fields": "')  # only a cache
     assert len(json.loads(called("status", "--all", "--json")[1])) == len(first)
+
+
+def test_a_run_that_was_never_heard_of_again_has_its_place_in_time_and_keeps_its_last_word(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away = {"state": "submitted", "executor": "slurm", "scheduler": "gone", "job_id": "7"}
+    long_ago = time.time() - 90 * 86400
+    for number, name in enumerate(("queued", "cut-off", "ended", "lately")):
+        heard = time.time() if name == "lately" else long_ago
+        made = create(folder / "runs" / name, Record(**{**RECORD.__dict__, **away, "name": name, "submitted_at": float(number)}))
+        publish_json(made.record_file, {**made.record().__dict__, "updated_at": heard})
+        if name == "cut-off":
+            attempt(made, 1, heard, heard + 9, "out_of_memory", 30, decided={"next": "end"})
+        if name == "ended":
+            append_line(made.events_file, {"time": heard, "event": "job_ended", "job_id": "7", "state": "TIMEOUT", "words": ""})
+    monkeypatch.setenv("PATH", str(folder))  # no squeue
+    code, out = called("status", "--all", "--json")
+    states = {s["run"]: (s["state"], s["reason"]) for s in json.loads(out)}
+    assert states["queued"][0] == "lost" and "nothing was heard of it on gone for 90 days, when it was queued" in states["queued"][1]
+    assert states["cut-off"][0] == "failed" and states["ended"][0] == "stopped" and states["lately"][0] == "queued" and code == 3
+    for number in range(10):
+        create(folder / "runs" / f"new{number}", Record(**{**RECORD.__dict__, "name": f"new{number}", "submitted_at": 100.0 + number}))
+    assert [s["run"] for s in json.loads(called("status", "--json")[1])] == ["lately", *(f"new{number}" for number in range(10))]
+    shutil.rmtree(folder / "runs/lately")
+    assert called("status", "--json")[0] == 0 and called("status", "queued")[0] == 0

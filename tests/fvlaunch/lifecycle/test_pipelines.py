@@ -14,7 +14,7 @@ from fvlaunch.cli import app
 from fvlaunch.errors import ConfigError, FvlaunchError, NotFound, Problem
 from fvlaunch.lifecycle.pipeline_submit import chained
 from fvlaunch.planning.pipeline_plan import PipelinePlan, plan_pipeline
-from fvlaunch.runs import pipeline_directory, registry
+from fvlaunch.runs import pipeline_directory, run_names
 from fvlaunch.runs.directory import Record, create
 from fvlaunch.runs.pipeline_directory import Export, Pipeline, PipelineRecord, StageRecord
 from fvlaunch.status.pipeline_status import PipelineStatus, fold
@@ -256,14 +256,14 @@ def made(folder: Path) -> Made:
 def test_runs_and_stages_are_found_by_name_prefix_path_and_last(made: Made, folder: Path) -> None:
     pipeline, folders = made("chain", "finished", "waiting"), [folder / "runs"]
     for word in ("chain", "cha", "last", str(pipeline.path)):
-        found = registry.find_any(word, folders)
+        found = run_names.find_any(word, folders)
         assert isinstance(found, Pipeline) and found.path == pipeline.path
-    assert registry.find("chain/two", folders).path == registry.find("cha/two", folders).path == pipeline.path / "two"
-    assert registry.find("last/one", folders).name == "chain/one"
+    assert run_names.find("chain/two", folders).path == run_names.find("cha/two", folders).path == pipeline.path / "two"
+    assert run_names.find("last/one", folders).name == "chain/one"
     with pytest.raises(FvlaunchError, match="has no stage 'three'"):
-        registry.find("chain/three", folders)
+        run_names.find("chain/three", folders)
     with pytest.raises(FvlaunchError, match="is a pipeline"):
-        registry.find("chain", folders)
+        run_names.find("chain", folders)
 
 
 def test_a_stage_must_not_start_before_the_ones_it_follows_are_finished(made: Made) -> None:

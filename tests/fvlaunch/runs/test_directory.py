@@ -14,6 +14,7 @@ from fvlaunch.files import append_line, overwrite_json, publish_json, read_json,
 from fvlaunch.runs import registry
 from fvlaunch.runs.attempts import Cause, read_attempts
 from fvlaunch.runs.directory import Record, Run, create
+from fvlaunch.runs.run_names import find
 from tests.support.records import record
 
 
@@ -91,15 +92,15 @@ def test_run_means_a_name_a_prefix_a_job_a_path_or_last(tmp_path: Path) -> None:
     for n, name in enumerate(["apple", "apricot", "banana"]):
         run = create(tmp_path / name, record(name, submitted_at=float(n), job_ids=(f"10{n}",)))
         registry.remember(run.path)
-    assert registry.find("banana").name == "banana"
-    assert registry.find("b").name == "banana"
-    assert registry.find("101").name == "apricot"
-    assert registry.find("last").name == "banana"
-    assert registry.find(str(tmp_path / "apple")).name == "apple"
+    assert find("banana").name == "banana"
+    assert find("b").name == "banana"
+    assert find("101").name == "apricot"
+    assert find("last").name == "banana"
+    assert find(str(tmp_path / "apple")).name == "apple"
     with pytest.raises(FvlaunchError, match="means 2 runs"):
-        registry.find("ap")
+        find("ap")
     with pytest.raises(FvlaunchError, match="no run is called"):
-        registry.find("cherry")
+        find("cherry")
 
 
 def test_an_attempt_without_an_end_was_interrupted_unless_it_is_the_newest(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import traceback
 from typing import Any
 
 from fvlaunch.cli import app
-from fvlaunch.runs.registry import find
+from fvlaunch.runs.run_names import find
 from fvlaunch.schedulers.slurm import commands as slurm
 from fvlaunch.schedulers.slurm import submission
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +19,7 @@ from ...config.export_folder import COMPONENT, LORA_FILE, TRAINING
 from ...config.validation import ValidationConfig
 from ...diffusion.samplers import few_step_solver, solver, unshifted_sigmas
 from ...errors import UserError, first_line
-from ...files import new_folder, publish_folder
+from ...files import new_folder, publish_folder, usual_mode
 from ...own_code import with_built_in_sections
 from .model_card import Card, FewSteps, without_paths
 from .weights import ExportRequest, write_adapter, write_transformer
@@ -109,7 +110,7 @@ def _take_rest(request: ExportRequest, folder: Path) -> None:
 
 
 def _link_or_copy(path: Path, to: Path) -> None:
-    if path.stat().st_size >= _LINK_BYTES:
+    if path.stat().st_size >= _LINK_BYTES and stat.S_IMODE(path.stat().st_mode) == usual_mode(path):
         with suppress(OSError):  # another file system, or not ours to link
             os.link(path, to)
             return

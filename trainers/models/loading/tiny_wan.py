@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from ...files import fsync_path
+from ...files import fsync_path, give_usual_mode
 
 TEXT_DIM = 32
 BOUNDARY_RATIO = 0.875
@@ -40,7 +40,7 @@ def build(folder: Path, *, seed: int = 0, experts: int = 1) -> Path:
 
 def _publish(temporary: Path, folder: Path) -> None:
     for path in [*temporary.rglob("*"), temporary]:
-        path.chmod(0o755 if path.is_dir() else 0o644)
+        give_usual_mode(path)
         fsync_path(path)
     try:
         temporary.rename(folder)

@@ -17,6 +17,7 @@
 #SBATCH --time=1-00:00:00
 
 # setup
+export TRAINER_UMASK=$(umask) # for what a job makes to be given away
 umask 077
 export PYTHONPATH=/shared/runs/run-1/code${PYTHONPATH:+:$PYTHONPATH}
 export NCCL_DEBUG=WARN
