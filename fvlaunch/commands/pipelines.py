@@ -57,7 +57,7 @@ def submit(pipeline_plan: Any, *, words: dict[str, Any], take_snapshot: bool, wa
     from ..lifecycle.pipeline_submit import submit as submit_pipeline
     from ..planning import warnings
 
-    for line in dict.fromkeys(line for stage in pipeline_plan.stages for line in (*stage.notes, *warnings.warnings_of(stage))):
+    for line in dict.fromkeys(line for stage in pipeline_plan.stages for line in warnings.warnings_of(stage)):
         printing.say(line)
     pipeline = submit_pipeline(pipeline_plan, take_snapshot=take_snapshot, request=words)
     for run, stage in zip(pipeline.stages, pipeline_plan.stages, strict=True):

@@ -91,7 +91,7 @@ def too_full(plan: Plan) -> list[str]:
 
 def warnings(composed: Composed, plan: Plan) -> list[str]:
     """Return all warnings of a submission; none of them stops it."""
-    return [*plan.notes, *warnings_of(plan), *drift(composed, plan)]
+    return [*warnings_of(plan), *drift(composed, plan)]
 
 
 def warnings_of(plan: Plan) -> list[str]:
