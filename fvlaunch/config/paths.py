@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -36,12 +37,41 @@ def named(cluster: Node, cwd: Path, environment: Mapping[str, str]) -> tuple[Nod
 
 
 def cluster_folders(cluster: Node, cwd: Path) -> Node:
-    """Put runs_dir, and an interpreter that is not just a name, under the working directory."""
+    """Put runs_dir, and an interpreter that is not just a name, under the working directory; notify's program beside its profile."""
     values = dict(cluster.value)
+    if "notify" in values and isinstance(values["notify"].value, dict) and "command" in values["notify"].value:
+        notify = values["notify"]
+        values["notify"] = replace(notify, value={**notify.value, "command": _beside_profile(notify.value["command"], cwd)})
     for key in ("runs_dir", "python"):
         if key in values and isinstance(values[key].value, str) and (key == "runs_dir" or "/" in values[key].value):
             values[key] = _absolute(values[key], cwd)
     return replace(cluster, value=values)
+
+
+def _beside_profile(command: Node, cwd: Path) -> Node:
+    """Return notify's command with its program, and the files among its arguments, as absolute paths: it runs in the run directory.
+
+    What begins with ./, ../ or ~/ lies relative to the file that the command is written in; --set has the working directory.
+    """
+    if isinstance(command.value, str):
+        try:
+            words = shlex.split(command.value)
+        except ValueError:  # told when it is typed
+            return command
+        command = replace(command, value=[replace(command, value=word) for word in words])
+    if not isinstance(command.value, list):
+        return command
+    folder = (cwd / command.place.file).parent if command.place.line else cwd
+    made = []
+    for number, word in enumerate(command.value):
+        text = word.value if isinstance(word.value, str) else ""
+        meant = "/" in text if number == 0 else text.startswith(("./", "../", "~/")) and _absolute_text(text, folder).exists()
+        made.append(replace(word, value=str(_absolute_text(text, folder))) if meant else word)
+    return replace(command, value=made)
+
+
+def _absolute_text(text: str, folder: Path) -> Path:
+    return Path(os.path.normpath(folder / os.path.expanduser(text)))  # noqa: PTH111
 
 
 def recipe_folders(recipe: Node, cwd: Path) -> Node:

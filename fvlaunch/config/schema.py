@@ -227,8 +227,8 @@ class Notify(Section):
     on: Annotated[list[NotifyOn], Field(min_length=1)] = ["failed", "finished", "stalled"]
     """After which events the command runs. stalled: an attempt hung, or crashed without reaching a new step."""
     command: Annotated[list[str], BeforeValidator(_words), Field(min_length=1)]
-    """The program and its arguments: a list, or a line that is split as a shell would split it. No shell runs it. The event is a JSON
-    object on its standard input."""
+    """The program and its arguments: a list, or a line that is split as a shell would split it. No shell runs it. ./NAME lies beside this
+    profile. The event is a JSON object on its standard input."""
     timeout_s: PositiveFloat = 30
     """The command is killed after this time."""
 

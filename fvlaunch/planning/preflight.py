@@ -20,6 +20,7 @@ from ..config.compose import Composed
 from ..config.strict_yaml import KeyPath
 from ..config.values import dotted
 from ..errors import ConfigError, Problem
+from . import notify_check
 from .plan import in_container
 
 BUILT_IN = ("tiny-wan", "tiny-wan-a14b", "shapes")
@@ -36,6 +37,7 @@ def check_inputs(composed: Composed, made_before: Collection[str] = ()) -> None:
     if in_container(composed.cluster.srun_args):
         return
     problems = [
+        *notify_check.problems_of(composed),
         *_own_code(composed),
         *_train(composed, made_before),
         *_preprocess(composed, made_before),

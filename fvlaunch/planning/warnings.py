@@ -14,6 +14,7 @@ from ..config import own_files
 from ..config import secrets as secret_values
 from ..config.compose import Composed
 from ..runs.directory import Run
+from . import notify_check
 from .plan import Plan
 
 GB = 1e9
@@ -95,7 +96,7 @@ def warnings(composed: Composed, plan: Plan) -> list[str]:
 
 
 def warnings_of(plan: Plan) -> list[str]:
-    return [*plan.notes, *too_much(plan), *too_full(plan), *without_secrets(plan)]
+    return [*plan.notes, *too_much(plan), *too_full(plan), *without_secrets(plan), *notify_check.warnings_of(plan)]
 
 
 def without_secrets(plan: Plan) -> list[str]:
