@@ -69,8 +69,10 @@ def outputs(path: Path, files: list[Path]) -> list[str]:
 
 
 def places_beside(path: Path) -> list[Path]:
-    """Return where what belongs to a data.path may lie (its prompts, its holdout): in it, beside it; of a file up to four folders up."""
-    return [path, *list(path.parents)[: 4 if path.is_file() else 1]]
+    """Return where what belongs to a data.path may lie (its prompts, its holdout): in it, beside it; of a file up to four folders up. Where
+    it is a link, also beside what it leads to."""
+    levels = 4 if path.is_file() else 1
+    return list(dict.fromkeys(place for there in (path, path.resolve()) for place in (there, *list(there.parents)[:levels])))
 
 
 def _root(path: Path) -> Path:

@@ -118,9 +118,10 @@ def choose_splits(folder: Path, lists: list[Path], split: str | None) -> tuple[l
     return chosen, None
 
 
-def candidates(folder: Path, files: Sequence[Path]) -> list[Path]:
+def candidates(folder: Path, files: Sequence[Path], *, needs_video: bool) -> list[Path]:
     """Return the files in a folder that may be a list of any name."""
-    return [path for path in files if path.parent == folder and path.suffix.lower() in list_files.SUFFIXES]
+    suffixes = list_files.SUFFIXES if needs_video else (*list_files.SUFFIXES, *list_files.TEXTS)
+    return [path for path in files if path.parent == folder and path.suffix.lower() in suffixes]
 
 
 def unrecognised(folder: Path, files: Sequence[Path], *, needs_video: bool) -> UserError:
@@ -136,9 +137,10 @@ def unrecognised(folder: Path, files: Sequence[Path], *, needs_video: bool) -> U
 
 
 def _lists_in_folders(folder: Path, files: Sequence[Path]) -> list[Path]:
-    """Return the metadata lists in folders below, the outermost ones, one a folder."""
+    """Return the lists of known names in folders below, the outermost ones, one a folder."""
     lists: dict[Path, Path] = {}
     for path in files:
-        if path.parent != folder and path.stem.lower() == "metadata" and path.suffix.lower() in list_files.SUFFIXES:
+        metadata = path.stem.lower() == "metadata" and path.suffix.lower() in list_files.SUFFIXES
+        if path.parent != folder and (metadata or path.name.lower() == MERGED):
             lists.setdefault(path.parent, path)
     return [path for place, path in lists.items() if not any(above in lists for above in place.parents)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,8 @@ TEXTS = (".txt", ".text")
 SUFFIXES = (".json", *JSON_LINES, *DELIMITED)
 """Suffixes of lists of clips, or of prompts, in lower case; TEXTS are of prompts alone."""
 _DELIMITERS = (",", ";", "\t", "|")
+_BACKSLASHED = re.compile(r'\\"(?!\s*(?:[,;\t|\n]|$))')
+"""A quote inside a field that is escaped by a backslash, as Spark writes it, and not doubled: no field can end there."""
 _NONE = "\x1f"
 """A delimiter that no text has: a table of one column needs none."""
 
@@ -63,7 +66,7 @@ def names(listed: list[Row]) -> list[str]:
 def _json(path: Path) -> list[Row]:
     text = text_files.read(path)
     try:
-        value = json.loads(text)
+        value = _loads(text)
     except (ValueError, RecursionError) as error:
         by_line = _parsed(text)
         if len(by_line) > 1 and not any(row.problem for row in by_line):
@@ -73,6 +76,11 @@ def _json(path: Path) -> list[Row]:
     if listed is None:
         raise UserError(f"{path} is not a list", 'it is a list of {"path": "clip.mp4", "cap": "what it shows"}')
     return [Row(number, row) for number, row in enumerate(listed)]
+
+
+def _loads(text: str) -> Any:
+    """Parse JSON, in whose strings tabs and other control characters may stand as they are."""
+    return json.loads(text, strict=False)
 
 
 def _entries_of(value: Any) -> list[Any] | None:
@@ -101,7 +109,7 @@ def _parsed(text: str) -> list[Row]:
 
 def _parsed_line(number: int, place: int, line: str) -> Row:
     try:
-        return Row(number, json.loads(line))
+        return Row(number, _loads(line))
     except (ValueError, RecursionError):
         return Row(number, None, Rejected("bad_entry", f"line {place} cannot be read as an entry"))
 
@@ -111,6 +119,8 @@ def _parsed_line(number: int, place: int, line: str) -> Row:
 
 def _delimited(path: Path, columns: Columns) -> Iterator[Row]:
     text = text_files.read(path).lstrip(" \n")
+    if _BACKSLASHED.search(text):
+        text = text.replace('\\"', '""')
     delimiter = None
     if text[:4].lower() == "sep=":  # as Excel writes it
         delimiter, _, text = text[4:5], *text[5:].partition("\n")[1:]

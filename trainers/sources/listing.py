@@ -137,7 +137,7 @@ def _of_split(folder: Path, files: list[Path], split: str | None) -> list[Path]:
 
 def _any_list(folder: Path, files: Sequence[Path], wanted: Columns) -> list[Layout]:
     """Return the one list of whatever name in a folder whose columns are known; UserError where there are several."""
-    usable = [path for path in layouts.candidates(folder, files) if _has_columns(path, wanted)]
+    usable = [path for path in layouts.candidates(folder, files, needs_video=wanted.needs_video) if _has_columns(path, wanted)]
     if len(usable) > 1:
         raise UserError(f"{folder} holds several lists: {', '.join(path.name for path in usable)}", f"source: {usable[0]} names one")
     return [Layout("any list", path.name, [path]) for path in usable]
@@ -147,10 +147,11 @@ def _has_columns(path: Path, wanted: Columns) -> bool:
     try:
         rows = list_files.rows(path, wanted)
         there = list_files.names(rows)
-        listed.check_columns(str(path), there, wanted)
+        if there:
+            listed.check_columns(str(path), there, wanted)
     except UserError:
         return False
-    return bool(there)
+    return bool(there) or any(isinstance(row.value, str) for row in rows if not wanted.needs_video)
 
 
 def _left_out(files: Sequence[Path], found: Sequence[Entry], chosen: Layout) -> list[str]:

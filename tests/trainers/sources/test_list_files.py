@@ -176,3 +176,23 @@ def test_of_two_columns_of_captions_the_one_that_is_taken_is_told(tmp_path: Path
     assert captions(found.entries) == {"a.mp4": "short"}
     assert found.remarks == ["metadata.csv: the caption is taken from 'caption', not from 'text'"]
     assert read(tmp_path, Columns(caption="Text")).remarks == []
+
+
+def test_quotes_that_a_backslash_escapes_are_quotes(tmp_path: Path) -> None:
+    (touch(tmp_path, "a.mp4", "b.mp4") / "metadata.csv").write_text('path,caption\na.mp4,"a \\"red\\" car, fast"\nb.mp4,"a 5\\""\n')
+    assert captions(entries(tmp_path, Columns())) == {"a.mp4": 'a "red" car, fast', "b.mp4": 'a 5"'}
+    (tmp_path / "metadata.csv").write_text('path,caption\n"C:\\set\\a.mp4","ends in \\"\nb.mp4,"a ""red"" car"\n')
+    assert captions(entries(tmp_path, Columns())) == {"a.mp4": "ends in \\", "b.mp4": 'a "red" car'}
+
+
+def test_control_characters_may_stand_in_json(tmp_path: Path) -> None:
+    (touch(tmp_path, "a.mp4") / "metadata.jsonl").write_text('{"path": "a.mp4", "cap": "a\tlamp\x0bit\x0cturns"}\n')
+    assert captions(entries(tmp_path, Columns())) == {"a.mp4": "a\tlamp\x0bit\x0cturns"}
+
+
+def test_a_folder_with_one_list_of_prompts_is_that_list(tmp_path: Path) -> None:
+    (tmp_path / "train.txt").write_text("one\ntwo\n")
+    assert [entry.caption for entry in entries(tmp_path, WORDS)] == ["one", "two"]
+    (tmp_path / "more.jsonl").write_text('{"prompt": "three"}')
+    with pytest.raises(UserError, match=r"several lists: more\.jsonl, train\.txt\nhint: source: .*more\.jsonl"):
+        entries(tmp_path, WORDS)
