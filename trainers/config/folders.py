@@ -35,7 +35,7 @@ def files(folder: Path) -> list[Path]:
         link = left.popleft()
         if link == folder or not _is_loop(link, folder):
             left.extend(sorted(_list_tree(link, found, seen)))
-    return sorted(found)
+    return sorted(found, key=lambda path: path.parts)  # as paths are ordered, and several times as fast
 
 
 def _list_tree(top: Path, found: list[Path], seen: set[tuple[int, int]]) -> list[Path]:

@@ -66,7 +66,7 @@ def pair(files: Sequence[Path]) -> Pairs:
     rare = [path for path in files if path.suffix.lower() in RARE_SUFFIXES and path.with_suffix("") not in taken]
     own = [path for path in rare if captions.of(path)]
     counted = own or ([] if plain else rare)
-    clips = {path: captions.of(path) for path in sorted([*plain, *counted])}
+    clips = {path: captions.of(path) for path in sorted([*plain, *counted], key=lambda path: path.parts)}
     used = {caption for found in clips.values() for caption in found}
     lonely = [path for path in captions.files if path not in used and path.suffix.lower() in _TEXTS] if clips else []
     return Pairs(clips, sorted(lonely), [path for path in rare if path not in clips])

@@ -58,7 +58,7 @@ def files_below(folder: Path) -> list[Path]:
 
 def present(folder: Path, files: Sequence[Path], pairs: beside.Pairs, split: str | None, *, needs_video: bool) -> list[Layout]:
     """Return the layouts that a folder has, the one to take first."""
-    top = {path.name.lower(): path for path in sorted(files, reverse=True) if path.parent == folder}
+    top = {path.name.lower(): path for path in reversed(files) if path.parent == folder}
     first = [Layout("list", name, [folder / name]) for name in _FIRST if (folder / name) in set(top.values())]
     tables = [path for path in files if path.suffix.lower() in TABLES and of_split(path.relative_to(folder), split)]
     prompts = next((top[name] for name in _PROMPTS if name in top), None)
