@@ -27,16 +27,19 @@ PLAIN_EVERY_S = 15.0
 
 
 def wait(run: Run, *, quiet: bool = False) -> tuple[int, RunStatus | None]:
-    """Wait until a run is over: (exit code, its last status). 0 finished, 1 any other end, 130 detached by Ctrl-C."""
+    """Wait until a run is over: (exit code, its last status). 0 finished, 1 any other end, 130 detached by Ctrl-C.
+
+    1 too where its job can never start as it is. One that is held may be released: that is said, and waited for.
+    """
     try:
-        status = _until_over(run, shower(quiet))
+        status = _until_over(run, shower(quiet), _hold_teller())
     except KeyboardInterrupt:
         sys.stderr.write(f"\ndetached; {run.name} goes on. fvlaunch attach {run.name} comes back to it, fvlaunch stop {run.name} ends it\n")
         return EXIT_DETACHED, None
     return (0 if status.state == "finished" else 1), status
 
 
-def _until_over(run: Run, show: Callable[[RunStatus | None], None]) -> RunStatus:
+def _until_over(run: Run, show: Callable[[RunStatus | None], None], tell_hold: Callable[[RunStatus], None]) -> RunStatus:
     asked_at, status = float("-inf"), None
     try:
         while True:
@@ -47,12 +50,28 @@ def _until_over(run: Run, show: Callable[[RunStatus | None], None]) -> RunStatus
             elif status is not None:
                 status = _refreshed(run, status)
             if status is not None:
+                tell_hold(status)
                 show(status)
-                if status.is_over and not isinstance(unreachable, SchedulerUnreachable):
+                if (status.is_over or status.blocked == "never") and not isinstance(unreachable, SchedulerUnreachable):
                     return status
             time.sleep(POLL_S)
     finally:
         show(None)
+
+
+def _hold_teller() -> Callable[[RunStatus], None]:
+    """Return a function that says once of each hold that somebody has to release the job: also where nothing else is shown."""
+    told: str | None = None
+
+    def tell(status: RunStatus) -> None:
+        nonlocal told
+        held = status.reason if status.blocked == "held" else None
+        if held is not None and held != told:
+            sys.stderr.write(f"{status.run} waits for somebody: {held}\n")
+            sys.stderr.flush()
+        told = held
+
+    return tell
 
 
 def rarely_over(run: Run) -> Callable[[], bool]:
@@ -152,12 +171,13 @@ def describe(status: RunStatus, *, name: bool = True) -> str:
 
 def wait_for_pipeline(pipeline: Pipeline, *, quiet: bool = False) -> tuple[int, PipelineStatus | None]:
     """Follow a pipeline through its stages: (exit code, its last status). 0 all finished, 1 any other end, 130 detached by Ctrl-C."""
-    show = shower(quiet)
+    show, tell_hold = shower(quiet), _hold_teller()
     try:
         while True:
             whole, unreachable = of_one(pipeline)
+            tell_hold(whole.current)
             show(whole.current)
-            if whole.is_over and unreachable is None:
+            if (whole.is_over or whole.current.blocked == "never") and unreachable is None:
                 return (0 if whole.state == "finished" else 1), whole
             _pause(pipeline, whole)
     except KeyboardInterrupt:

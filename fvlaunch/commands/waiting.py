@@ -36,6 +36,8 @@ def wait_until_over(run: Run, *, quiet: bool, json_: bool) -> int:
     printing.say(f"{describe(status)}")
     if status.state == "finished":
         printing.say(what_next(run, status))
+    elif status.blocked is not None:
+        printing.say(f"it does not start as it is, and its job stays in the queue\nnext:     fvlaunch cancel {run.name}")
     elif status.state in ("failed", "lost"):
         printing.say(f"{status.reason}\nnext:     fvlaunch logs {run.name}\n          fvlaunch resume {run.name}")
     return code

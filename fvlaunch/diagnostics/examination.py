@@ -50,7 +50,8 @@ def _slurm(cluster: Cluster, name: str, *, node: bool, wait_s: float) -> Iterato
         yield Finding("Slurm", Verdict.FAIL, error.message, error.hint)
         return
     yield Finding("Slurm", Verdict.OK, f"{config.get('ClusterName', '?')}, version {config.get('SLURM_VERSION', '?')}")
-    yield from check_site(Site(cluster, config, partitions, measured_save(name)))
+    problem = slurm_site.accounts_problem() if config.get("AccountingStorageType", "").endswith("/slurmdbd") else ""
+    yield from check_site(Site(cluster, config, partitions, measured_save(name), problem))
     if node:
         yield from _node(cluster, wait_s)
 

@@ -42,6 +42,8 @@ class Site:
     partitions: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     save_s: float | None = None
     """The longest save measured in this account's runs there."""
+    accounts_problem: str = ""
+    """Why the accounts give no answer, where Slurm is configured to keep any; empty: they do."""
 
 
 def check_site(site: Site) -> list[Finding]:
@@ -168,6 +170,9 @@ def _records(site: Site) -> Iterator[Finding]:
     if kept.endswith("/none") or not kept:
         cure = "status then knows an ended job by fvlaunch's own records; nothing has to be done"
         yield Finding("accounting", Verdict.WARN, f"none; Slurm forgets an ended job after {age:g} s", cure)
+    elif site.accounts_problem:
+        cure = "ask the administrators (slurmdbd); until then status knows an ended job only by fvlaunch's own records"
+        yield Finding("accounting", Verdict.WARN, f"{kept}, which gives no answer: {site.accounts_problem}", cure)
     else:
         yield Finding("accounting", Verdict.OK, kept)
     if age < 60:

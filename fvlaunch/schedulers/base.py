@@ -32,6 +32,15 @@ class JobPhase(Enum):
     OVER = "over"
 
 
+class Blocked(str, Enum):
+    """Why a waiting job does not start by itself, however long it waits."""
+
+    HELD = "held"
+    """Until somebody releases it."""
+    NEVER = "never"
+    """As long as it asks for what it asks: it has to be changed, or ended."""
+
+
 class NoticeCause(Enum):
     """Why a job gets a signal now, as its scheduler knows it; `runs.attempts.Cause` is what ended an attempt, whoever did."""
 
@@ -136,6 +145,8 @@ class JobObservation:
     """Of a job found by its token, where the record has none yet, or one that has handed over to it."""
     absent: bool = False
     """The scheduler answers and does not know it, nor do the accounts."""
+    blocked: Blocked | None = None
+    """It waits, and does not start by itself."""
 
 
 @dataclass(frozen=True)

@@ -111,6 +111,7 @@ def judge_run(run: Run, record: Record, seen: JobObservation) -> RunStatus:
         eta_s=(max_steps - step) * step_s if running and step_s else None,
         allocation_left_s=_left_s(beat) if running else None,
         entries=entries_of(read_json(run.entries_file)) if attempts and state in FINAL_STATES else None,
+        blocked=seen.blocked.value if seen.blocked is not None and state in ("queued", "requeued") else None,
         stale_s=silent_s if seen.alive is None and state not in FINAL_STATES else None,
     )
 

@@ -39,6 +39,8 @@ class RunStatus:
     allocation_left_s: float | None = None
     stale_s: float | None = None
     """The scheduler could not be asked: seconds since this was last known."""
+    blocked: str | None = None
+    """Its job waits and does not start by itself: `held` until somebody releases it, `never` as long as it asks for what it asks."""
     entries: dict[str, Any] | None = None
     """Of a preprocessing that is over: `entries` of its source, those `used`, of these `holdout`, `rejected`, and their number by
     `reasons`, the commonest first."""

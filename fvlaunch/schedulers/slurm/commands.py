@@ -49,11 +49,12 @@ __all__ = [
 
 TIMEOUT_S = 10.0
 _LEAKING = re.compile(r"(SLURM|SBATCH|SRUN|SQUEUE|SALLOC|SACCT|SCANCEL|SCONTROL|SINFO)_")
-_NO_ANSWER = (  # "Unexpected message" is what scontrol requeue says when nobody listens
+NO_ANSWER = (  # "Unexpected message" is what scontrol requeue says when nobody listens
     "contact slurm controller|timed out|Unexpected message received|Zero Bytes were transmitted|[Cc]onnection (refused|failure)"
     "|standby mode|configuration source|fetch_config|[Aa]uthentication|[Mm]unge|talking to the database|slurm_persist_conn"
     "|Resource temporarily unavailable"
 )
+_MUNGE_HINT = "munged does not run on this machine, or its socket cannot be reached: `munge -n` tells; ask the administrators"
 _NO_SUCH_JOB = "Invalid job id"
 _NO_ACCOUNTING = "accounting storage is disabled"
 
@@ -166,7 +167,7 @@ def hostnames(nodes: str, timeout_s: float = TIMEOUT_S) -> list[str]:
 def test_only(argv: Sequence[str], timeout_s: float = TIMEOUT_S) -> TestOnly:
     """Ask whether Slurm would take `sbatch ARGV`; nothing is submitted."""
     done = _run(["sbatch", "--test-only", *argv], timeout_s, dates=False)
-    if done.returncode and re.search(_NO_ANSWER, done.stderr):
+    if done.returncode and re.search(NO_ANSWER, done.stderr):
         raise _unreachable(done)
     return answers.parse_test_only(done.returncode, done.stderr)
 
@@ -238,7 +239,7 @@ def _tell(argv: list[str], timeout_s: float, done_already: str | None = None) ->
         return True
     if _NO_SUCH_JOB in done.stderr:
         return False
-    if re.search(_NO_ANSWER, done.stderr):
+    if re.search(NO_ANSWER, done.stderr):
         raise _unreachable(done)
     raise SchedulerRefused(f"{' '.join(argv)}: {_said(done)}", hint=_hint(done.stderr))
 
@@ -268,12 +269,13 @@ def _run(argv: list[str], timeout_s: float, *, dates: bool = True) -> subprocess
 
 
 def _unreachable(done: subprocess.CompletedProcess[str]) -> SchedulerUnreachable:
-    return SchedulerUnreachable(f"{done.args[0]}: {_said(done)}", hint="`scontrol ping` tells whether the controller is up")
+    said = _said(done)
+    hint = _MUNGE_HINT if "munge" in said.lower() else "`scontrol ping` tells whether the controller is up"
+    return SchedulerUnreachable(f"{done.args[0]}: {said}", hint=hint)
 
 
 def _said(done: subprocess.CompletedProcess[str]) -> str:
-    lines = [line.strip() for line in (done.stderr or done.stdout).splitlines() if line.strip()]
-    return lines[0] if lines else f"ended with {done.returncode}"
+    return answers.complaint(done.stderr or done.stdout) or f"ended with {done.returncode}"
 
 
 def _checked(job_id: str) -> str:

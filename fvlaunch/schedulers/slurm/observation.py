@@ -14,7 +14,8 @@ from typing import Protocol
 from ...errors import FvlaunchError, SchedulerUnreachable
 from ..base import JobObservation, JobPhase, JobRef, Liveness
 from . import commands as slurm
-from .states import has_ended, is_over
+from . import waiting_reasons
+from .states import has_ended, is_over, is_waiting
 
 PATIENCE_S = 3.0
 """For all that is asked of the scheduler for one status: without an answer, the last known is told within 5 s."""
@@ -74,10 +75,12 @@ def _listed(ref: JobRef, queue: Mapping[str, slurm.QueuedJob], by_token: Mapping
     job = own if is_own else other or own
     if job is None or not belongs(job, ref.token):
         return None
-    words = slurm.explain(job.state, job.reason, job.exit_code, job.job_id)
+    words = slurm.explain(job.state, job.reason, job.exit_code, job.job_id, job.priority)
     if has_ended(job.state, job.end_at):
         return JobObservation(alive=False, ended=job.state, words=words, job_id=job.job_id)
-    return JobObservation(alive=True, pending=job.state == "PENDING", again=job.restarts > 0, words=words + _until(job), job_id=job.job_id)
+    waits = is_waiting(job.state)
+    blocked = waiting_reasons.blocked(job.reason, job.state, job.priority, job.partition) if waits else None
+    return JobObservation(True, waits, job.restarts > 0, words + _until(job), job_id=job.job_id, blocked=blocked)
 
 
 def _until(job: slurm.QueuedJob) -> str:
@@ -157,4 +160,4 @@ def phase(job: JobRef) -> JobPhase:
     details = slurm.job(job.job_id) if job.job_id is not None else None
     if details is None or has_ended(details.state, details.end_at):
         return JobPhase.OVER
-    return JobPhase.WAITING if details.state == "PENDING" else JobPhase.STARTED
+    return JobPhase.WAITING if is_waiting(details.state) else JobPhase.STARTED

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 FIELD, RECORD = "\x1f", "\x1e"
 QUEUE_FIELDS = (  # as squeue -O has them
-    "JobID,Name,State,Reason,NodeList,SubmitTime,StartTime,EndTime,TimeLeft,RestartCnt,Partition,exit_code,Comment,WorkDir"
+    "JobID,Name,State,Reason,NodeList,SubmitTime,StartTime,EndTime,TimeLeft,RestartCnt,Partition,exit_code,PriorityLong,Comment,WorkDir"
 )
 ACCOUNT_FIELDS = "JobID,State,ExitCode,Submit,Start,End,NodeList,WorkDir,JobName,Comment"
 _FREE_TEXT = ("JobName", "Command", "WorkDir", "Comment", "AdminComment", "SystemComment", "StdErr", "StdIn", "StdOut")
@@ -37,6 +37,8 @@ class QueuedJob:
     partition: str
     exit_code: str
     """Code and signal, as in "0:15"."""
+    priority: int | None
+    """0: held."""
     comment: str
     work_dir: str
 
@@ -97,18 +99,20 @@ def parse_queue(text: str) -> dict[str, QueuedJob]:
     found = {}
     for record in text.split(RECORD):
         fields = [_text(value) for value in record.lstrip("\n").split(FIELD)]
-        if len(fields) > 13:
+        if len(fields) > 14:
             job = _queued(fields)
             found[job.job_id] = job
     return found
 
 
 def _queued(fields: list[str]) -> QueuedJob:
-    job_id, name, state, reason, nodes, submitted, start, end, left, restarts, partition, code, *rest = fields
+    job_id, name, state, reason, nodes, submitted, start, end, left, restarts, partition, code, priority, *rest = fields
     comment, work_dir = FIELD.join(rest[:-1]), rest[-1]
     seconds, again = duration_s(left) if state == "RUNNING" else None, _number(restarts) or 0
     times = _number(submitted), _number(start), _number(end)
-    return QueuedJob(job_id, name, state, reason, nodes, *times, seconds, again, partition, _exit_code(code), comment, work_dir)
+    return QueuedJob(
+        job_id, name, state, reason, nodes, *times, seconds, again, partition, _exit_code(code), _number(priority), comment, work_dir
+    )
 
 
 def _exit_code(text: str) -> str:
@@ -183,6 +187,17 @@ def parse_test_only(returncode: int, stderr: str) -> TestOnly:
     if returncode == 0:
         return TestOnly(True, start[1] if start else "", "")
     return TestOnly(False, "", "; ".join(dict.fromkeys(lines)) or f"sbatch ended with {returncode}")
+
+
+_CAUSES = re.compile(r"munge \w+ failed|failed to access|permission denied|connection refused|unable to contact", re.IGNORECASE)
+_ADVICE = re.compile(r"if munged is up, restart", re.IGNORECASE)
+
+
+def complaint(text: str) -> str:
+    """Return all that a command of Slurm's said when it failed, in one line: the cause first, advice for another cause last."""
+    lines = (re.sub(r"^\w+: (error|fatal): |^slurm_\w+ error: ", "", line.strip()) for line in text.splitlines())
+    kept = dict.fromkeys(line for line in lines if line)
+    return "; ".join(sorted(kept, key=lambda line: 2 if _ADVICE.search(line) else 0 if _CAUSES.search(line) else 1))
 
 
 def parse_version(text: str) -> tuple[int, ...] | None:

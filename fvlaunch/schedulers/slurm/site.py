@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import functools
 import re
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
-from ...errors import SchedulerRefused
+from ...errors import SchedulerRefused, SchedulerUnreachable
 from . import commands as slurm
 from . import parsing as answers
 
@@ -47,6 +48,16 @@ def partitions(timeout_s: float = slurm.TIMEOUT_S) -> dict[str, dict[str, str]]:
         raise slurm._unreachable(done)
     found = [dict(_PAIR.findall(part)) for part in done.stdout.split("\n\n")]
     return {facts["PartitionName"]: facts for facts in found if "PartitionName" in facts}
+
+
+def accounts_problem(timeout_s: float = slurm.TIMEOUT_S) -> str:
+    """Return why the accounts give no answer, in Slurm's words; empty where they answer."""
+    if shutil.which("sacct") is None:
+        return "sacct is not on PATH"
+    try:
+        return "" if slurm._sacct(["--starttime=now"], timeout_s) is not None else "sacct says that they are disabled"
+    except SchedulerUnreachable as error:
+        return error.message
 
 
 def submit_script(script: Path, timeout_s: float = 30.0) -> str:

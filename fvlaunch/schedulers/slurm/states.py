@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 
 from ..base import NoticeCause
+from . import waiting_reasons
 from .parsing import JobDetails
 
 
@@ -35,27 +36,6 @@ def _preempted_in_this_life(details: JobDetails) -> bool:
     return details.preempted_at is not None and (details.start_at is None or details.preempted_at >= details.start_at)
 
 
-_WAITING = {
-    "BeginTime": "waits for its begin time; after a requeue that is about two minutes on a usual site",
-    "Resources": "is next in line and waits for nodes to become free",
-    "Priority": "waits behind jobs of higher priority; `sprio -j {job}` shows the parts, `squeue --start -j {job}` a guessed start",
-    "Dependency": "waits for the job it depends on to end",
-    "DependencyNeverSatisfied": "waits for ever: the job it depends on failed; `scancel {job}`",
-    "JobHeldUser": "is held by its owner; `scontrol release {job}`",
-    "JobHeldAdmin": "is held by an administrator; ask them to release it",
-    "JobHoldMaxRequeue": "was requeued too often (MaxBatchRequeue), so Slurm holds it; `scontrol release {job}`",
-    "launch_failed_requeued_held": "could not be launched on its node and is held; `scontrol release {job}`",
-    "ReqNodeNotAvail": "waits for a node that is down, drained or reserved; `sinfo -R` says why, `scontrol show job {job}` which",
-    "Reservation": "waits for its reservation to begin",
-    "PartitionDown": "waits: its partition is down; `sinfo` shows it",
-    "PartitionInactive": "waits: its partition takes no jobs at present; `sinfo` shows it",
-    "PartitionNodeLimit": "asks for more nodes than its partition allows; `scontrol show partition` shows the limit",
-    "PartitionTimeLimit": "asks for more time than its partition allows; `scontrol update jobid={job} TimeLimit=...` shortens it",
-    "BadConstraints": "asks for what no node has; `scontrol show job {job}` shows it",
-    "Licenses": "waits for a licence",
-    "InvalidAccount": "has an account that is not valid here; `sacctmgr show associations user=$USER` lists yours",
-    "InvalidQOS": "has a QOS that is not valid here; `sacctmgr show associations user=$USER` lists yours",
-}
 _ENDED = {
     "COMPLETED": "ended by itself with exit code 0",
     "CANCELLED": "was cancelled",
@@ -74,41 +54,31 @@ _GOING = {
     "SUSPENDED": "is suspended by the scheduler and goes on by itself",
     "STOPPED": "is stopped by a signal; `scancel --signal=CONT {job}`",
     "REQUEUED": "is being requeued",
-    "REQUEUE_HOLD": "was requeued and is held; `scontrol release {job}`",
-    "SPECIAL_EXIT": "was requeued and is held, marked for attention; `scontrol release {job}`",
     "RESIZING": "is changing its size",
     "SIGNALING": "is being signalled",
     "STAGE_OUT": "is writing its files back",
 }
 
 
-def explain(state: str, reason: str = "", exit_code: str = "", job_id: str = "JOBID") -> str:
-    """Return a state in words, with the command that helps where there is one: "job 12 is held by its owner; `scontrol release 12`"."""
+def explain(state: str, reason: str = "", exit_code: str = "", job_id: str = "JOBID", priority: int | None = None) -> str:
+    """Return a state in words, with the command that helps where there is one: "job 12 is held by its owner; `scontrol release 12`".
+
+    Slurm holds a job by giving it priority 0, whatever the reason says.
+    """
     state, _, said_by = state.partition(" ")
-    text = f"job {job_id} " + _words(state, "" if reason == "None" else reason, exit_code)
+    text = f"job {job_id} " + _words(state, "" if reason == "None" else reason, exit_code, priority)
     return text.format(job=job_id) + (f" ({said_by})" if said_by else "")
 
 
-def _words(state: str, reason: str, exit_code: str) -> str:
-    if state == "PENDING":
-        return _waiting(reason)
+def _words(state: str, reason: str, exit_code: str, priority: int | None) -> str:
+    if is_waiting(state):
+        return waiting_reasons.words(reason, state, priority)
     if state == "FAILED":
         return _failed(exit_code, reason)
     if state in _ENDED:
         return _ENDED[state]
     known = _GOING.get(state)
     return known or ("is not known to Slurm" if not state else f"is {_plain(state)}")
-
-
-def _waiting(reason: str) -> str:
-    key = reason.split(",")[0].split("(")[0].strip()  # "ReqNodeNotAvail, UnavailableNodes:n7"
-    if key in _WAITING:
-        return _WAITING[key]
-    if "DOWN" in reason or "DRAINED" in reason:
-        return "waits for nodes that are down, drained or reserved; `sinfo -R` says why"
-    if key.startswith(("QOS", "Assoc", "Max")):
-        return f"waits: a limit of your account or QOS is reached ({_plain(key)}); `sacctmgr show associations user=$USER` shows it"
-    return f"waits ({_plain(reason)})" if key not in ("", "None") else "waits to be looked at by the scheduler"
 
 
 def _failed(exit_code: str, reason: str) -> str:
@@ -127,6 +97,11 @@ def _plain(text: str) -> str:
 _OVER = {
     "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "REVOKED", "TIMEOUT",
 }  # fmt: skip
+
+
+def is_waiting(state: str) -> bool:
+    """Return whether a job in this state waits for its start, for the first time or again."""
+    return state in ("PENDING", *waiting_reasons.HELD_STATES)
 
 
 def is_over(state: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -16,6 +17,7 @@ from ..base import JobSpec, Submission
 from ..stub_modules import without
 from . import commands as slurm
 from .batch_script import batch_script
+from .parsing import complaint
 
 SBATCH_WAIT_S = 60.0
 
@@ -38,7 +40,9 @@ def sbatch(script: Path) -> Submission:
         answer, said, code = _answer(["sbatch", "--parsable", str(script)])
     job_id = answer.strip().partition(";")[0]
     if code != 0 or not job_id.isdigit():
-        message = (said or answer).strip().removeprefix("sbatch: error: ")
+        message = complaint(said or answer)
+        if re.search(slurm.NO_ANSWER, said):
+            raise SchedulerUnreachable(f"sbatch: {message}", hint="fvlaunch status tells whether the job is there")
         raise SchedulerRefused(f"sbatch refused the job: {message}", hint="fvlaunch submit … --dry-run shows the batch script")
     return Submission(job_id, interrupted=bool(noted))
 

@@ -143,7 +143,7 @@ class Slurm:
         self._script("sbatch", 'env >environment; printf "%s\\n" "$@" >argv; eval "$(cat answer)"')
         self._script("squeue", "[ -e queue ] && cat queue; exit $(cat squeue_code)")
         self._script("sacct", 'echo "Slurm accounting storage is disabled" >&2; exit 1')
-        fields = ["%s", "run-1", "PENDING", "None", *[""] * 5, "0", "main", "0", "fvlaunch:%s", "/job\\036\\n"]
+        fields = ["%s", "run-1", "PENDING", "None", *[""] * 5, "0", "main", "0", "1", "fvlaunch:%s", "/job\\036\\n"]
         line = "\\037".join(fields)
         self._script(
             "take", f"""token=$(sed -n "s/.*fvlaunch:\\([0-9a-f]*\\).*/\\1/p" "$1"); printf '{line}' "${{2:-4711}}" "$token" >queue"""

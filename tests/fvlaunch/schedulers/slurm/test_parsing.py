@@ -12,6 +12,7 @@ from fvlaunch.errors import SchedulerRefused, SchedulerUnreachable
 from fvlaunch.schedulers.slurm import commands as slurm
 from fvlaunch.schedulers.slurm.parsing import (
     JobDetails,
+    complaint,
     duration_s,
     parse_accounted,
     parse_details,
@@ -124,10 +125,10 @@ def test_the_cause_of_a_signal_is_what_the_scheduler_says_at_that_moment(
 
 
 QUEUE = (
-    "3\x1fwrap\x1fFAILED\x1fJobLaunchFailure\x1f127.0.0.11\x1f1795252768\x1f1795252768\x1f1795252768\x1f365-00:00:00\x1f0\x1flow\x1f53\x1f(null)\x1f/w\x1e\n"
-    "2\x1fwrap\x1fPENDING\x1fDependency\x1f\x1f1795252768\x1fN/A\x1fN/A\x1fUNLIMITED\x1f0\x1flow\x1f0\x1f(null)\x1f/w\x1e\n"
+    "3\x1fwrap\x1fFAILED\x1fJobLaunchFailure\x1f127.0.0.11\x1f1795252768\x1f1795252768\x1f1795252768\x1f365-00:00:00\x1f0\x1flow\x1f53\x1f4294901759\x1f(null)\x1f/w\x1e\n"
+    "2\x1fwrap\x1fPENDING\x1fDependency\x1f\x1f1795252768\x1fN/A\x1fN/A\x1fUNLIMITED\x1f0\x1flow\x1f0\x1f0\x1f(null)\x1f/w\x1e\n"
     "1\x1fa b=c\x1fRUNNING\x1fNone\x1f127.0.0.11\x1f1795252768\x1f1795252768\x1f1826788768\x1f1-23:59:59\x1f4\x1flow\x1f36608"
-    '\x1fhi | \x1f=x\nnew "line"\x1f/my runs\x1e\n'
+    '\x1f4294901757\x1fhi | \x1f=x\nnew "line"\x1f/my runs\x1e\n'
 )
 
 
@@ -139,7 +140,31 @@ def test_a_queue_is_read_whatever_its_comments_hold() -> None:
     assert (found["2"].start_at, found["2"].time_left_s, found["2"].comment) == (None, None, "")
     assert found["3"].time_left_s is None  # it has ended
     assert [found[job].exit_code for job in "321"] == ["0:53", "0:0", "143:0"]
+    assert [found[job].priority for job in "321"] == [4294901759, 0, 4294901757]
     assert parse_queue("") == {}
+
+
+def test_a_reason_may_hold_spaces_brackets_and_other_letters() -> None:
+    reason = "launch failed requeued held (Prolog: Gerät fehlt, n[1-3])"
+    line = f"7\x1fwrap\x1fPENDING\x1f{reason}\x1f\x1f1\x1fN/A\x1fN/A\x1f0:00\x1f1\x1flow\x1f0\x1f0\x1f(null)\x1f/w\x1e\n"
+    assert parse_queue(line)["7"].reason == reason
+
+
+def test_all_that_a_command_complains_of_is_told_the_cause_first() -> None:
+    said = (
+        "squeue: error: If munged is up, restart with --num-threads=10\n"
+        'squeue: error: Munge encode failed: Failed to access "/run/munge/munge.socket.2": No such file or directory\n'
+        "squeue: error: slurm_send_node_msg: auth_g_create: REQUEST_JOB_INFO has authentication error\n"
+        "slurm_load_jobs error: Protocol authentication error\n"
+    )
+    assert complaint(said) == (
+        'Munge encode failed: Failed to access "/run/munge/munge.socket.2": No such file or directory; '
+        "slurm_send_node_msg: auth_g_create: REQUEST_JOB_INFO has authentication error; Protocol authentication error; "
+        "If munged is up, restart with --num-threads=10"
+    )
+    assert complaint("slurm_load_jobs error: Unable to contact slurm controller (connect failure)\n\n") == (
+        "Unable to contact slurm controller (connect failure)"
+    )
 
 
 def test_all_lives_of_an_accounted_job_are_told_in_order() -> None:
