@@ -40,6 +40,12 @@ def test_a_site_where_all_is_well_has_nothing_to_cure() -> None:
     assert {one.verdict for one in found().values()} == {Verdict.OK}
 
 
+def test_accounts_that_give_no_answer_are_a_warning() -> None:
+    site = Site(Cluster(executor="slurm", slurm={"partition": "main", "time": 60}), CONFIG, {"main": PARTITION}, 20, "sacct: refused")
+    [one] = [one for one in check_site(site) if one.check == "accounting"]
+    assert one.verdict is Verdict.WARN and "accounting_storage/slurmdbd, which gives no answer: sacct: refused" in one.found and one.cure
+
+
 @pytest.mark.parametrize(
     ("config", "partition", "check", "verdict", "words"),
     [

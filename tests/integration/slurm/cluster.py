@@ -86,7 +86,7 @@ class SlurmCluster:
         self.env = self._environment()
         try:
             self._write_files()
-            self._start_munged()
+            self.start_munge()
             if self.accounting:
                 self._start_accounting()
             self.start_ctld()  # before the nodes: one that finds no controller tries again a second later
@@ -128,7 +128,11 @@ class SlurmCluster:
         shape = Shape(self.nodes, self.cpus, self.memory_mb, self.gpus, self.grace_s, self.kill_wait_s, extra)
         write_files(self.directory, shape, self._controller_port, node_ports)
 
-    def _start_munged(self) -> None:
+    def stop_munge(self) -> None:
+        """No client or daemon can prove who it is."""
+        self._end("munged")
+
+    def start_munge(self) -> None:
         here = self.directory
         paths = [f"--key-file={here}/munge.key", f"--socket={here}/munge.sock", f"--seed-file={here}/munge.seed"]
         paths += [f"--log-file={here}/log/munged.log", f"--pid-file={here}/run/munged.pid"]
