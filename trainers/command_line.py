@@ -15,10 +15,10 @@ log = logging.getLogger(__name__)
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose refusals are a person's mistakes like any other: one line, and the exit code 1."""
+    """A parser whose refusals are a person's mistakes like any other: a UserError, for `exit_code_of` to print."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(1, f"error: {message}\nhint: {self.prog} --help\n")
+        raise UserError(message.removeprefix("argument "), f"{self.prog} --help")
 
 
 def exit_code_of(run: Callable[[], None]) -> int:

@@ -8,9 +8,10 @@ block: each is decoded and encoded as soon as it is made. Must not change what i
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -25,11 +26,16 @@ from .inference import video_files
 from .inference.video_makers import SamplerOverrides, maker_of
 from .sources import prompt_files
 
+_OTHER_KINDS = frozenset(
+    {".apng", ".avi", ".flv", ".gif", ".jpeg", ".jpg", ".m2ts", ".m4v", ".mkv", ".mov", ".mpeg", ".mpg", ".mts", ".ogv", ".png", ".ts"}
+    | {".3gp", ".mjpeg", ".npy", ".pt", ".safetensors", ".webm", ".webp", ".wmv", ".y4m"}
+)
+"""Suffixes of files, in lower case, that nobody gives to a folder."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
     try:
-        return exit_code_of(lambda: _main(options))
+        return exit_code_of(lambda: _main(_parser().parse_args(arguments)))
     finally:
         mesh.stop()
 
@@ -41,6 +47,7 @@ def _main(options: argparse.Namespace) -> None:
     targets = _targets(to, count)
     overrides = SamplerOverrides(**{name: getattr(options, name) for name in vars(SamplerOverrides())})
     make, settings = maker_of(options.source, overrides, step=options.step, weights=options.weights, role=options.role)
+    targets[0].parent.mkdir(parents=True, exist_ok=True)
     shown = []
     for number, path in enumerate(targets):
         prompt, started, kept = prompts[number // options.num_videos], time.monotonic(), list[Tensor]()
@@ -80,16 +87,17 @@ def _prompts(options: argparse.Namespace) -> list[str]:
 
 
 def _targets(to: Path, count: int) -> list[Path]:
-    """Return the files of the videos, whose folder is made; UserError where one exists already."""
-    if count > 1 and to.suffix == ".mp4":
+    """Return the files of the videos; UserError where one exists already, or `to` is named like a file of another kind."""
+    kind = "" if to.is_dir() else to.suffix.lower()
+    if kind in _OTHER_KINDS:
+        raise UserError(f"{to}: videos are written as .mp4, not as {to.suffix}", f"--to {to.with_suffix('.mp4')}, or a folder")
+    if count > 1 and kind == ".mp4":
         raise UserError(f"{count} videos do not fit into {to}", "--to a folder")
-    targets = [to] if count == 1 and to.suffix == ".mp4" else [to / f"{number:03d}.mp4" for number in range(count)]
+    targets = [to] if kind == ".mp4" else [to / f"{number:03d}.mp4" for number in range(count)]
     if there := [path for path in targets if path.exists()]:
         raise UserError(f"{there[0]} exists already", "give another --to")
-    try:
-        targets[0].parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make {targets[0].parent}: {error.strerror}") from None
+    if wrong := next((path for path in targets[0].parents if path.exists() and not path.is_dir()), None):
+        raise UserError(f"cannot write into {targets[0].parent}: {wrong} is a file", "give another --to")
     return targets
 
 
@@ -100,34 +108,55 @@ def _parser() -> argparse.ArgumentParser:
     add("--prompt", action="append", metavar="TEXT", help="may be given several times")
     add("--prompts", type=Path, metavar="FILE", help="a prompt a line; or .jsonl, .json, .csv, as preprocess reads them")
     add("--to", type=Path, metavar="FILE.mp4|DIR", help="default: sample.mp4, or samples/ for several")
-    add("--num-videos", type=_positive, default=1, help="of each prompt")
-    add("--seed", type=int, default=0, help="of the first video; the next has seed + 1")
-    add("--steps", dest="num_steps", type=_positive, help="default, here and below: as the run's validation")
+    add("--num-videos", type=_at_least(1), default=1, help="of each prompt")
+    add("--seed", type=_at_least(0), default=0, help="of the first video; the next has seed + 1")
+    add("--steps", dest="num_steps", type=_at_least(1), help="default, here and below: as the run's validation")
     add("--timesteps", type=_timesteps, metavar="T,T,…", help="of a student of few steps, instead of its own: 1000,757,522")
     add("--solver", choices=["unipc", "euler", "sde", "ode"], help="many steps, or a student's few with fresh or implied noise")
-    add("--guidance", dest="guidance_scale", type=float, help="s of u + s (c - u); 1: none")
+    add("--guidance", dest="guidance_scale", type=_scale, help="s of u + s (c - u); 1: none")
     add("--negative", dest="negative_prompt", metavar="TEXT")
-    add("--num-frames", type=_positive)
-    add("--height", type=_positive)
-    add("--width", type=_positive)
-    add("--fps", type=_positive)
-    add("--local-attn-size", type=_positive, metavar="N", help="of a causal student: latent frames that a block sees")
-    add("--sink-frames", type=int, metavar="N", help="of a causal student: the first so many of them, however long the video")
+    add("--num-frames", type=_at_least(1))
+    add("--height", type=_at_least(1))
+    add("--width", type=_at_least(1))
+    add("--fps", type=_at_least(1))
+    add("--local-attn-size", type=_at_least(1), metavar="N", help="of a causal student: latent frames that a block sees")
+    add("--sink-frames", type=_at_least(0), metavar="N", help="of a causal student: the first so many of them, however long the video")
     add("--model", help="base model of an adapter, or whose VAE and text encoder to use: a folder, a hub id, or shapes")
-    add("--step", type=int, help="a run's checkpoint; default: the newest that verifies")
+    add("--step", type=_at_least(1), help="a run's checkpoint; default: the newest that verifies")
     add("--weights", choices=get_args(WeightsKind), default="live")
     add("--role", default="student")
     return parser
 
 
 def _timesteps(text: str) -> list[float]:
-    return [float(part) for part in text.split(",")]
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of timesteps, such as 1000,757,522") from None
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not positive")
+def _at_least(lowest: int) -> Callable[[str], int]:
+    """Return what reads a whole number that is `lowest` or more."""
+
+    def number(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+        if value < lowest:
+            raise argparse.ArgumentTypeError(f"{text} is not {lowest} or more")
+        return value
+
+    return number
+
+
+def _scale(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of 0 or more")
     return value
 
 

@@ -93,13 +93,21 @@ class DataConfig(Section):
 
     def misfits(self) -> list[Problem]:
         """Return the sizes that the VAE's strides and the network's 2x2 patches do not take; paths are below `data`."""
-        problems, (time_stride, *space) = [], self.vae_stride
-        if (self.num_frames - 1) % time_stride:
-            near = (self.num_frames - 1) // time_stride * time_stride + 1
-            message = f"{self.num_frames} frames are not 1 + a multiple of the VAE's time stride {time_stride}"
-            problems.append(Problem(("num_frames",), message, f"use {near} or {near + time_stride}"))
-        for name, size, stride in zip(("height", "width"), (self.height, self.width), space, strict=True):
-            if size % (stride * 2):
-                message = f"{size} is not a multiple of {stride * 2} (VAE stride {stride} x patch 2)"
-                problems.append(Problem((name,), message, f"use {max(1, size // (stride * 2)) * stride * 2}"))
-        return problems
+        return size_misfits(self.vae_stride, num_frames=self.num_frames, height=self.height, width=self.width)
+
+
+def size_misfits(
+    stride: tuple[int, int, int], *, num_frames: int | None = None, height: int | None = None, width: int | None = None
+) -> list[Problem]:
+    """Return those sizes of a clip that a VAE of this stride over time, height and width and 2x2 patches do not take; None fits."""
+    problems, (time_stride, *space) = [], stride
+    if num_frames is not None and (num_frames - 1) % time_stride:
+        near = (num_frames - 1) // time_stride * time_stride + 1
+        message = f"{num_frames} frames are not 1 + a multiple of the VAE's time stride {time_stride}"
+        problems.append(Problem(("num_frames",), message, f"use {near} or {near + time_stride}"))
+    for name, size, step in zip(("height", "width"), (height, width), space, strict=True):
+        if size is not None and size % (step * 2):
+            message = f"{size} is not a multiple of {step * 2} (VAE stride {step} x patch 2)"
+            near = size // (step * 2) * step * 2
+            problems.append(Problem((name,), message, f"use {f'{near} or ' if near else ''}{near + step * 2}"))
+    return problems

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..config import TrainConfig
+from ..config import Problem, TrainConfig
 from ..config.validation import ValidationConfig
 from ..diffusion.frame_blocks import Window
 from ..errors import UserError
@@ -30,8 +31,7 @@ def sampling_of(train: TrainConfig, validation: ValidationConfig, channels: int)
     """Return how the run's validation samples: sizes are the data's where `validation` gives none, steps the student's."""
     validation = train.sampling(validation)
     data = validation.sizes(train.data)
-    for wrong in data.misfits():
-        raise UserError(f"{wrong.path[-1]}: {wrong.message}", wrong.hint)
+    refuse(data.misfits())
     t, h, w = data.latent_shape
     shift = validation.flow_shift or train.flow_shift
     assert validation.num_steps is not None and validation.guidance_scale is not None and validation.solver is not None
@@ -41,3 +41,10 @@ def sampling_of(train: TrainConfig, validation: ValidationConfig, channels: int)
         (channels, t, h, w), validation.num_steps, validation.guidance_scale, validation.solver, shift, few,
         getattr(train.method, "context_noise", 0.0), None if window is None else Window(*window),
     )  # fmt: skip
+
+
+def refuse(misfits: Sequence[Problem]) -> None:
+    """Raise UserError that names all sizes of a sample which cannot be made, where there are any."""
+    if misfits:
+        message = "; ".join(f"{wrong.path[-1]}: {wrong.message}" for wrong in misfits)
+        raise UserError(message, "; ".join(f"{wrong.path[-1]}: {wrong.hint}" if len(misfits) > 1 else wrong.hint for wrong in misfits))

@@ -5,6 +5,7 @@ Must not write files or change what it samples from.
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from ..checkpointing import reader
 from ..config import TrainConfig
+from ..config.data import size_misfits
 from ..config.export_folder import COMPONENT, LORA_FILE, WeightsKind, lora_file
 from ..config.parallel import ParallelConfig
 from ..config.validation import ValidationConfig
@@ -29,11 +31,16 @@ from ..models.base import ModelBase
 from ..models.loading import diffusers_weights as model_weights
 from ..models.loading import model_folder
 from . import generation, prompt_encoding
-from .settings import sampling_of
+from .settings import refuse, sampling_of
 from .trained_network import TrainedAs, network_of, refuse_choice, training_of
 
 Make = Callable[[str, int], Iterator[Tensor]]
 """Makes a video of (prompt, seed): [3, T, H, W] in [-1, 1] on the CPU, in one or more parts along T, as they are made."""
+
+
+_SIZES = ("num_frames", "height", "width")
+_WAN_STRIDE = (4, 8, 8)
+"""Of the VAE of Wan2.1."""
 
 
 @dataclass(frozen=True)
@@ -116,8 +123,9 @@ def maker_of(
     is_pipeline = (source / "model_index.json").is_file()
     if not reader.is_run(source) and (is_pipeline or (source / LORA_FILE).is_file()) and not _is_causal(training := training_of(source)):
         refuse_choice(source, step, weights)
-        settings = overrides.over(training.train if training else None)
-        return by_stock_pipeline(_pipeline(source, training, settings), settings, _sizes(overrides, training)), settings
+        settings, sizes = overrides.over(training.train if training else None), _sizes(overrides, training)
+        refuse(size_misfits(_vae_stride(_base_of(source, training, settings)), **{name: sizes.get(name) for name in _SIZES}))
+        return by_stock_pipeline(_pipeline(source, training, settings), settings, sizes), settings
     if (source / LORA_FILE).is_file():
         raise UserError(f"{source} is the adapter of a causal network, which stock pipelines do not sample", "export the run with --merge")
     trained = network_of(source, mesh.start(ParallelConfig()), step=step, weights=weights, role=role)
@@ -182,10 +190,22 @@ def _pipeline(folder: Path, training: TrainedAs | None, settings: ValidationConf
     return pipeline.to("cuda" if gpu else "cpu")
 
 
+def _vae_stride(base: Path) -> tuple[int, int, int]:
+    """Return the stride over time, height and width of the VAE of a pipeline's folder, as diffusers tells it."""
+    try:
+        config = json.loads((base / "vae/config.json").read_text(encoding="utf-8"))
+        halvings = config.get("temperal_downsample", (False, True, True))  # diffusers' spelling
+        time = int(config.get("scale_factor_temporal") or 2 ** sum(halvings))
+        space = int(config.get("scale_factor_spatial") or 2 ** len(halvings))
+    except (OSError, ValueError, TypeError, AttributeError):  # no whole pipeline: what loads it says so
+        return _WAN_STRIDE
+    return time, space, space
+
+
 def _sizes(overrides: SamplerOverrides, training: TrainedAs | None) -> dict[str, int]:
     """Return the sizes to give to the stock pipeline, which has defaults of its own."""
     data = training.train.data if training else None
-    sizes = {name: getattr(overrides, name) or getattr(data, name, None) for name in ("num_frames", "height", "width")}
+    sizes = {name: getattr(overrides, name) or getattr(data, name, None) for name in _SIZES}
     if data is not None:
         sizes["max_sequence_length"] = data.text_len
     return {name: size for name, size in sizes.items() if size is not None}

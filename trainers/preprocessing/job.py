@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from .. import files
+from ..config.data import size_misfits
 from ..config.parallel import ParallelConfig
 from ..config.programs.preprocess import Config, RewriteConfig, VideosConfig
 from ..control import EXIT_FINISHED, EXIT_SAVED, Control
@@ -226,14 +227,8 @@ def _check_sizes(config: VideosConfig, codec: Codec) -> None:
     """Raise UserError, before any clip is decoded, for sizes that the VAE and the transformer's 2x2 patches cannot take."""
     if not isinstance(codec, WanCodec):
         return
-    time, space, _ = codec.strides
-    if (config.num_frames - 1) % time:
-        near = (config.num_frames - 1) // time * time + 1
-        raise UserError(f"num_frames {config.num_frames} is not 1 + a multiple of {time}", f"use {near} or {near + time}")
-    for name, size in (("height", config.height), ("width", config.width)):
-        if size % (2 * space):
-            near = max(1, size // (2 * space)) * 2 * space
-            raise UserError(f"{name} {size} is not a multiple of {2 * space}", f"use {near} or {near + 2 * space}")
+    for wrong in size_misfits(codec.strides, num_frames=config.num_frames, height=config.height, width=config.width):
+        raise UserError(f"{wrong.path[-1]}: {wrong.message}", wrong.hint)
 
 
 @contextmanager

@@ -59,6 +59,11 @@ def test_a_pipelines_folder_goes_through_stock_diffusers(capsys: pytest.CaptureF
     words = ["--steps", 2, "--guidance", 3, "--num-frames", 5, "--height", 32, "--width", 32, "--seed", 5]
     code, _, err = run_sample(capsys, folder, "--prompt", "a cat", *words, "--to", tmp_path / "x.mp4")
     assert code == 0, err
+    words = ["--height", 33, "--width", 50, "--num-frames", 10, "--to", tmp_path / "out/x.mp4"]
+    code, out, err = run_sample(capsys, folder, "--prompt", "a cat", *words)
+    assert (code, out) == (1, "") and "Traceback" not in err and err.count("error:") == 1 and not (tmp_path / "out").exists()
+    assert "10 frames are not 1 + a multiple of" in err and "height: 33 is not a multiple of 16" in err and "width: 50" in err
+    assert "use 9 or 13" in err and "use 32 or 48" in err
     pipe = WanPipeline.from_pretrained(folder)
     options = {"num_inference_steps": 2, "guidance_scale": 3.0, "num_frames": 5, "height": 32, "width": 32, "output_type": "np"}
     theirs = pipe("a cat", generator=torch.Generator().manual_seed(5), **options).frames[0]
@@ -74,8 +79,19 @@ def test_a_pipelines_folder_goes_through_stock_diffusers(capsys: pytest.CaptureF
         (["--prompt", "a", "--prompt", "a", "--to", "x.mp4"], "2 videos do not fit into"),
         (["--prompts", "nowhere.txt"], "cannot read nowhere.txt"),
         (["--prompt", "a", "--step", "9"], "no checkpoint of step 9"),
-        (["--prompt", "a", "--guidance", "-1"], "guidance_scale"),
+        (["--prompt", "a", "--guidance", "-1"], "--guidance: '-1' is not a number of 0 or more"),
+        (["--prompt", "a", "--guidance", "nan"], "--guidance: 'nan'"),
         (["--prompt", "a", "--width", "9"], "width: 9 is not a multiple of"),
+        (["--prompt", "a", "--width", "9", "--height", "6"], "height: 6 is not a multiple of 4 (VAE stride 2 x patch 2); width: 9 is not"),
+        (["--prompt", "a", "--steps", "0"], "--steps: 0 is not 1 or more"),
+        (["--prompt", "a", "--num-videos", "-2"], "--num-videos: -2 is not 1 or more"),
+        (["--prompt", "a", "--fps", "2.5"], "--fps: '2.5' is not a whole number"),
+        (["--prompt", "a", "--seed", "-1"], "--seed: -1 is not 0 or more"),
+        (["--prompt", "a", "--timesteps", "1000,x"], "--timesteps: '1000,x' is not a list of timesteps"),
+        (["--prompt", "a", "--solver", "ddim"], "--solver: invalid choice: 'ddim'"),
+        (["--prompt", "a", "--to", "x.GIF"], "x.GIF: videos are written as .mp4, not as .GIF"),
+        (["--prompt", "a", "--to", "deep/x.webm"], "deep/x.webm: videos are written as .mp4"),
+        (["--prompt", "a", "--prompt", "a", "--to", "x.MP4"], "2 videos do not fit into x.MP4"),
     ],
 )
 def test_what_cannot_be_sampled_is_told(
@@ -83,8 +99,30 @@ def test_what_cannot_be_sampled_is_told(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     code, out, err = run_sample(capsys, run, *words)
-    assert (code, out) == (1, "") and said in err and "Traceback" not in err
-    assert not list(tmp_path.rglob("*.mp4"))
+    assert (code, out) == (1, "") and said in err and "Traceback" not in err and err.count("error:") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_suffix_in_capitals_is_a_file_and_a_folder_may_have_a_point(
+    capsys: pytest.CaptureFixture[str], run: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "old.gif").mkdir()
+    for to, made in (("x.MP4", "x.MP4"), ("wan2.1", "wan2.1/000.mp4"), ("old.gif", "old.gif/000.mp4")):
+        code, _, err = run_sample(capsys, run, "--prompt", "a cross moving down", "--steps", 1, "--to", tmp_path / to)
+        assert code == 0 and frames(tmp_path / made).shape == (5, 64, 64, 3), err
+    code, _, err = run_sample(capsys, run, "--prompt", "a", "--to", tmp_path / "x.MP4/deep/y.mp4")
+    assert code == 1 and "x.MP4 is a file" in err
+
+
+def test_an_adapters_folder_is_asked_for_the_sizes_of_its_base(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "wan/vae").mkdir(parents=True)
+    (tmp_path / "wan/vae/config.json").write_text(json.dumps({"temperal_downsample": [True, True, True], "dim_mult": [1, 2, 4, 4]}))
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter/pytorch_lora_weights.safetensors").touch()
+    words = ["--prompt", "a cat", "--model", tmp_path / "wan", "--num-frames", 5, "--height", 8, "--to", tmp_path / "out/x.mp4"]
+    code, out, err = run_sample(capsys, tmp_path / "adapter", *words)
+    assert (code, out) == (1, "") and "5 frames are not 1 + a multiple of the VAE's time stride 8" in err
+    assert "use 1 or 9" in err and "height: use 16" in err and not (tmp_path / "out").exists()
 
 
 def test_a_folder_that_is_neither_is_refused_and_nothing_overwritten(capsys: pytest.CaptureFixture[str], run: Path, tmp_path: Path) -> None:
