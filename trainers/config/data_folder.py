@@ -5,6 +5,7 @@ The launcher looks with it before a job is submitted, the ranks when they read.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path, PurePath
 
 from . import folders
@@ -58,8 +59,8 @@ def remarks(path: Path, files: list[Path]) -> list[str]:
     found = outputs(path, files)
     if len(found) > 1:
         return [f"{path} holds {len(found)} data sets, and all are trained on: {_few(found)}"]
-    splits = sorted({name for file in files if (name := _evaluation_split(file.relative_to(_root(path))))})
-    return [f"{path}: files of {_few(splits)} are trained on, too"] if splits and len(splits) < len(files) else []
+    splits = evaluation_splits([file.relative_to(_root(path)) for file in files])
+    return [f"{path}: files of {_few(splits)} are trained on, too"] if splits else []
 
 
 def outputs(path: Path, files: list[Path]) -> list[str]:
@@ -85,9 +86,17 @@ def _held_out_below(below: PurePath) -> str | None:
     return str(PurePath(*parts[: parts.index(HOLDOUT) + 1])) if HOLDOUT in parts else None
 
 
+def evaluation_splits(files: Iterable[PurePath]) -> list[str]:
+    """Return the names of the splits that nobody trains on where files are of them and others are not; `files` are relative paths."""
+    splits = [_evaluation_split(below) for below in files]
+    return sorted({split for split in splits if split is not None}) if None in splits else []
+
+
 def _evaluation_split(below: PurePath) -> str | None:
-    """Return the split that a file is of by its folders or its name ("test-00000-of-00001.parquet"), if nobody trains on such a one."""
-    words = [*below.parts[:-1], below.name.replace(".", "-").split("-")[0]]
+    """Return the split that a file is of by its folders, a table also by its name ("test-00000-of-00001.parquet"), if nobody trains on
+    such a one."""
+    named = [below.name.replace(".", "-").split("-")[0]] if below.suffix.lower() in (_SUFFIX, ".arrow") else []
+    words = [*below.parts[:-1], *named]
     return next((word for word in words if word.lower() in _EVALUATION), None)
 
 

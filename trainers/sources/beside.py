@@ -122,7 +122,7 @@ def _read(path: Path, columns: Columns) -> tuple[str, Rejected | None]:
         return "", Rejected("bad_caption", f"{path.name} is not JSON")
     if not isinstance(value, dict):
         return text(value), None
-    found = text(columns_.inner(columns_.value(value, columns.caption, CAPTION_COLUMNS), CAPTION_COLUMNS))
+    found = text(columns_.value(value, columns.caption, CAPTION_COLUMNS))
     keys = ", ".join(map(str, value)) or "none"
     return found, None if found else Rejected("no_caption", f"{path.name} has no caption: its keys are {keys}")
 

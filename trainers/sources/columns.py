@@ -29,12 +29,6 @@ def value(row: dict[str, Any], named: str | None, known: tuple[str, ...]) -> Any
     return next((row[name] for name in _find(tuple(row), named, known) if row[name] is not None), None)
 
 
-def inner(cell: Any, known: tuple[str, ...]) -> Any:
-    """Return what a mapping in a cell holds: {"path": "a.mp4", "bytes": null}, {"caption": "a lamp"}; other values are returned as they
-    are."""
-    return value(cell, None, known) if isinstance(cell, dict) else cell
-
-
 @functools.lru_cache(maxsize=4096)
 def _find(names: tuple[str, ...], named: str | None, known: tuple[str, ...]) -> tuple[str, ...]:
     sought = known if named is None else (named,)

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from .columns import CAPTION_COLUMNS, value
+
 _UNDECODED = re.compile("[\udc80-\udcff]")
 
 
@@ -54,7 +56,10 @@ class Columns:
 
 
 def text(caption: Any) -> str:
-    """Return a caption as text: of a list the first that says something, a number as it is written; "" where there is none."""
+    """Return a caption as text: of a list the first that says something, of a mapping what it has under a known name, a number as it is
+    written; "" where there is none."""
+    if isinstance(caption, dict):
+        return text(value(caption, None, CAPTION_COLUMNS))
     if isinstance(caption, list):
         return next(filter(None, map(text, caption)), "")
     if isinstance(caption, int | float) and not isinstance(caption, bool):

@@ -80,10 +80,12 @@ def _entry(place: str, row: Row, columns: Columns) -> Entry:
         return Entry(place, place, row.value.strip())
     if not isinstance(row.value, dict):
         return Entry(place, place, "", problem=row.problem or Rejected("bad_entry", "it cannot be read as an entry"))
-    caption = text(columns_.inner(columns_.value(row.value, columns.caption, CAPTION_COLUMNS), CAPTION_COLUMNS))
+    caption = text(columns_.value(row.value, columns.caption, CAPTION_COLUMNS))
     if not columns.needs_video:
         return Entry(place, place, caption, problem=row.problem)
-    name = columns_.inner(columns_.value(row.value, columns.video, VIDEO_COLUMNS), ("path", *VIDEO_COLUMNS))
+    name = columns_.value(row.value, columns.video, VIDEO_COLUMNS)
+    if isinstance(name, dict):  # {"path": "a.mp4", "bytes": null}
+        name = columns_.value(name, None, VIDEO_COLUMNS)
     name = str(name) if isinstance(name, int) and not isinstance(name, bool) else name
     if not isinstance(name, str) or not name.strip():
         return Entry(place, place, caption, problem=row.problem or Rejected("bad_entry", "it names no video"))

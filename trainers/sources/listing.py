@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..config import hub_cache
+from ..config.data_folder import evaluation_splits
 from ..config.programs.preprocess import TextConfig, VideosConfig
 from ..errors import UserError
 from . import beside, layouts, line_lists, list_files, listed
@@ -124,7 +125,7 @@ def _read_folder(folder: Path, wanted: Columns) -> Listing:
         raise layouts.unrecognised(folder, files, needs_video=wanted.needs_video)
     chosen, others = there[0], there[1:]
     found = _READERS[chosen.kind](folder, chosen, pairs, wanted)
-    remarks = [*found.remarks, *_left_out(files, found.entries, chosen)]
+    remarks = [*found.remarks, *_left_out(files, found.entries, chosen), *_splits(folder, pairs, chosen, wanted)]
     if others:
         remarks.append(f"{folder} is read by {chosen.name}; {' and '.join(other.name for other in others)} there is not read")
     return Listing(found.entries, chosen.name, remarks)
@@ -165,6 +166,13 @@ def _left_out(files: Sequence[Path], found: Sequence[Entry], chosen: Layout) -> 
         return []
     some = f"{len(clips) - len(left)} of the {len(clips)} clips there"
     return [f"{chosen.name} names {some}; the others, such as {left[0].name}, are left out"]
+
+
+def _splits(folder: Path, pairs: beside.Pairs, chosen: Layout, wanted: Columns) -> list[str]:
+    """Return a remark where clips or tables of a split for testing are read with others."""
+    files = {"beside": pairs.captioned, "tables": chosen.files}.get(chosen.kind, [])
+    splits = [] if wanted.split else evaluation_splits(path.relative_to(folder) for path in files)
+    return [f"what is of {' and '.join(splits)} is read, too: preprocess.split takes one split"] if splits else []
 
 
 def _read_list(folder: Path, chosen: Layout, pairs: beside.Pairs, wanted: Columns) -> Listed:

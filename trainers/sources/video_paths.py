@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
+from .beside import is_clip
 from .entries import Rejected
 
 _WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\")
@@ -87,7 +88,8 @@ class VideoPaths:
     def _upwards(self, path: PurePosixPath) -> Found:
         file = Path(os.path.normpath(self._folders[0] / path))
         if self._exists(file):
-            return self._named(file)
+            inside = self._named(file).below if file.is_relative_to(_absolute(self._folders[0])) else path.as_posix()
+            return Found(file, inside)
         return Found(None, path.as_posix(), Rejected("bad_entry", "its path leaves the folder of the videos"))
 
     def _named(self, file: Path) -> Found:
@@ -118,7 +120,8 @@ class VideoPaths:
         if folder not in self._alike:
             alike = self._alike[folder] = {}
             for name in self._listed(folder) or ():
-                alike.setdefault(_spelling(name), []).append(name)
+                for spelled in (name, *([Path(name).stem] if is_clip(Path(name)) else [])):  # a list may leave out the suffix
+                    alike.setdefault(_spelling(spelled), []).append(name)
         return self._alike[folder]
 
 

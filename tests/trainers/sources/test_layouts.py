@@ -245,3 +245,25 @@ def test_the_launcher_is_told_what_a_source_holds(tmp_path: Path, capsys: pytest
     (tmp_path / "block.json").write_text(json.dumps({**block, "source": str(tmp_path / "nowhere")}))
     program.main([str(tmp_path / "block.json")])
     assert "does not exist" in json.loads(capsys.readouterr().out)["error"]
+
+
+def test_clips_of_a_split_for_testing_are_told_where_they_are_read_with_others(tmp_path: Path) -> None:
+    for name in ("train/a", "val/b", "train/test"):
+        (touch(tmp_path, f"{name}.mp4") / f"{name}.txt").write_text(name)
+    found = read(tmp_path, Columns())
+    assert [entry.caption for entry in found.entries] == ["train/a", "train/test", "val/b"]
+    assert found.remarks == ["what is of val is read, too: preprocess.split takes one split"]
+    found = read(tmp_path, Columns(split="train"))
+    assert ([entry.caption for entry in found.entries], found.remarks) == (["train/a", "train/test"], [])
+    pq.write_table(pa.table({"path": ["train/a.mp4"], "text": ["a"]}), tmp_path / "train-00000-of-00001.parquet")
+    pq.write_table(pa.table({"path": ["val/b.mp4"], "text": ["b"]}), tmp_path / "test-00000-of-00001.parquet")
+    found = read(tmp_path, Columns())
+    assert [entry.caption for entry in found.entries] == ["b", "a"]
+    assert "what is of test is read, too: preprocess.split takes one split" in found.remarks
+
+
+def test_a_set_one_folder_down_is_found(tmp_path: Path) -> None:
+    touch(tmp_path, "set/videos/a.mp4")
+    (tmp_path / "set/videos2caption.json").write_text('[{"path": "a.mp4", "captions": [{"caption": "a lamp"}]}]')
+    found = read(tmp_path, Columns())
+    assert (told(found.entries), found.layout) == ([("set/a.mp4", "a lamp", None)], "set/videos2caption.json")

@@ -23,6 +23,7 @@ def listing(folder: Path, *names: str) -> Listing:
     "name",
     [
         *("sub/a clip.mp4", "./sub/a clip.mp4", "sub//a clip.mp4", "sub\\a clip.mp4", ".\\sub\\a clip.mp4", " sub/a clip.mp4 "),
+        *("sub/a clip", "sub\\A clip"),
         *("sub/../sub/a clip.mp4", "SUB/A Clip.MP4", "{here}/sub/a clip.mp4", "file://{here}/sub/a%20clip.mp4", "{name}/sub/a clip.mp4"),
     ],
 )
@@ -48,6 +49,7 @@ def test_an_absolute_path_outside_is_read_where_it_is(tmp_path: Path) -> None:
     touch(tmp_path, "elsewhere/a.mp4", "lists/a.mp4", "beside/b.mp4")
     found = listing(tmp_path / "lists", str(tmp_path / "elsewhere/a.mp4"), "../beside/b.mp4")
     assert [entry.video for entry in found.entries] == [tmp_path / "elsewhere/a.mp4", tmp_path / "beside/b.mp4"]
+    assert found.entries[1].id == "../beside/b"
 
 
 def test_which_path_is_not_there_is_told_and_no_other_clip_is_taken_for_it(tmp_path: Path) -> None:
