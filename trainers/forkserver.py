@@ -25,6 +25,7 @@ from pathlib import Path
 
 from .config import TrainConfig
 from .control import SIGNALS
+from .processes import module_command
 
 _FILES = ("log", "TRAINER_PROGRESS_FD", "TRAINER_LISTEN_FD")
 """What the open files of a request are, after the first."""
@@ -112,12 +113,12 @@ def _become_rank(channel: socket.socket, rank: int, files: list[int], forkable: 
     os.environ.clear()
     os.environ.update(start["environment"], **{name: str(file) for name, file in opened.items()})
     os.chdir(start["cwd"])
-    command = [sys.executable, "-m", "trainers", *start["arguments"]]
     if not forkable:
+        command = module_command("trainers", *start["arguments"])
         os.execv(command[0], command)
     from .__main__ import main as rank_main
 
-    sys.argv = command[2:]
+    sys.argv = ["trainers", *start["arguments"]]
     sys.exit(rank_main(start["arguments"]))
 
 

@@ -1,19 +1,44 @@
-"""Owns what worker processes of a rank have in common: signals for the rank do not end them, and they end with it.
+"""Owns how processes that a rank needs are started, and what they have in common: they end with it, and signals for it do not end them.
 
-Must not know what the processes work on. Must not import torch.
+None of them looks for a module in the working directory. Must not know what the processes work on. Must not import torch.
 """
 
 from __future__ import annotations
 
 import atexit
-import multiprocessing.util  # noqa: F401  its exit handler must be registered before the one below, which then runs first
+import multiprocessing.util  # its exit handler must be registered before the one below, which then runs first
 import signal
+import sys
 import weakref
+from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
+from typing import Any
 
 from .control import SIGNALS
 
+_OFF_THE_WORKING_DIRECTORY = "import sys; sys.path[:] = [part for part in sys.path if part]; "
+"""Python puts the working directory first on the module path of a program that it gets with -c (as it does with -m), so that a
+signal.py lying there would be run in place of Python's own. -P forbids it, from Python 3.11 on."""
 _processes: weakref.WeakSet[BaseProcess] = weakref.WeakSet()
+_spawn = multiprocessing.util.spawnv_passfds
+
+
+def module_command(module: str, *arguments: str) -> list[str]:
+    """Return the command that runs a module as `python -m` does, from this process' own code: never from the working directory."""
+    program = "name = sys.argv.pop(1); import runpy; runpy.run_module(name, run_name='__main__', alter_sys=True)"
+    return [sys.executable, "-c", _OFF_THE_WORKING_DIRECTORY + program, module, *arguments]
+
+
+def _spawn_off_the_working_directory(path: bytes, args: Sequence[Any], passfds: Sequence[int]) -> int:
+    """Start one of multiprocessing's own programs (a worker, its fork server, its resource tracker), all of which it starts with -c."""
+    given = list(args)
+    if "-c" in given:
+        program = given.index("-c") + 1
+        given[program] = _OFF_THE_WORKING_DIRECTORY + given[program]
+    return _spawn(path, given, passfds)
+
+
+multiprocessing.util.spawnv_passfds = _spawn_off_the_working_directory  # all of them go through this one; there is no option for it
 
 
 def ignore_rank_signals() -> None:

@@ -18,6 +18,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ..schedulers.python_processes import module_command
+
 
 class ForkServer:
     """Started by the first request, and again if it has ended. Ranks become children of this process."""
@@ -45,7 +47,7 @@ class ForkServer:
         self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "trainers.forkserver", *arguments],
+                module_command(sys.executable, "trainers.forkserver", *arguments),
                 env={**environment, "FORKSERVER_FD": str(theirs.fileno())},
                 cwd=cwd,
                 stdin=subprocess.DEVNULL,

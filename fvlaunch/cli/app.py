@@ -16,6 +16,7 @@ import typer
 
 from .. import __version__
 from ..errors import EXIT_UNEXPECTED, EXIT_USER, FvlaunchError, printable, render
+from ..schedulers.python_processes import settle
 from . import completion, maintenance_commands, result_commands, run_commands
 
 app = typer.Typer(
@@ -42,6 +43,7 @@ for group in (run_commands, result_commands, maintenance_commands):
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: run a command and turn what happened into an exit code and one clear message."""
+    settle(os.environ)
     gc.set_threshold(50_000)  # what imports make is there to stay: there is no garbage in it to look for
     try:
         code = run(arguments)

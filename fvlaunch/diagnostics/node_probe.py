@@ -18,12 +18,15 @@ from typing import Any
 from ..config.schema import Cluster
 from ..errors import FvlaunchError
 from ..runs import code_snapshot
+from ..schedulers.python_processes import OFF_THE_WORKING_DIRECTORY, python_path
 from ..schedulers.slurm import commands as slurm
 from ..schedulers.slurm import gpu_counts
 from ..schedulers.slurm import site as slurm_site
 
 _KEPT = ("partition", "account", "qos", "constraint", "reservation", "wckey")
-_PROGRAM = """
+_PROGRAM = (
+    f"{OFF_THE_WORKING_DIRECTORY}\n"
+    + """
 import json, os, platform, shutil, socket, sys
 found = {"host": socket.gethostname(), "python": platform.python_version(), "scontrol": shutil.which("scontrol") is not None}
 found["nccl"] = {k: v for k, v in os.environ.items() if k.startswith(("NCCL_", "TORCH_NCCL_"))}
@@ -39,6 +42,7 @@ with open(sys.argv[1] + ".part", "w") as file:
     json.dump(found, file)
 os.rename(sys.argv[1] + ".part", sys.argv[1])
 """
+)
 
 
 def look_here(cluster: Cluster) -> dict[str, Any]:
@@ -104,7 +108,7 @@ def _script(cluster: Cluster, folder: Path) -> str:
 
 
 def _environment(cluster: Cluster) -> str:
-    path = f"export PYTHONPATH={shlex.quote(str(code_snapshot.source_root()))}${{PYTHONPATH:+:$PYTHONPATH}}"
+    path = f"export PYTHONPATH={shlex.quote(python_path(code_snapshot.source_root()))}"
     return "\n".join([path, *(f"export {name}={shlex.quote(value)}" for name, value in cluster.env.items())])
 
 

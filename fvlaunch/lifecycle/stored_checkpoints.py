@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-from ..errors import FvlaunchError, InternalError, RunConflict
+from ..errors import FvlaunchError, RunConflict
 from ..runs import code_snapshot
 from ..runs.directory import Run
 from ..schedulers.python_processes import module_command, python_path
 from ..status import liveness
+
+_MENDS_PYTHON = "the interpreter that fvlaunch was installed with is not there any more: install it again"
+_MENDS_THAT = "nothing is known of its checkpoints: mend that, and try again"
 
 
 def check_idle(run: Run) -> None:
@@ -34,14 +38,40 @@ def remove_run(run: Run) -> None:
 
 
 def program(what: str, run: Run, *arguments: str) -> list[dict[str, Any]]:
+    """Run the trainers' program that verifies or prunes, and return what it says of each checkpoint.
+
+    FvlaunchError where it did not come to its end, whatever it has said until then: no answer is not the answer "no checkpoint".
+    """
     argv = module_command(sys.executable, "trainers.checkpointing.maintenance", what, str(run.path), *arguments)
-    done = subprocess.run(
-        argv, env={**os.environ, "PYTHONPATH": python_path(code_snapshot.source_root())}, stdout=subprocess.PIPE, text=True, check=False
-    )
+    environment = {**os.environ, "PYTHONPATH": python_path(code_snapshot.source_root())}
     try:
-        return [json.loads(line) for line in done.stdout.splitlines()]
+        done = subprocess.run(
+            argv, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False
+        )
+    except OSError as error:
+        raise FvlaunchError(f"cannot start {argv[0]} to {what} {run.name}: {error.strerror}", hint=_MENDS_PYTHON) from None
+    sys.stderr.write(done.stderr if done.returncode in (0, 1) else "")
+    reports = _reports(done.stdout)
+    if reports is None or done.returncode not in (0, 1):
+        raise FvlaunchError(f"{run.name}: {what} did not come to its end: {_why(done)}", hint=_MENDS_THAT)
+    return reports
+
+
+def _reports(text: str) -> list[dict[str, Any]] | None:
+    """Return the program's lines but the last, which counts them; None where that one is missing, or anything else stands there."""
+    try:
+        *reports, end = [json.loads(line) for line in text.splitlines()]
     except ValueError:
-        raise InternalError(f"trainers.checkpointing.maintenance {what} ended with {done.returncode}: {done.stdout[-500:]}") from None
+        return None
+    return reports if end == {"checkpoints": len(reports)} else None
+
+
+def _why(done: subprocess.CompletedProcess[str]) -> str:
+    """Return the last line of its errors, or how it ended."""
+    said = done.stderr.strip().splitlines()
+    if done.returncode < 0:
+        return f"it was killed by signal {-done.returncode} ({signal.strsignal(-done.returncode)})"
+    return said[-1].removeprefix("error: ") if said else f"it ended with {done.returncode} and without a word"
 
 
 def checkpoint_of(run: Run, step: int) -> Path:
@@ -51,7 +81,7 @@ def checkpoint_of(run: Run, step: int) -> Path:
         names = sorted(path.name for path in run.checkpoints.glob("step-*") if path.name[5:].isdigit())
         there = ", ".join(str(int(name[5:])) for name in names) or "none"
         raise FvlaunchError(f"{run.name} has no checkpoint of step {step}", hint=f"there are: {there}")
-    [found] = program("verify", run, f"--step={step}")
+    found = next(iter(program("verify", run, f"--step={step}")), {"problems": ["it is gone"]})
     if found["problems"]:
         raise FvlaunchError(
             f"the checkpoint of step {step} of {run.name} is damaged: {found['problems'][0]}", hint="fork from another step"

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
 
-RUN_MODULE = (
-    "import sys; sys.path[:] = [part for part in sys.path if part]; name = sys.argv.pop(1); "
-    "import runpy; runpy.run_module(name, run_name='__main__', alter_sys=True)"
-)
+OFF_THE_WORKING_DIRECTORY = "import sys; sys.path[:] = [part for part in sys.path if part]; "
+"""The first line of a program that Python gets with -c. Python puts the working directory first on the module path, so that a signal.py
+or a folder yaml/ of the user's would be run in place of the module that is meant. (-P does the same from Python 3.11 on; 3.10 has
+nothing.)"""
+RUN_MODULE = f"{OFF_THE_WORKING_DIRECTORY}name = sys.argv.pop(1); import runpy; runpy.run_module(name, run_name='__main__', alter_sys=True)"
 """What `python -m NAME` does, but without the working directory on the module path: with -m it would come before PYTHONPATH, and a
-checkout that one works in would be run instead of the copy that belongs to a run. (-P does it too, from Python 3.11 on.)"""
+checkout that one works in would be run instead of the copy that belongs to a run."""
 
 
 def module_command(python: str, module: str, *arguments: str, unbuffered: bool = False) -> list[str]:
@@ -22,7 +23,24 @@ def module_command(python: str, module: str, *arguments: str, unbuffered: bool =
 def python_path(code: Path, environment: Mapping[str, str] | None = None) -> str:
     """Return a PYTHONPATH with the code first, then what the environment (this process' own by default) has there."""
     before = (os.environ if environment is None else environment).get("PYTHONPATH", "")
-    return os.pathsep.join(part for part in (str(code), before) if part)
+    return os.pathsep.join([str(code), *_parts(before)])
+
+
+def settle(environment: MutableMapping[str, str]) -> None:
+    """Make what the environment says to Python mean the same wherever a process is started with it.
+
+    A relative part of PYTHONPATH becomes absolute. An empty one (as `export PYTHONPATH=$PYTHONPATH:/lib` leaves it) goes, because to
+    Python it is the working directory. PYTHONINSPECT goes, because with it a program that failed ends with 0.
+    """
+    environment.pop("PYTHONINSPECT", None)
+    if parts := _parts(environment.get("PYTHONPATH", "")):
+        environment["PYTHONPATH"] = os.pathsep.join(parts)
+    else:
+        environment.pop("PYTHONPATH", None)
+
+
+def _parts(python_path: str) -> list[str]:
+    return [os.path.abspath(part) for part in python_path.split(os.pathsep) if part]  # noqa: PTH100  Path keeps the dots
 
 
 def after_setup(setup: str, argv: Sequence[str]) -> list[str]:

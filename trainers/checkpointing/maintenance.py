@@ -1,6 +1,7 @@
 """Owns looking after the checkpoints of a run that is not being trained: `python -m trainers.checkpointing.maintenance verify|prune RUN`.
 
-Each line of output is a JSON object about one checkpoint. Must not import torch, and must not run beside a rank 0, which prunes itself.
+Each line of output is a JSON object about one checkpoint; the last, {"checkpoints": N}, counts them and says that nothing is missing.
+Must not import torch, and must not run beside a rank 0, which prunes itself.
 """
 
 from __future__ import annotations
@@ -75,11 +76,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--look", action="store_true", help="only say what would be deleted")
     given = parser.parse_args(argv)
     folder = given.run / "checkpoints"
-    if given.what == "verify":
-        lines = verify(folder, given.step)
-    else:
-        lines = prune(folder, keep_last=given.keep_last, keep_every=given.keep_every, bad=given.bad, preview_only=given.look)
-    for line in lines:
+    try:
+        if given.what == "verify":
+            lines = verify(folder, given.step)
+        else:
+            lines = prune(folder, keep_last=given.keep_last, keep_every=given.keep_every, bad=given.bad, preview_only=given.look)
+    except OSError as error:
+        sys.stderr.write(f"error: cannot read {error.filename or folder}: {error.strerror}\n")
+        return 2
+    for line in [*lines, {"checkpoints": len(lines)}]:
         print(json.dumps(line))  # noqa: T201
     return 1 if any(line["problems"] for line in lines) else 0
 

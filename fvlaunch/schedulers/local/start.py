@@ -75,7 +75,8 @@ def _child(message: dict[str, Any]) -> None:
     os.environ["TRAINER_UMASK"] = f"{os.umask(0o077):04o}"  # for what the job makes to be given away
     os.environ["PYTHONPATH"] = python_path(Path(message["code"]))
     module, _, name = message["function"].partition(":")
-    executor = _executor(Path(message["folder"]), message["python"], message["setup"])
+    executor = _executor(Path(message["folder"]), message["python"], message["setup"], Path.cwd())
+    os.chdir(message["folder"])  # submitit starts its controller with -m, which looks for modules in the working directory first
     executor.update_parameters(timeout_min=LIMIT_MIN, gpus_per_node=num_local_gpus(), stderr_to_stdout=True)
     pid = int(executor.submit(getattr(importlib.import_module(module), name), message["argument"]).job_id)
     job_id = local_job_id(pid)
@@ -85,23 +86,24 @@ def _child(message: dict[str, Any]) -> None:
     sys.stderr.write(f"started {job_id}\n")
 
 
-def _executor(folder: Path, python: str, setup: str) -> Any:
+def _executor(folder: Path, python: str, setup: str, cwd: Path) -> Any:
     from submitit import LocalExecutor
 
     class Executor(LocalExecutor):  # type: ignore[misc]
         @property
         def _submitit_command_str(self) -> str:
-            return shlex.join(job_command(python, setup, folder))
+            return shlex.join(job_command(python, setup, folder, cwd))
 
     return Executor(folder=folder)
 
 
-def job_command(python: str, setup: str, folder: Path) -> list[str]:
-    """Return the job's process, after the profile's shell lines.
+def job_command(python: str, setup: str, folder: Path, cwd: Path) -> list[str]:
+    """Return the job's process, after the profile's shell lines, which are run in `cwd`.
 
     Not submitit's own `setup`: with it the job's id would be that of a shell.
     """
-    return after_setup(setup, module_command(python, "submitit.core._submit", str(folder), unbuffered=True))
+    command = module_command(python, "submitit.core._submit", str(folder), unbuffered=True)
+    return after_setup(f"cd {shlex.quote(str(cwd))}\n{setup}", command)
 
 
 if __name__ == "__main__":

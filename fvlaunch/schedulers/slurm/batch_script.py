@@ -10,6 +10,7 @@ import sys
 from typing import Any
 
 from ..base import JobSpec
+from ..python_processes import module_command
 from ..stub_modules import without
 
 
@@ -19,7 +20,7 @@ def batch_script(job: JobSpec) -> str:
 
 
 def _command(job: JobSpec) -> str:
-    return f"{shlex.quote(job.python or sys.executable)} -u -m submitit.core._submit {shlex.quote(str(job.folder))}"
+    return shlex.join(module_command(job.python or sys.executable, "submitit.core._submit", str(job.folder), unbuffered=True))
 
 
 def _executor(job: JobSpec) -> Any:

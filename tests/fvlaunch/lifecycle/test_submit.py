@@ -75,7 +75,7 @@ def test_a_command_line_option_is_in_the_script_once(tmp_path: Path) -> None:
 def test_without_a_snapshot_the_job_runs_the_installed_code(tmp_path: Path) -> None:
     plan = make(tmp_path / "runs")
     text = job_specs.batch_script(Run(plan.path), plan, "x") or ""
-    assert f"export PYTHONPATH={ROOT}$" in text.replace("${", "$")
+    assert f"PYTHONPATH={ROOT}:$" in text.replace("${", "$")
     assert not plan.path.exists()
 
 
@@ -86,7 +86,7 @@ def run_script(text: str, cwd: Path) -> tuple[list[str], dict[str, str]]:
     told = shlex.quote(str(cwd))
     srun.write_text(f'#!/bin/bash\nprintf "%s\\0" "$@" >{told}/argv\nenv -0 >{told}/env\numask >{told}/umask\n')
     srun.chmod(0o755)
-    env = {"PATH": f"{cwd}/bin:/usr/bin:/bin", "SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "32", "PYTHONPATH": "/mine", "LC_ALL": "C"}
+    env = {"PATH": f"{cwd}/bin:/usr/bin:/bin", "SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "32", "PYTHONPATH": ":/mine::", "LC_ALL": "C"}
     done = subprocess.run(["bash", "-u"], input=text, cwd=cwd, env=env, capture_output=True, text=True, timeout=240, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     argv = (cwd / "argv").read_bytes().decode().split("\0")[:-1]
@@ -109,9 +109,8 @@ def test_no_value_of_a_run_is_executed_and_every_one_arrives_whole(tmp_path: Pat
     job.mkdir(parents=True)
     argv, env = run_script(text, cwd)
     assert argv[:3] == ["--unbuffered", "--output", str(job / "%j_%t_log.out")] and "--kill-on-bad-exit=0" in argv
-    assert argv[-6:] == [
-        f"--container={hostile}", f"/opt/{hostile}/python", "-u", "-m", "submitit.core._submit", str(job),
-    ]  # fmt: skip
+    command = module_command(f"/opt/{hostile}/python", "submitit.core._submit", str(job), unbuffered=True)
+    assert argv[-7:] == [f"--container={hostile}", *command]
     assert env["VALUE"] == hostile and env["PYTHONPATH"] == f"{plan.path / 'code'}:/mine"
     assert (env["SRUN_CPUS_PER_TASK"], (cwd / "umask").read_text()) == ("32", "0077\n")
     assert [path.name for path in job.iterdir()] == ["7_submitted.pkl"] and (job / "7_submitted.pkl").readlink() == Path("submitted.pkl")
@@ -303,10 +302,10 @@ def test_the_pickle_names_our_function_and_holds_the_run_directory_only(tmp_path
 
 
 def test_a_local_profiles_shell_lines_run_before_the_interpreter_and_keep_its_process(tmp_path: Path) -> None:
-    (tmp_path / "python").write_text('#!/bin/sh\necho "$$ $GREETING $5"\n')
+    (tmp_path / "python").write_text('#!/bin/sh\necho "$$ $PWD $GREETING $5"\n')
     (tmp_path / "python").chmod(0o755)
     setup = 'if true; then\n  export GREETING="it\'s here"\nfi'
-    command = local_start.job_command(str(tmp_path / "python"), setup, Path("a b"))
+    command = local_start.job_command(str(tmp_path / "python"), setup, Path("a b"), tmp_path)
     started = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     out, _ = started.communicate(timeout=240)
-    assert out == f"{started.pid} it's here a b\n"
+    assert out == f"{started.pid} {tmp_path} it's here a b\n"

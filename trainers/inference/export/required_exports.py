@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict
 from ...config.export_folder import LORA_FILE, TRAINING, WeightsKind
 from ...control import Control, die_with_parent
 from ...errors import UserError
+from ...processes import module_command
 
 _POLL_S = 0.5
 _HINT = "move that folder away and it is made again; or name another one"
@@ -42,7 +43,7 @@ class RequiredExport(BaseModel):
     def argv(self) -> list[str]:
         """Return the command that makes the folder."""
         options = ["--to", str(self.to), "--weights", self.weights, "--role", self.role, *(["--merge"] if self.merge else [])]
-        return [sys.executable, "-m", "trainers.export", str(self.run), *options]
+        return module_command("trainers.export", str(self.run), *options)
 
 
 def ensure(required: Sequence[RequiredExport], control: Control) -> bool:
