@@ -1,23 +1,29 @@
 """Owns classes that a user wrote in a Python file of their own, named in a configuration as ./file.py:ClassName.
 
-Loads such a class, and checks the block that names it by the configuration that the class asks for. Must not know what a method, a
-model family or a data source does. A mistake in the user's file is one UserError that says where it is.
+Loads such a class with what its file imports from beside it (config/own_imports.py says what that is), and checks the block that names
+it by the configuration that the class asks for. Must not know what a method, a model family or a data source does. A mistake in the
+user's file is one UserError that says where it is.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib
 import importlib.util
 import sys
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
 from pydantic import ValidationError, create_model
 
-from .config import Section, TrainConfig
+from . import processes as processes  # whatever processes an own class starts
+from .config import Section, TrainConfig, own_imports
 from .config.discovery import available, config_class, is_own
 from .config.methods.base import MethodConfig
 from .config.models.base import ModelConfig
@@ -130,28 +136,80 @@ def _inherited(made: type, kind: _Kind) -> list[type[Section]]:
     return []
 
 
+class _Beside(MetaPathFinder):
+    """Finds what own files import from beside them, and nothing else that lies there: the folder is on no path."""
+
+    def __init__(self) -> None:
+        self.places: dict[str, Path] = {}
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        return PathFinder.find_spec(name, [str(self.places[name].parent)]) if path is None and name in self.places else None
+
+    def add(self, modules: dict[str, Path], file: Path, key: str) -> None:
+        """Let modules be found by these names; UserError where one of them is another module already."""
+        for name, place in modules.items():
+            before: object = self.places.get(name)
+            if before is None and name in sys.modules:
+                before = getattr(sys.modules[name], "__file__", None) or "another module"
+            if before is not None and not _same(before, place):
+                raise UserError(
+                    f"{key}: {file} imports {name} from {place}, but {name} is {before} in this process", f"rename {place.name}"
+                )
+            self.places[name] = place
+            for file in (place, place.parent.parent / place.name):  # an own file itself; in a run its copies lie in two folders
+                if (loaded := sys.modules.get(_module_name(file))) is not None and _same(file, place):
+                    sys.modules.setdefault(name, loaded)
+
+
+_BESIDE = _Beside()
+
+
+def _same(before: object, place: Path) -> bool:
+    return before == place or (isinstance(before, Path) and own_imports.digest(before) == own_imports.digest(place))
+
+
+def _module_name(path: Path) -> str:
+    return f"own_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+
+
 def _module(path: Path, key: str) -> ModuleType:
     """Return the file as a module; each file is imported once a process, so that classes of one file know each other."""
-    name = f"own_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    name = _module_name(path)
     if name in sys.modules:
         return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path) if path.is_file() else None
-    if spec is None or spec.loader is None:
+    if not path.is_file():
         raise UserError(f"{key}: there is no Python file {path}", "write it as ./file.py:ClassName, relative to where the run starts")
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    _BESIDE.add(own_imports.imports_of(path).modules, path, key)
+    if _BESIDE not in sys.meta_path:
+        sys.meta_path.insert(0, _BESIDE)
     try:
-        spec.loader.exec_module(module)
+        sys.modules[name] = _imported(path, name)
     except Exception as error:
-        del sys.modules[name]
+        sys.modules.pop(name, None)
         said = f"{type(error).__name__}: {error.msg if isinstance(error, SyntaxError) else error}"
-        raise UserError(f"{key}: {path}:{_line(error, path)} fails when it is imported: {said}", f"python {path} shows it, too") from error
+        raise UserError(f"{key}: {_place(error, path)} fails when it is imported: {said}", f"python {path} shows it, too") from error
+    return sys.modules[name]
+
+
+def _imported(path: Path, name: str) -> ModuleType:
+    """Import the file; where another own file imports it by its own name it is that module, so that its classes exist once."""
+    by_name = _BESIDE.places.get(path.stem)
+    if by_name is not None and not by_name.is_dir() and own_imports.digest(by_name) == own_imports.digest(path):
+        return importlib.import_module(path.stem)
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
     return module
 
 
-def _line(error: Exception, path: Path) -> int:
+def _place(error: Exception, path: Path) -> str:
+    """Return file:line of what fails: in the file itself, or in what it imports from beside it."""
     if isinstance(error, SyntaxError) and error.lineno:
-        return error.lineno
-    return next((frame.lineno or 1 for frame in reversed(traceback.extract_tb(error.__traceback__)) if frame.filename == str(path)), 1)
+        return f"{error.filename or path}:{error.lineno}"
+    own = {str(path), *(str(file) for place in _BESIDE.places.values() for file in own_imports.files_of(place))}
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in own]
+    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else f"{path}:1"
 
 
 def _classes(module: ModuleType) -> list[str]:

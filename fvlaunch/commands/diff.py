@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..config import own_files
 from ..config.compose import compose
 from ..config.lookup import candidates, is_path
 from ..config.strict_yaml import read
 from ..errors import FvlaunchError, NotFound
 from ..planning.planner import named_cluster
+from ..runs import code_snapshot
+from ..runs.directory import Run
 from . import output as printing
 from . import selection
 
@@ -47,7 +50,8 @@ def _data(word: str, cluster: str | None, runs_dir: Path | None) -> dict[str, An
     if is_path(word) and Path(word).is_file():
         content = read(Path(word), word).plain
         if isinstance(content, dict) and isinstance(content.get("recipe"), dict):
-            return {**content["recipe"], **{key: content[key] for key in ("cluster", "lock") if key in content}}
+            parts = {key: content[key] for key in ("cluster", "lock") if key in content}
+            return {**content["recipe"], **parts, **_own_code(Path(word), content)}
         return _recipe(word, cluster)
     if not is_path(word) and candidates("recipe", word, Path.cwd()):
         return _recipe(word, cluster)
@@ -62,7 +66,15 @@ def _data(word: str, cluster: str | None, runs_dir: Path | None) -> dict[str, An
 
 def _recipe(word: str, cluster: str | None) -> dict[str, Any]:
     composed = compose(word, named_cluster(word, cluster))
-    return {**composed.recipe_data, "cluster": composed.cluster_data}
+    own = own_files.all_copies(composed.recipe_data.get("train") or {}, composed.own_copies)
+    return {**composed.recipe_data, "cluster": composed.cluster_data, **({"lock": {"code": own_files.digests(own)}} if own else {})}
+
+
+def _own_code(config_file: Path, content: dict[str, Any]) -> dict[str, Any]:
+    """Return the lock with the digests of what the run has now of the user's own files: a copy can be changed, too."""
+    lock: Any = content.get("lock") if isinstance(content.get("lock"), dict) else {}
+    copies = code_snapshot.own_copies(Run(config_file.parent))
+    return {"lock": {**lock, "code": {**(lock.get("code") or {}), **own_files.digests(copies)}}} if copies else {}
 
 
 def _shown(value: Any) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, Place, Problem
-from . import lookup, relocation, tiny_preset
+from . import lookup, own_files, relocation, tiny_preset
 from . import paths as folders
 from .extends import Files
 from .merge import merge, overlay
@@ -44,6 +44,8 @@ class Composed:
     cluster_node: Node = field(repr=False)
     lock: dict[str, Any] = field(default_factory=dict)
     """The lock of the run.yaml that was given as the recipe."""
+    own_copies: dict[Path, Path] = field(default_factory=dict)
+    """By own Python file (./file.py:ClassName) the copy to take in its place: that of the run whose run.yaml was given as the recipe."""
 
     def place(self, path: KeyPath) -> Place:
         """Return where a value, or else the block it would stand in, was written."""
@@ -96,7 +98,16 @@ def compose(
         recipe_path=recipe_path,
         cluster_path=cluster_path,
         lock=lock if isinstance(lock, dict) else {},
+        own_copies=_own_copies(file, recipe_path, parts) if run else {},
     )
+
+
+def _own_copies(file: Node, path: Path, parts: Mapping[str, Any]) -> dict[Path, Path]:
+    """Return the copies that the run of this run.yaml has, without those of what --set names: that is the file as it is now."""
+    kept = own_files.kept_by(path.parent, file.value["recipe"].plain.get("train") or {})
+    named = own_files.references(parts["recipe_data"].get("train") or {}) if kept else ()
+    as_they_are = {own for key, own, _ in named if parts["origins"].get(("train", *key)) == "--set"}
+    return {own: copy for own, copy in kept.items() if own not in as_they_are}
 
 
 def compose_cluster(cluster: str) -> Cluster:

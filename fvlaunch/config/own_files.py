@@ -1,19 +1,23 @@
 """Owns which values of a train block name a class in a user's own Python file (./file.py:ClassName), and what its copy in a run is called.
 
-Must not import such a file, nor copy one.
+What such a file imports from beside it belongs to it. Must not import such a file, nor copy one.
 """
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from trainers.config import own_imports
+from trainers.config.own_imports import FOLDER as FOLDER
+from trainers.config.own_imports import IMPORTS as IMPORTS
+from trainers.config.own_imports import files_of as files_of
+
+from ..errors import FvlaunchError
 from .strict_yaml import KeyPath
 
-FOLDER = "own_code"
-"""Folder of the copies, in a run's copy of the code."""
 _IN_RUN = f"code/{FOLDER}"
 
 
@@ -40,6 +44,39 @@ def copies(train: Mapping[str, Any]) -> dict[Path, str]:
     return found
 
 
+def all_copies(train: Mapping[str, Any], kept: Mapping[Path, Path]) -> dict[str, Path]:
+    """By path below the folder of the copies what is copied there: own files, and what they import from beside them.
+
+    `kept`: the copy to take instead of an own file, as `kept_by` says.
+
+    FvlaunchError where two own files mean different modules by one name.
+    """
+    found = {name: kept.get(file, file) for file, name in copies(train).items()}
+    for file in [file for file in found.values() if file.is_file()]:
+        for name, place in own_imports.imports_of(file).modules.items():
+            other = found.setdefault(f"{IMPORTS}/{place.name}", place)
+            if other != place and own_imports.digest(other) != own_imports.digest(place):
+                message = f"own files import two different modules called {name}: {other} and {place}"
+                raise FvlaunchError(message, hint="rename one: in a process a name has one module")
+    return found
+
+
+def digests(copied: Mapping[str, Path]) -> dict[str, str]:
+    """Return the digest of each of `all_copies` that is there."""
+    return {name: own_imports.digest(place) for name, place in copied.items() if place.exists()}
+
+
+def kept_by(run: Path, train: Mapping[str, Any]) -> dict[Path, Path]:
+    """By own file, as the train block of a run.yaml names it, the copy that its run has: repeated, the run is repeated with that."""
+    copied = {file: run / _IN_RUN / name for file, name in copies(train).items()}
+    return {file: copy for file, copy in copied.items() if copy.is_file()}
+
+
+def passed_over(files: Iterable[Path]) -> list[str]:
+    """Return a sentence for each import of these files for which something lies beside them that is not taken."""
+    return [line for file in files if file.is_file() for line in own_imports.imports_of(file).passed_over.values()]
+
+
 def by_copies(train: dict[str, Any], run: Path) -> dict[str, Any]:
     """Return the block with each file replaced by its copy, where the directory of the run holds one, as a path below that directory."""
     names = copies(train)
@@ -63,6 +100,11 @@ def problem(file: Path, name: str) -> tuple[str, str] | None:
         return f"there is no Python file {file}", "written as ./file.py:ClassName, below the working directory"
     except (SyntaxError, ValueError) as error:
         return f"{file}:{getattr(error, 'lineno', None) or 1} is not Python: {getattr(error, 'msg', error)}", ""
+    imports = own_imports.imports_of(file)
+    if imports.problems:
+        return imports.problems[0]
+    if too_large := own_imports.too_large(imports.modules.values()):
+        return too_large, "keep data out of the package, or install it: pip install -e"
     known = set(_names(tree))
     if name in known or "*" in known:
         return None

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..config import own_files
 from ..config.strict_yaml import dump
 from ..errors import FvlaunchError, Interrupted, RunConflict, SchedulerUnreachable
 from ..files import publish_text
@@ -53,7 +54,7 @@ def prepare(plan: Plan, *, take_snapshot: bool, request: dict[str, Any]) -> Run:
     try:
         if take_snapshot:
             code_snapshot.take(run)
-            code_snapshot.take_own_files(run, plan.recipe.get("train") or {})
+            code_snapshot.take_own_files(run, own_files.all_copies(plan.recipe.get("train") or {}, plan.own_copies))
         _write_config(run, plan, lockfile.make(plan, request, run))
     except BaseException:
         shutil.rmtree(run.path, ignore_errors=True)

@@ -16,6 +16,7 @@ from typing import Any
 
 from trainers.config import hub_cache, trajectory_metadata
 
+from ..config import own_files
 from ..config.schema import Recipe
 from ..config.strict_yaml import read
 from ..errors import FvlaunchError
@@ -38,12 +39,18 @@ def make(plan: Plan, request: dict[str, Any], run: Run | None = None) -> dict[st
         "submitted": _now(),
         "asked": request,
         "git": code_snapshot.git_state(code),
-        "code": code_snapshot.digest(code),
+        "code": code_snapshot.digest(code, own_code(plan, run)),
         "versions": {"python": platform.python_version()} | {name: version for name in _VERSIONS if (version := _version(name))},
         "site": _site(plan),
         "paths": plan.path_texts,
         **_inputs(plan),
     }
+
+
+def own_code(plan: Plan, run: Run | None) -> dict[str, Path]:
+    """Return by name the user's own files, and what they import: the run's copies, or where it has none what would be copied."""
+    copies = code_snapshot.own_copies(run) if run is not None else {}
+    return copies or own_files.all_copies(plan.recipe.get("train") or {}, plan.own_copies)
 
 
 def renewed(run: Run, plan: Plan, generation: int) -> dict[str, Any]:
@@ -57,7 +64,11 @@ def renewed(run: Run, plan: Plan, generation: int) -> dict[str, Any]:
         "resumed": _now(),
         "resumed_from": generation,
     }
-    return {**before, **again} if before else {**make(plan, {}, run), "resumed_from": generation}
+    if not before:
+        return {**make(plan, {}, run), "resumed_from": generation}
+    if isinstance(code := before.get("code"), dict):  # an own file is what the run goes on with, whoever has changed the copy
+        again["code"] = {"sha256": code.get("sha256"), **own_files.digests(own_code(plan, run))}
+    return {**before, **again}
 
 
 def of_file(path: Path) -> dict[str, Any]:

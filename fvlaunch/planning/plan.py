@@ -73,6 +73,8 @@ class Plan:
     """Origins as in Composed, and ("sbatch", NAME) for each option."""
     path_texts: dict[str, Any] = field(default_factory=dict, repr=False)
     """Values of the recipe that were written with `${paths.x}`, by dotted key: see config/relocation.py."""
+    own_copies: dict[Path, Path] = field(default_factory=dict, repr=False)
+    """As in Composed: what to copy into the run in place of the user's own files."""
     pipeline: str | None = None
     """The pipeline that this run is a stage of; its folder is then `runs_dir`."""
     notes: tuple[str, ...] = field(default=(), repr=False)
@@ -164,6 +166,7 @@ def make_plan(
         srun_args=tuple(cluster.srun_args),
         python=cluster.python,
         limits=cluster.limits,
+        own_copies=composed.own_copies,
         path_texts=relocation.inherited(composed.recipe_asked, composed.lock, composed.origins),
         origins={
             **composed.origins,

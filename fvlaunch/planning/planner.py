@@ -26,7 +26,7 @@ from ..schedulers.registry import scheduler
 from . import lockfile, rates
 from .input_contents import check_contents
 from .plan import Plan, free_name, make_plan
-from .preflight import check_inputs
+from .preflight import check_inputs, check_own_code
 
 FROZEN = ("method", "models", "data", "seed", "flow_shift", "precision", "deterministic", "parallel")
 """Parts of `train` that make a run what it is; `parallel` may change where nothing was asked of it by --set."""
@@ -100,6 +100,7 @@ def plan_resume(run: Run, cluster: str | None, *, sets: Sequence[str], ranks: in
     before = compose(str(run.config_file))
     after = compose(str(run.config_file), cluster, sets=sets)
     _check_frozen(before, after, sets, other_cluster=cluster is not None)
+    check_own_code(after)
     plan = plan_of(after, name=run.path.name, ranks=ranks, nodes=None, sbatch=sbatch, runs_dir=run.path.parent)
     _check_unfinished(run, run.record(), plan)
     plan = replace(plan, notes=(*plan.notes, *rate_jumps(before, after, run.last_checkpoint_step())))

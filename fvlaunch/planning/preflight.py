@@ -19,7 +19,7 @@ from ..config import own_files
 from ..config.compose import Composed
 from ..config.strict_yaml import KeyPath
 from ..config.values import dotted
-from ..errors import ConfigError, Problem
+from ..errors import ConfigError, FvlaunchError, Problem
 from . import notify_check
 from .plan import in_container
 
@@ -48,11 +48,23 @@ def check_inputs(composed: Composed, made_before: Collection[str] = ()) -> None:
         raise ConfigError(problems[:20])
 
 
+def check_own_code(composed: Composed) -> None:
+    """Raise ConfigError where a user's own file, or the run's copy of it, cannot be used: what `check_inputs` says of it."""
+    if (problems := list(_own_code(composed))) and not in_container(composed.cluster.srun_args):
+        raise ConfigError(problems)
+
+
 def _own_code(composed: Composed) -> Iterator[Problem]:
-    """Report a user's own file that is not there, or has no such class."""
-    for path, file, name in own_files.references(composed.recipe_data.get("train") or {}):
-        if wrong := own_files.problem(file, name):
+    """Report a user's own file that is not there, or has no such class; what it imports from beside it belongs to it."""
+    train, first = composed.recipe_data.get("train") or {}, None
+    for path, file, name in own_files.references(train):
+        first = first or path
+        if wrong := own_files.problem(composed.own_copies.get(file, file), name):
             yield _problem(composed, ("train", *path), *wrong)
+    try:
+        own_files.all_copies(train, composed.own_copies)
+    except FvlaunchError as error:
+        yield _problem(composed, ("train", *(first or ())), error.message, error.hint)
 
 
 def _train(composed: Composed, made_before: Collection[str]) -> Iterator[Problem]:

@@ -5,16 +5,21 @@ Must not submit, print or change anything.
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..config import own_files
 from ..config import secrets as secret_values
 from ..config.compose import Composed
+from ..errors import FvlaunchError
+from ..runs import code_snapshot
 from ..runs.directory import Run
-from . import notify_check
+from . import lockfile, notify_check
 from .plan import Plan
 
 GB = 1e9
@@ -92,7 +97,7 @@ def too_full(plan: Plan) -> list[str]:
 
 def warnings(composed: Composed, plan: Plan) -> list[str]:
     """Return all warnings of a submission; none of them stops it."""
-    return [*warnings_of(plan), *drift(composed, plan)]
+    return [*warnings_of(plan), *passed_over(plan), *hidden_modules(os.environ), *drift(composed, plan)]
 
 
 def warnings_of(plan: Plan) -> list[str]:
@@ -106,14 +111,43 @@ def without_secrets(plan: Plan) -> list[str]:
 
 
 def edited_own_files(run: Run, plan: Plan) -> list[str]:
-    """Return a warning for each of the user's own Python files that is not as the run's copy of it any more: a resume runs the copy."""
+    """Return a warning for each of the user's own Python files, and of what they import, that is not as it was when the run was made.
+
+    A resume runs the run's copy; where it has none (--no-snapshot), the file as it is.
+    """
+    copies, lines = code_snapshot.own_copies(run), []
+    before: Any = lockfile.of_file(run.config_file).get("code") or {}
+    try:
+        now = own_files.all_copies(plan.recipe.get("train") or {}, {})
+    except FvlaunchError:  # since it was edited: two modules have one name
+        return []
+    for name, digest in own_files.digests(now).items():
+        file, copy = now[name], copies.get(name)
+        if copy is not None and own_files.digests({name: copy}) != {name: digest}:
+            use = f"hint: to use the edit: cp {'-r ' if copy.is_dir() else ''}{file} {copy.parent if copy.is_dir() else copy}"
+            lines.append(f"warning: {file} is not as it was submitted; the run goes on with its copy\n{use}")
+        elif not copies and before.get(name, digest) != digest:
+            lines.append(f"warning: {file} is not as it was submitted, and goes on as it is: this run has no copy of it (--no-snapshot)")
+    return lines
+
+
+def passed_over(plan: Plan) -> list[str]:
+    """Return a line for each import of an own file for which something lies beside it that is not taken."""
+    files = [plan.own_copies.get(file, file) for file in own_files.copies(plan.recipe.get("train") or {})]
+    return [f"note: {line}" for line in own_files.passed_over(files)]
+
+
+def hidden_modules(environment: Mapping[str, str]) -> list[str]:
+    """Warn where a folder of PYTHONPATH holds a module with the name of one of Python's own, which it then hides from every program."""
     lines = []
-    for file, name in own_files.copies(plan.recipe.get("train") or {}).items():
-        copy = run.code / own_files.FOLDER / name
-        if copy.is_file() and file.is_file() and copy.read_bytes() != file.read_bytes():
-            lines.append(
-                f"warning: {file} is not as it was submitted; the run goes on with its copy\nhint: to use the edit: cp {file} {copy}"
-            )
+    for folder in filter(None, environment.get("PYTHONPATH", "").split(os.pathsep)):
+        try:
+            names = {path.stem for path in Path(folder).iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
+        except OSError:
+            continue
+        if hidden := ", ".join(sorted(names & sys.stdlib_module_names)[:5]):
+            hint = "hint: rename it, or take the folder out of PYTHONPATH"
+            lines.append(f"warning: {folder} is in PYTHONPATH, and its {hidden} hides Python's own\n{hint}")
     return lines
 
 
@@ -148,8 +182,6 @@ def drift(composed: Composed, plan: Plan) -> list[str]:
     """Warn, where a run.yaml is submitted, of what is no longer as its lock says, and say how to get it again."""
     if not composed.lock:
         return []
-    from . import lockfile
-
     changes = lockfile.differences(composed.lock, lockfile.make(plan, {}))
     lines = [f"warning: not as when {composed.recipe_path} was written: {line}" for line in changes]
     code = composed.recipe_path.parent / "code"

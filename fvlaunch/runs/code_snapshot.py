@@ -43,12 +43,22 @@ def take(run: Run) -> Path:
     return run.code
 
 
-def take_own_files(run: Run, train: Mapping[str, Any]) -> None:
-    """Copy the user's own files that a train block names beside the packages, for the same reason. A missing one the rank will tell."""
-    for file, name in own_files.copies(train).items():
-        if file.is_file():
-            (run.code / own_files.FOLDER).mkdir(exist_ok=True)
-            shutil.copyfile(file, run.code / own_files.FOLDER / name)
+def take_own_files(run: Run, copied: Mapping[str, Path]) -> None:
+    """Copy the user's own files and what they import (own_files.all_copies) beside the packages, for the same reason. A missing one the
+    rank will tell."""
+    for name, place in copied.items():
+        for source in own_files.files_of(place):
+            target = run.code / own_files.FOLDER / name / source.relative_to(place)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if source.is_file():
+                shutil.copyfile(source, target)
+
+
+def own_copies(run: Run) -> dict[str, Path]:
+    """By path below their folder the copies that a run has: own files, and what these import."""
+    folder = run.code / own_files.FOLDER
+    places = [*folder.glob("*.py"), *(folder / own_files.IMPORTS).glob("[!._]*")]
+    return {str(place.relative_to(folder)): place for place in sorted(places)}
 
 
 def code_folder(run: Run) -> Path:
@@ -56,14 +66,13 @@ def code_folder(run: Run) -> Path:
     return run.code if run.code.is_dir() else source_root()
 
 
-def digest(root: Path) -> dict[str, str]:
-    """Return the digest of a folder's code: every Python file of our packages by place and content, and each copy of a user's own file."""
+def digest(root: Path, own: Mapping[str, Path]) -> dict[str, str]:
+    """Return the digest of a folder's code, every Python file of our packages by place and content; and that of each of the user's own."""
     found = hashlib.sha256()
     for package in PACKAGES:
         for path in sorted((root / package).rglob("*.py")):
             found.update(f"{path.relative_to(root)}\n".encode() + hashlib.sha256(path.read_bytes()).digest())
-    own = sorted((root / own_files.FOLDER).glob("*.py"))
-    return {"sha256": found.hexdigest()} | {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in own}
+    return {"sha256": found.hexdigest()} | own_files.digests(own)
 
 
 def git_state(root: Path) -> dict[str, Any] | None:

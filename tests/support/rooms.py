@@ -37,7 +37,7 @@ ROOMS: dict[str, dict[str, str]] = {
         "processes": "control",
         "control": "",
         "command_line": "config errors",
-        "own_code": "config errors",
+        "own_code": "config processes errors",
         "__main__": "inference own_code config control errors",
         "forkserver": "__main__ methods models config control",
         "export": "inference checkpointing config command_line",

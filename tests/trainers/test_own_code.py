@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import importlib
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from trainers.models.base import OneNetwork
 from trainers.models.wan import Wan
 from trainers.own_code import load_class, with_built_in_sections, with_own_sections
 
+PLAIN = "from trainers.methods.finetune import FineTuneMethod\nclass Plain(FineTuneMethod):\n    pass\n"
 FILE = """
 from pydantic import PositiveFloat
 from trainers.config.methods import finetune
@@ -224,3 +227,44 @@ def test_what_a_built_in_method_says_of_its_roles_holds_for_a_class_with_a_confi
     free = more.model_copy(update={"method": block(tmp_path, method={"kind": f"{mine}:Plain"}).method})
     assert check(with_own_sections(free), 1) == []
     assert method_class("finetune") is FineTuneMethod
+
+
+def test_a_file_has_what_lies_beside_it_and_nothing_else_of_the_folder_is_importable(tmp_path: Path) -> None:
+    (tmp_path / "beside_a.py").write_text("from beside_pkg.part import VALUE\nimport signal\nSIGNAL = signal.SIGTERM\n")
+    (tmp_path / "beside_pkg").mkdir()
+    (tmp_path / "beside_pkg/part.py").write_text("VALUE = 3\n")
+    (tmp_path / "signal.py").write_text("raise SystemExit\n")
+    (tmp_path / "beside_unused.py").write_text("")
+    (tmp_path / "mine.py").write_text(f"import beside_a\n{PLAIN}    value, signal = beside_a.VALUE, beside_a.SIGNAL\n")
+    found: Any = load_class(f"{tmp_path}/mine.py:Plain", FineTuneMethod, "method.kind")
+    assert (found.value, found.signal) == (3, 15)
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("beside_unused")
+    assert str(tmp_path) not in sys.path
+
+
+def test_two_files_that_mean_different_modules_by_one_name_are_refused(tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "shared_name.py").write_text(f"WHERE = {folder!r}\n")
+        (tmp_path / folder / "mine.py").write_text(f"import shared_name\n{PLAIN}")
+    load_class(f"{tmp_path}/one/mine.py:Plain", FineTuneMethod, "method.kind")
+    error = refused(lambda: load_class(f"{tmp_path}/two/mine.py:Plain", FineTuneMethod, "family"))
+    assert f"{tmp_path}/two/mine.py imports shared_name from {tmp_path}/two/shared_name.py" in error.message and "rename" in error.hint
+
+
+@pytest.mark.parametrize("first", ["net_of_mine", "mine"])
+def test_a_class_that_two_own_files_share_exists_once(tmp_path: Path, first: str) -> None:
+    (tmp_path / "net_of_mine.py").write_text(PLAIN)
+    (tmp_path / "mine.py").write_text("import net_of_mine\nclass Mine(net_of_mine.Plain):\n    pass\n")
+    order = ["mine.py:Mine", "net_of_mine.py:Plain"]
+    made = {name: load_class(f"{tmp_path}/{name}", FineTuneMethod, "x") for name in (order if first == "mine" else reversed(order))}
+    sys.modules.pop("net_of_mine")
+    assert issubclass(made["mine.py:Mine"], made["net_of_mine.py:Plain"])
+
+
+def test_what_fails_in_a_file_beside_it_is_told_with_that_files_line(tmp_path: Path) -> None:
+    (tmp_path / "beside_broken.py").write_text("\n\n1 / 0\n")
+    (tmp_path / "mine.py").write_text(f"import beside_broken\n{PLAIN}")
+    error = refused(lambda: load_class(f"{tmp_path}/mine.py:Plain", FineTuneMethod, "method.kind"))
+    assert f"{tmp_path}/beside_broken.py:3 fails when it is imported: ZeroDivisionError" in error.message

@@ -15,6 +15,7 @@ import pytest
 
 from fvlaunch.agent.rank_spawner import Child, ForkServer
 from tests.support.paths import ROOT
+from trainers.processes import module_command
 
 
 @pytest.fixture

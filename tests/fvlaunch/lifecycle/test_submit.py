@@ -23,6 +23,7 @@ from fvlaunch.planning.plan import Plan
 from fvlaunch.runs import registry
 from fvlaunch.runs.directory import Run
 from fvlaunch.schedulers.local import start as local_start
+from fvlaunch.schedulers.python_processes import module_command
 from fvlaunch.schedulers.slurm import submission as slurm_submission
 from fvlaunch.schedulers.slurm.batch_script import sbatch_options
 from tests.support.paths import ROOT

@@ -19,7 +19,10 @@
 # setup
 export TRAINER_UMASK=$(umask) # for what a job makes to be given away
 umask 077
-export PYTHONPATH=/shared/runs/run-1/code${PYTHONPATH:+:$PYTHONPATH}
+PYTHONPATH=/shared/runs/run-1/code:${PYTHONPATH-}
+while [[ $PYTHONPATH == *::* ]]; do PYTHONPATH=${PYTHONPATH//::/:}; done # to Python, an empty part is the working directory
+export PYTHONPATH=${PYTHONPATH%:}
+unset PYTHONINSPECT # with it, what failed ends with 0
 export NCCL_DEBUG=WARN
 export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-32}"
 # The job finds its pickle by its own id, whoever submits this script and whatever became of them.
@@ -33,7 +36,7 @@ unset SLURM_EXPORT_ENV
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output /shared/runs/run-1/job/0123456789abcdef/%j_%t_log.out --kill-on-bad-exit=0 --mpi=none /opt/venv/bin/python -u -m submitit.core._submit /shared/runs/run-1/job/0123456789abcdef
+srun --unbuffered --output /shared/runs/run-1/job/0123456789abcdef/%j_%t_log.out --kill-on-bad-exit=0 --mpi=none /opt/venv/bin/python -u -c 'import sys; sys.path[:] = [part for part in sys.path if part]; name = sys.argv.pop(1); import runpy; runpy.run_module(name, run_name='"'"'__main__'"'"', alter_sys=True)' submitit.core._submit /shared/runs/run-1/job/0123456789abcdef
 
 
 # teardown

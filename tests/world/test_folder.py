@@ -1,0 +1,102 @@
+"""What lies in the folder in which somebody works: modules of other programs, and the user's own methods."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fvlaunch.schedulers.python_processes import module_command
+from tests.support.foreign_modules import ForeignModules
+from tests.support.launcher import Workspace, metrics
+from tests.support.paths import ROOT
+from tests.support.world import row
+
+METHOD = """
+import helper
+from trainers.methods.finetune import FineTuneMethod
+
+
+class MyMethod(FineTuneMethod):
+    def on_train_start(self):
+        super().on_train_start()
+        print("helper says", helper.VALUE, flush=True)
+"""
+
+
+class Folder(Workspace):
+    """A working directory with a recipe for ./mine.py:MyMethod, a local cluster, and other people's modules; PYTHONPATH names somebody's
+    package `trainers`, too."""
+
+    def __init__(self, folder: Path) -> None:
+        (folder / "work").mkdir()
+        (folder / "lib/trainers").mkdir(parents=True)
+        super().__init__(folder / "work")
+        self.foreign = ForeignModules(self.folder, folder / "executed")
+        (folder / "lib/trainers/__init__.py").write_text((self.folder / "signal.py").read_text())
+        self.env["PYTHONPATH"] = f"{folder / 'lib'}:{ROOT}"
+        method = {"kind": "./mine.py:MyMethod"}
+        train = {"max_steps": 2, "method": method, "checkpoint": {"every_steps": 1}}
+        self.write("short.yaml", {"extends": "./templates/recipes/tiny.yaml", "resources": {"ranks": 1}, "train": train})
+        self.write("mine.py", METHOD)
+        self.write("helper.py", "VALUE = 'one'\n")
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a command as the script in bin/ does: Python then has that folder on its path, not the working directory."""
+        return subprocess.run(
+            module_command(sys.executable, "fvlaunch", *arguments), cwd=self.folder, env=self.env, stdin=subprocess.DEVNULL,
+            capture_output=True, text=True, timeout=240, check=False,
+        )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Folder:
+    """Two steps are done; then the method was edited and what it imports removed; then two steps more."""
+    here = Folder(tmp_path_factory.mktemp("folder"))
+    done = here.run("submit", "./short.yaml", "--cluster", "here", "--name", "mine", "--wait")
+    assert done.returncode == 0, done.stderr + here.told()
+    here.write("mine.py", METHOD.replace("helper says", "edited"))
+    (here.folder / "helper.py").unlink()
+    done = here.run("resume", "mine", "--set", "train.max_steps=4", "--wait")
+    assert done.returncode == 0, done.stderr + here.told()
+    here.write("said", done.stderr)
+    return here
+
+
+@row("32", "signal.py, random.py, yaml/, trainers/, fvlaunch/ ... in the working folder")
+@row("33", "PYTHONPATH with somebody's package trainers")
+def test_whatever_lies_in_the_working_folder_nothing_of_it_is_run(trained: Folder) -> None:
+    assert len(metrics(trained.runs / "mine")) == 4
+    steps = [one["step"] for one in json.loads(trained.run("verify", "mine", "--json").stdout)]
+    assert steps == [1, 2, 3, 4] or steps == [2, 3, 4]
+    assert "would be deleted" in trained.run("prune", "mine", "--keep-last", "1", "--dry-run").stdout
+    assert trained.foreign.executed == []
+
+
+@row("32", "verify and prune whose program could not look")
+def test_verify_and_prune_never_say_that_there_is_no_checkpoint_where_they_could_not_look(trained: Folder) -> None:
+    folder = trained.runs / "mine/checkpoints"
+    kept = folder.rename(trained.runs / "mine/kept")
+    folder.touch()
+    answers = [trained.run(*words) for words in (("verify", "mine"), ("prune", "mine", "--keep-last", "1"))]
+    folder.unlink()
+    kept.rename(folder)
+    for done in answers:
+        assert done.returncode == 1 and "did not come to its end" in done.stderr and "no checkpoint" not in done.stderr
+
+
+@row("-", "./mine.py:MyMethod edited or removed between submit and requeue")
+def test_a_run_owns_its_method_and_what_it_imports(trained: Folder) -> None:
+    logs = [path.read_text() for path in sorted((trained.runs / "mine/logs").glob("*/rank-0000.log"))]
+    assert len(logs) == 2 and all("helper says one" in text for text in logs) and not any("edited" in text for text in logs)
+    assert "mine.py is not as it was submitted; the run goes on with its copy" in (trained.folder / "said").read_text()
+    (trained.folder / "mine.py").rename(trained.folder / "moved.py")
+    repeated = trained.run("submit", "runs/mine/run.yaml", "--dry-run")
+    (trained.folder / "moved.py").rename(trained.folder / "mine.py")
+    assert repeated.returncode == 0, repeated.stderr
+    differing = trained.run("diff", "mine", "./short.yaml", "--cluster", "here", "--json")
+    keys = [one["key"] for one in json.loads(differing.stdout) if one["a"] and one["b"]]
+    assert "lock.code.mine.py" in keys
