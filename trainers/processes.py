@@ -17,8 +17,8 @@ from typing import Any
 from .control import SIGNALS
 
 _OFF_THE_WORKING_DIRECTORY = "import sys; sys.path[:] = [part for part in sys.path if part]; "
-"""Python puts the working directory first on the module path of a program that it gets with -c (as it does with -m), so that a
-signal.py lying there would be run in place of Python's own. -P forbids it, from Python 3.11 on."""
+"""Python puts the working directory first on the module path of a program that it gets with -c (as it does with -m), so that what a user
+called `signal` there would be run in place of Python's own. -P forbids it, from Python 3.11 on."""
 _processes: weakref.WeakSet[BaseProcess] = weakref.WeakSet()
 _spawn = multiprocessing.util.spawnv_passfds
 

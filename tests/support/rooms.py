@@ -18,7 +18,7 @@ ROOMS: dict[str, dict[str, str]] = {
         "__main__": "cli",
         "errors": "",
         "files": "",
-        "cli": "commands config runs errors __init__",
+        "cli": "commands config runs schedulers errors __init__",
         "commands": "lifecycle diagnostics planning status runs schedulers config errors files",
         "lifecycle": "agent planning status runs schedulers config errors files",
         "planning": "runs schedulers config errors",
@@ -39,14 +39,14 @@ ROOMS: dict[str, dict[str, str]] = {
         "command_line": "config errors",
         "own_code": "config processes errors",
         "__main__": "inference own_code config control errors",
-        "forkserver": "__main__ methods models config control",
+        "forkserver": "__main__ methods models config processes control",
         "export": "inference checkpointing config command_line",
         "sample": "inference sources distributed config command_line errors",
         "training": (
             "inference methods preprocessing checkpointing optim models data diffusion distributed config seeding control errors files"
         ),
         "methods": "optim models data diffusion distributed own_code config seeding errors",
-        "inference": "checkpointing models data diffusion distributed own_code config seeding control errors files",
+        "inference": "checkpointing models data diffusion distributed own_code config processes seeding control errors files",
         "preprocessing": "models data distributed sources config processes control errors files",
         "sources": "config errors",
         "optim": "distributed config",
@@ -73,10 +73,11 @@ operating system means), and the exit codes of a rank."""
 NARROW = {
     ("lifecycle", "agent"): {"fvlaunch.agent.main.run_agent"},
     ("cli", "runs"): {"fvlaunch.runs.registry"},
+    ("cli", "schedulers"): {"fvlaunch.schedulers.python_processes"},
     ("config", "schedulers"): {"fvlaunch.schedulers.registry", "fvlaunch.schedulers.slurm.gpu_counts"},
     ("runs", "schedulers"): {"fvlaunch.schedulers.local_process"},
 }
-"""Where one room may import only a little of another: what the job runs; what shell completion lists; which schedulers there are
+"""Where one room may import only a little of another: what the job runs; what shell completion lists, and what the environment says to Python; which schedulers there are
 and how sbatch's options count GPUs; who a process is."""
 
 FILES = {package: sorted((ROOT / package).rglob("*.py")) for package in ROOMS}

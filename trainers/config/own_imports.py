@@ -19,8 +19,6 @@ FOLDER = "own_code"
 """Folder of the copies of own files, in a run's copy of the code."""
 IMPORTS = "imports"
 """Folder below it: what these files import from beside them, and nothing else."""
-OURS = ("fvlaunch", "trainers")
-_OUR_FOLDERS = tuple(Path(__file__).resolve().parents[2] / name for name in OURS)
 MAX_BYTES = 20_000_000
 MAX_FILES = 2000
 """Most that is copied into a run of what own files import."""
@@ -50,7 +48,7 @@ def imports_of(file: Path) -> OwnImports:
         source, in_package = waiting.pop()
         for dotted, line in _imported(source, found, in_package):
             name, place = dotted.partition(".")[0], _beside(dotted, folders)
-            if place is None or name in found.modules or place.resolve() in _OUR_FOLDERS:
+            if place is None or name in found.modules or _is_running(name, place):
                 continue
             if not in_run and (what := _known_elsewhere(name, folders)):
                 found.passed_over.setdefault(name, f"{source}:{line} imports {name}: {what} is meant, not {place}")
@@ -137,12 +135,16 @@ def _beside(dotted: str, folders: Iterable[Path]) -> Path | None:
     return None
 
 
+def _is_running(name: str, place: Path) -> bool:
+    """Return whether this is a package of the process that reads here, as in a checkout in which somebody works."""
+    file = getattr(sys.modules.get(name), "__file__", None)
+    return file is not None and Path(file).resolve().parent == place.resolve()
+
+
 def _known_elsewhere(name: str, folders: Iterable[Path]) -> str | None:
-    """Return what else has this name: Python, this project, or something installed (PYTHONPATH counts); None where nothing has."""
+    """Return what else has this name: Python, or something installed (this project, too; PYTHONPATH counts); None where nothing has."""
     if name in sys.stdlib_module_names:
         return "Python's own module"
-    if name in OURS:
-        return "this project's package"
     real = {folder.resolve() for folder in folders}
     spec = PathFinder.find_spec(name, [part for part in sys.path if part and Path(part).resolve() not in real])
     return f"the installed {spec.origin}" if spec is not None and spec.origin else None
