@@ -7,9 +7,8 @@ from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
 
 OFF_THE_WORKING_DIRECTORY = "import sys; sys.path[:] = [part for part in sys.path if part]; "
-"""The first line of a program that Python gets with -c. Python puts the working directory first on the module path, so that
-what a user called `signal` or `yaml` there would be run in place of the module that is meant. (-P does the same from Python 3.11 on; 3.10 has
-nothing.)"""
+"""The first line of a program that Python gets with -c. Python puts the working directory first on the module path, so that what a user
+called `signal` or `yaml` there would be run in place of the module that is meant. (-P forbids it from Python 3.11 on; 3.10 has nothing.)"""
 RUN_MODULE = f"{OFF_THE_WORKING_DIRECTORY}name = sys.argv.pop(1); import runpy; runpy.run_module(name, run_name='__main__', alter_sys=True)"
 """What `python -m NAME` does, but without the working directory on the module path: with -m it would come before PYTHONPATH, and a
 checkout that one works in would be run instead of the copy that belongs to a run."""

@@ -77,8 +77,8 @@ NARROW = {
     ("config", "schedulers"): {"fvlaunch.schedulers.registry", "fvlaunch.schedulers.slurm.gpu_counts"},
     ("runs", "schedulers"): {"fvlaunch.schedulers.local_process"},
 }
-"""Where one room may import only a little of another: what the job runs; what shell completion lists, and what the environment says to Python; which schedulers there are
-and how sbatch's options count GPUs; who a process is."""
+"""Where one room may import only a little of another: what the job runs; what shell completion lists; what the environment says to Python;
+which schedulers there are and how sbatch's options count GPUs; who a process is."""
 
 FILES = {package: sorted((ROOT / package).rglob("*.py")) for package in ROOMS}
 
