@@ -107,7 +107,7 @@ def _print(runs: Sequence[Run | Pipeline], statuses: Sequence[RunStatus], *, att
             printing.attempts_table(*_read(runs[0]))
     elif statuses:
         printing.statuses(statuses)
-        printing.reasons([s for s in statuses if s.state == "broken"])
+        printing.reasons([s for s in statuses if s.state == "broken" or s.blocked])
         for run in runs if attempts else ():
             _attempts_of(run)
     else:

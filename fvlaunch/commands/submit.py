@@ -103,6 +103,8 @@ def test_only(request: SubmitRequest, *, json_: bool) -> int:
     one_each = [replace(request, cluster=name) for name in request.cluster.split(",")] if request.cluster else [request]
     plans = [plan for one in one_each for plan in (one.pipeline_plan().stages if one.is_pipeline else [one.plan(look=False)[1]])]
     dry_run_command.check_slurm(plans)
+    for line in dict.fromkeys(line for plan in plans for line in plan.notes):
+        printing.say(line)
     return dry_run_command.print_answers(dry_run_command.ask(plans), json_=json_)
 
 

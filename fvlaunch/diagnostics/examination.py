@@ -50,6 +50,10 @@ def _slurm(cluster: Cluster, name: str, *, node: bool, wait_s: float) -> Iterato
         yield Finding("Slurm", Verdict.FAIL, error.message, error.hint)
         return
     yield Finding("Slurm", Verdict.OK, f"{config.get('ClusterName', '?')}, version {config.get('SLURM_VERSION', '?')}")
+    for variable in ("SLURM_CLUSTERS", "SBATCH_CLUSTERS"):
+        if os.environ.get(variable, config.get("ClusterName")) != config.get("ClusterName"):
+            found = f"{variable}={os.environ[variable]} names another cluster, and jobs go to this one"
+            yield Finding("Slurm", Verdict.WARN, found, f"unset {variable}: submit refuses it")
     problem = slurm_site.accounts_problem() if config.get("AccountingStorageType", "").endswith("/slurmdbd") else ""
     yield from check_site(Site(cluster, config, partitions, measured_save(name), problem))
     if node:

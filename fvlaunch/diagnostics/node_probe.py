@@ -23,7 +23,7 @@ from ..schedulers.slurm import commands as slurm
 from ..schedulers.slurm import gpu_counts
 from ..schedulers.slurm import site as slurm_site
 
-_KEPT = ("partition", "account", "qos", "constraint", "reservation", "wckey")
+_KEPT = ("partition", "account", "qos", "constraint", "reservation", "wckey", "export")
 _PROGRAM = (
     f"{OFF_THE_WORKING_DIRECTORY}\n"
     + """
@@ -103,6 +103,7 @@ def _script(cluster: Cluster, folder: Path) -> str:
     if gpu_counts.num_gpus(cluster.slurm):
         options["gpus-per-node"] = 1
     lines = ["#!/bin/bash", *(f"#SBATCH --{key}={shlex.quote(str(value))}" for key, value in options.items()), "#SBATCH --no-requeue"]
+    lines.append("unset SLURM_EXPORT_ENV")  # srun is to hand on what is set here
     run = shlex.join(["srun", "--ntasks=1", *cluster.srun_args])
     return "\n".join([*lines, _environment(cluster), cluster.setup, f"{run} {_command(cluster, folder / 'answer.json')}", ""])
 

@@ -8,11 +8,16 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ..config import secrets as secret_values
 from ..config.compose import compose, compose_cluster
 from ..config.schema import Cluster
+from ..errors import ConfigError
+from ..planning.job_options import layered
+from ..planning.planner import shell_for
 from ..runs import code_snapshot, job_folder
 from ..runs.directory import Run
 from ..schedulers.base import ToolSpec
@@ -49,7 +54,20 @@ def make(program: str, source: Path, options: Mapping[str, Value], cluster_name:
     cluster = compose_cluster(cluster_name)
     if scheduler(cluster.executor).has_queue:
         job_folder.check_job_path(Path.cwd())
-    return scheduler(cluster.executor).run_tool(tool_of(program, argv(cluster.python or sys.executable), cluster_name, cluster))
+    tool = tool_of(program, argv(cluster.python or sys.executable), cluster_name, cluster)
+    return scheduler(cluster.executor).run_tool(replace(tool, options=_options(cluster)))
+
+
+def _options(cluster: Cluster) -> dict[str, Any]:
+    """Return the profile's sbatch options and what the shell changes of them, which is told."""
+    if not scheduler(cluster.executor).takes_sbatch_options:
+        return dict(cluster.slurm)
+    options = layered(cluster, {}, {}, shell_for(cluster.executor))
+    if options.problems:
+        raise ConfigError(options.problems)
+    for note in options.notes:
+        sys.stderr.write(f"{note}\n")
+    return dict(options.values)
 
 
 def tool_of(program: str, argv: Sequence[str], cluster_name: str, cluster: Cluster) -> ToolSpec:

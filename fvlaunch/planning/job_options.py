@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from ..config import sbatch_options
-from ..config.compose import Composed
 from ..config.sbatch_options import OptionError, Value
+from ..config.schema import Cluster
 from ..config.shell_options import ShellOption, from_shell
+from ..config.strict_yaml import KeyPath
 from ..errors import Place, Problem
 from ..schedulers.slurm import gpu_counts
 from ..schedulers.slurm.gpu_counts import Asked, GpuError
@@ -69,10 +71,10 @@ class JobOptions:
         return f"--{option}" if self.origins.get(option) in (COMMAND_LINE.file, SHELL) else f"cluster.slurm.{option}"
 
 
-def layered(composed: Composed, given: Mapping[str, Any], shell: Mapping[str, str]) -> JobOptions:
-    """Return the options of all layers of a job for Slurm."""
-    profile = composed.cluster.slurm
-    options = JobOptions(dict(profile), {key: composed.origins.get(("cluster", "slurm", key), "default") for key in profile})
+def layered(cluster: Cluster, origins: Mapping[KeyPath, str], given: Mapping[str, Any], shell: Mapping[str, str]) -> JobOptions:
+    """Return the options of all layers of a job for Slurm. `origins` says where each value of the profile was written."""
+    profile = cluster.slurm
+    options = JobOptions(dict(profile), {key: origins.get(("cluster", "slurm", key), "the profile") for key in profile})
     beaten = {one: _give_of_shell(options, one) for one in from_shell(shell)}
     for key, value in given.items():
         options.give(key, value, COMMAND_LINE.file, COMMAND_LINE)
@@ -83,6 +85,9 @@ def layered(composed: Composed, given: Mapping[str, Any], shell: Mapping[str, st
             instead = "; ".join(f"cluster.slurm.{name}: {value}" for name, value in before.items())
             options.notes.append(f"note: {one} in the shell is used" + (f" instead of {instead}" if before else f" as {one.option}"))
     _tell_lost_gpus(options, profile)
+    if cluster.ranks_per_node is None:
+        _tell_uncounted_gpus(options)
+    _check_srun(options, cluster.srun_args)
     return options
 
 
@@ -106,6 +111,25 @@ def _tell_lost_gpus(options: JobOptions, profile: Mapping[str, Any]) -> None:
     if gpu_counts.num_gpus(profile) and not any(gpu_counts.names_gpus(form, options.values.get(form)) for form in gpu_counts.FORMS):
         form = next(form for form in gpu_counts.FORMS if gpu_counts.names_gpus(form, profile.get(form)))
         options.notes.append(f"note: no GPU is asked for: {form}: {profile[form]} of the profile is replaced by what names none")
+
+
+def _tell_uncounted_gpus(options: JobOptions) -> None:
+    """Tell of a job that may hold GPUs without asking for any: it gets one rank on each node."""
+    if any(gpu_counts.names_gpus(form, options.values.get(form)) for form in gpu_counts.FORMS):
+        return
+    share = next((item for item in str(options.values.get("gres", "")).split(",") if item.startswith(("shard", "mps"))), "")
+    whole = "exclusive holds whole nodes, and no GPU is asked for" if options.values.get("exclusive") else ""
+    if held := f"gres: {share} is a part of a GPU" if share else whole:
+        options.notes.append(f"note: {held}: one rank on each node, unless ranks_per_node says more")
+
+
+def _check_srun(options: JobOptions, arguments: Sequence[str]) -> None:
+    """Refuse a narrow --export of srun: the agents would not find their own code."""
+    pairs = [(word, after) for word, after in pairwise([*arguments, ""]) if word.partition("=")[0] == "--export"]
+    words = [after if word == "--export" else word.partition("=")[2] for word, after in pairs]
+    if any("all" not in word.lower().split(",") for word in words):
+        message = "srun's --export keeps from the agents what the batch script sets for them"
+        options.problems.append(Problem(message, None, "cluster.srun_args", "write slurm: {export: ...}, which is for the job"))
 
 
 # --- GPUs

@@ -220,7 +220,7 @@ def _name_problems(name: str, folder: Path) -> list[Problem]:
 def _options(composed: Composed, given: Mapping[str, Any], shell: Mapping[str, str]) -> JobOptions:
     """Return the sbatch options of all layers; a local run takes a time limit alone, and the shell is not asked."""
     if scheduler(composed.cluster.executor).takes_sbatch_options:
-        return job_options.layered(composed, given, shell)
+        return job_options.layered(composed.cluster, composed.origins, given, shell)
     options, hint = JobOptions(), "choose a Slurm cluster with --cluster"
     for key, value in given.items():
         if key == "time":

@@ -82,16 +82,16 @@ def plan_of(composed: Composed, **request: Any) -> Plan:
         cwd=Path.cwd(),
         cores_per_node=len(os.sched_getaffinity(0)),
         gpus=local_process.num_local_gpus() if scheduler(composed.cluster.executor).runs_here else 0,
-        shell=_shell(composed),
+        shell=shell_for(composed.cluster.executor),
         **request,
     )
     return plan if request.get("name") else replace(plan, name=free_name(plan.name, plan.runs_dir))
 
 
-def _shell(composed: Composed) -> dict[str, str]:
+def shell_for(executor: str) -> dict[str, str]:
     """Return this shell's environment, without a choice of the Slurm cluster that answers here anyway."""
     chosen = [name for name in ("SBATCH_CLUSTERS", "SLURM_CLUSTERS") if os.environ.get(name)]
-    here = scheduler(composed.cluster.executor).identity() if chosen else None
+    here = scheduler(executor).identity() if chosen else None
     return {name: value for name, value in os.environ.items() if name not in chosen or value != here}
 
 

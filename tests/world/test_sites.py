@@ -198,6 +198,17 @@ def test_what_the_shell_changes_is_told(runs: Workspace) -> None:
     assert "--partition=high" in done.stdout
 
 
+@row("-", "SBATCH_PARTITION in the shell of a sample that runs as a job; SLURM_CLUSTERS there")
+def test_a_tool_that_runs_as_a_job_is_told_of_the_shell_too(runs: Workspace) -> None:
+    (runs.folder / "exported").mkdir(exist_ok=True)
+    sample = ("sample", "exported", "--prompt", "x", "--cluster", "plain")
+    elsewhere = Quick(runs.folder, {**runs.env, "SLURM_CLUSTERS": "gpu2"}).call(*sample, check=False)
+    assert elsewhere.returncode == 1 and "SLURM_CLUSTERS=gpu2 in the shell names another Slurm cluster" in elsewhere.stderr
+    refused = Quick(runs.folder, {**runs.env, "SBATCH_PARTITION": "absent"}).call(*sample, check=False)
+    assert "note: SBATCH_PARTITION=absent in the shell is used instead of cluster.slurm.partition: low" in refused.stderr
+    assert refused.returncode == 1 and "invalid partition specified: absent" in refused.stderr
+
+
 @row("-", "munge down")
 def test_without_munge_all_that_slurm_says_is_told_the_cause_first(site: SlurmCluster, runs: Workspace) -> None:
     sleeping(runs, "unproved", "--begin", "now+1hour")

@@ -39,7 +39,6 @@ __all__ = [
     "hold",
     "hostnames",
     "job",
-    "other_cluster",
     "queue",
     "release",
     "requeue",
@@ -63,14 +62,6 @@ def environment(base: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return the environment for a call: what a surrounding job or a person set for Slurm's commands is left out, but where Slurm is."""
     source = os.environ if base is None else base
     return {key: value for key, value in source.items() if key == "SLURM_CONF" or not _LEAKING.match(key)}
-
-
-def other_cluster(base: Mapping[str, str] | None = None) -> str | None:
-    """Return the variable by which the shell sends jobs to another cluster than the one that answers here, as NAME=value."""
-    source = os.environ if base is None else base
-    chosen = [name for name in ("SBATCH_CLUSTERS", "SLURM_CLUSTERS") if source.get(name)]
-    here = cluster_name() if chosen else None
-    return next((f"{name}={source[name]}" for name in chosen if source[name] != here), None)
 
 
 def available() -> bool:

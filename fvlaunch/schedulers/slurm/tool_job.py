@@ -33,8 +33,6 @@ def run_tool(tool: ToolSpec) -> int:
         raise FvlaunchError(
             f"cluster {tool.cluster} is a Slurm cluster, but sbatch is not on PATH", hint="try a login node, or leave out --cluster"
         )
-    if (elsewhere := slurm.other_cluster()) is not None:
-        raise FvlaunchError(f"{elsewhere} in the shell names another Slurm cluster than the one of this machine", hint="unset it")
     log = Path.cwd() / f".fvlaunch-{tool.name}-{secrets.token_hex(4)}.log"
     started = subprocess.Popen(
         ["sbatch", "--wait", "--parsable"],

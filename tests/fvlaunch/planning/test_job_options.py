@@ -123,7 +123,23 @@ def test_ranks_beside_their_gpus_are_told_and_so_is_a_job_without_any(make: Make
     assert "no GPU is asked for: gres: gpu:1 of the profile is replaced" in note
 
 
+@pytest.mark.parametrize(
+    ("slurm", "words"),
+    [("gres: 'shard:4'", "gres: shard:4 is a part of a GPU"), ("exclusive: true", "exclusive holds whole nodes, and no GPU is asked for")],
+)
+def test_a_job_that_may_hold_gpus_without_asking_for_any_is_told(make: Make, slurm: str, words: str) -> None:
+    assert make(slurm).notes == (f"note: {words}: one rank on each node, unless ranks_per_node says more",)
+    assert make(slurm, more="ranks_per_node: 1\n").notes == ()
+
+
 # --- a narrow environment
+
+
+@pytest.mark.parametrize("arguments", ["[--export=NONE]", "[--mpi=none, --export, 'X,Y']"])
+def test_an_export_of_srun_that_keeps_the_agents_from_their_code_is_refused(make: Make, arguments: str) -> None:
+    problem = _problem(make, "partition: a", more=f"srun_args: {arguments}\n")
+    assert problem.key == "cluster.srun_args" and "slurm: {export: ...}" in problem.hint
+    assert make("partition: a", more="srun_args: ['--export=ALL,X=y']\n").srun_args == ("--export=ALL,X=y",)
 
 
 @pytest.mark.parametrize(

@@ -266,6 +266,26 @@ def test_waiting_ends_with_the_run_and_its_code(run: Run, monkeypatch: pytest.Mo
     assert progress.wait(run)[0] == 1
 
 
+def test_waiting_says_once_of_each_hold_that_somebody_has_to_release_it(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "POLL_S", 0)
+    monkeypatch.setattr(Slurm, "poll_s", -1.0)
+    held = replace(STATUS, state="queued", blocked="held", reason="job 1 is held")
+    again = replace(held, state="requeued", reason="job 1 was requeued and is held")
+    seen = iter([held, held, replace(STATUS, state="running"), again, again, replace(STATUS, state="finished")])
+    monkeypatch.setattr(progress, "statuses_of", lambda _: ([next(seen)], None))
+    assert progress.wait(run, quiet=True)[0] == 0
+    assert capsys.readouterr().err == "a waits for somebody: job 1 is held\na waits for somebody: job 1 was requeued and is held\n"
+
+
+def test_waiting_ends_where_a_job_can_never_start(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "POLL_S", 0)
+    never = replace(STATUS, state="queued", blocked="never", reason="job 1 asks for what no node has")
+    monkeypatch.setattr(progress, "statuses_of", lambda _: ([never], None))
+    assert progress.wait(run) == (1, never)
+
+
 def test_ctrl_c_detaches_and_says_how_to_come_back(run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def interrupted(_: Any) -> Any:
         raise KeyboardInterrupt
