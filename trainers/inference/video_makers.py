@@ -128,6 +128,8 @@ def maker_of(
         return by_stock_pipeline(_pipeline(source, training, settings), settings, sizes), settings
     if (source / LORA_FILE).is_file():
         raise UserError(f"{source} is the adapter of a causal network, which stock pipelines do not sample", "export the run with --merge")
+    if (train := _configured(source)) is not None:
+        refuse(overrides.over(train).sizes(train.data).misfits())  # sooner than the weights are loaded
     trained = network_of(source, mesh.start(ParallelConfig()), step=step, weights=weights, role=role)
     settings = overrides.over(trained.train)
     if is_pipeline and settings.model is None:
@@ -135,6 +137,14 @@ def maker_of(
     if reader.is_run(source):
         sys.stderr.write(f"step {trained.step}, {weights} weights of {role}\n")
     return as_validated(trained.model, trained.train, settings), settings
+
+
+def _configured(source: Path) -> TrainConfig | None:
+    """Return the configuration of a run or of exported weights."""
+    if reader.is_run(source):
+        return reader.read_config(source)
+    training = training_of(source)
+    return None if training is None else training.train
 
 
 def _is_causal(training: TrainedAs | None) -> bool:
