@@ -14,6 +14,7 @@ from ..config.compose import compose
 from ..errors import FvlaunchError, UsageError
 from ..files import fsync_directory, publish_text, read_lines
 from ..planning import planner
+from ..planning.input_contents import check_contents
 from ..planning.plan import Plan
 from ..planning.preflight import check_inputs
 from ..runs.directory import Run
@@ -34,7 +35,8 @@ def fork(
     if plan.max_steps <= step:
         raise FvlaunchError(f"max_steps is {plan.max_steps}, and step {step} is done", hint=f"--set train.max_steps={2 * step}")
     check_inputs(composed)
-    plan = replace(plan, notes=(*plan.notes, *planner.rate_jumps(compose(str(old.config_file)), composed, step)))
+    jumps = planner.rate_jumps(compose(str(old.config_file)), composed, step)
+    plan = replace(plan, notes=(*plan.notes, *check_contents(composed), *jumps))
 
     def fill(new: Run) -> None:
         copy_checkpoint(source, new.checkpoints)

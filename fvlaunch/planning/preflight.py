@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from trainers.config import data_folder, hub_cache
+from trainers.config.export_folder import TRAINING
 
 from ..config import own_files
 from ..config.compose import Composed
@@ -168,9 +169,12 @@ def _preprocess(composed: Composed, made_before: Collection[str]) -> Iterator[Pr
 def _evaluate(composed: Composed, made_before: Collection[str]) -> Iterator[Problem]:
     block = composed.recipe.evaluate
     for name, row in block.rows.items() if block is not None else ():
-        if row.source not in made_before and not Path(row.source).is_dir():
-            hint = "a run's directory, or a folder that `fvlaunch export` made"
-            yield _problem(composed, ("evaluate", "rows", name, "source"), f"{row.source} does not exist", hint)
+        source = Path(row.source)
+        if row.source in made_before or (source / "checkpoints").is_dir() or (source / TRAINING).is_file():
+            continue
+        wrong = "does not exist" if not source.exists() else "is neither a run with checkpoints nor an exported folder"
+        hint = "a run's directory, or a folder that `fvlaunch export` made"
+        yield _problem(composed, ("evaluate", "rows", name, "source"), f"{row.source} {wrong}", hint)
 
 
 def _export(composed: Composed, made_before: Collection[str]) -> Iterator[Problem]:
@@ -210,7 +214,12 @@ def _data(composed: Composed, folder: str, *, made_on_first_use: bool) -> Iterat
 
 def _model(composed: Composed, path: KeyPath, section: Any, key: str = "init_from") -> Iterator[Problem]:
     reference, revision = getattr(section, key, None), getattr(section, "revision", None)
-    if reference is None or reference in BUILT_IN or Path(reference).is_dir():
+    if reference is None or reference in BUILT_IN:
+        return
+    if Path(reference).is_dir():
+        if (Path(reference) / "run.json").is_file():
+            hint = f"fvlaunch export {Path(reference).name} --to DIR makes one"
+            yield _problem(composed, path, f"{reference} is a run's directory, not a model's", hint)
         return
     if not hub_cache.is_id(reference):
         yield _problem(composed, path, f"{reference} does not exist", "a diffusers folder, or a Hugging Face id")

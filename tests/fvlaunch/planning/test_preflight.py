@@ -108,6 +108,24 @@ def test_preprocessing_needs_its_clips_and_its_model(tmp_path: Path) -> None:
     assert problems(tmp_path, "preprocess", "tiny=true", "preprocess.source=clips") == []
 
 
+def test_a_row_to_evaluate_is_a_run_or_an_export(tmp_path: Path) -> None:
+    rows = "evaluate.rows={a: {source: nowhere}, b: {source: clips}, c: {source: made}, d: {source: runs/one}}"
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "runs/one/checkpoints").mkdir(parents=True)
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made/training.json").touch()
+    found = {problem.key: problem.message for problem in problems(tmp_path, "shapes-evaluate", rows)}
+    assert found["evaluate.rows.a.source"].endswith("nowhere does not exist") and "neither a run" in found["evaluate.rows.b.source"]
+    assert not found.keys() & {"evaluate.rows.c.source", "evaluate.rows.d.source"}
+
+
+def test_a_run_is_no_model(tmp_path: Path) -> None:
+    (tmp_path / "runs/one").mkdir(parents=True)
+    (tmp_path / "runs/one/run.json").write_text("{}")
+    *_, model = problems(tmp_path, "finetune", f"train.models.student.init_from={tmp_path / 'runs/one'}")
+    assert model.key == "train.models.student.init_from" and "fvlaunch export one" in model.hint
+
+
 def test_an_export_needs_a_run_and_a_folder_that_is_not_there(tmp_path: Path) -> None:
     (missing,) = problems(tmp_path, "export")
     assert (missing.key, "runs/my-run is no run with checkpoints" in missing.message) == ("export.run", True)
