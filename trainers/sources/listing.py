@@ -123,7 +123,8 @@ def _read_folder(folder: Path, wanted: Columns) -> Listing:
     there = layouts.present(folder, files, pairs, wanted.split, needs_video=wanted.needs_video) or _any_list(folder, files, wanted)
     if not there:
         raise layouts.unrecognised(folder, files, needs_video=wanted.needs_video)
-    chosen, others = there[0], there[1:]
+    chosen = there[0]
+    others = [other for other in there[1:] if (chosen.kind, other.kind) != ("merge", "splits")]  # the sets that it names
     found = _READERS[chosen.kind](folder, chosen, pairs, wanted)
     remarks = [*found.remarks, *_left_out(files, found.entries, chosen), *_splits(folder, pairs, chosen, wanted)]
     if others:

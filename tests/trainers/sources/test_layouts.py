@@ -120,18 +120,18 @@ def test_prompts_and_videos_of_different_number_are_refused(tmp_path: Path) -> N
 def test_a_merge_list_names_sets_of_clips(tmp_path: Path) -> None:
     for name, folder in (("one", "one/videos"), ("two sets, really", "two sets, really")):
         touch(tmp_path, f"{folder}/a.mp4", f"{folder}/b.mp4")
-        (tmp_path / name / "list.json").write_text(json.dumps([{"path": "a.mp4", "cap": [name]}]))
-    lines = ["one/videos,one/list.json", "", f"{tmp_path}/two sets, really , {tmp_path}/two sets, really/list.json"]
+        (tmp_path / name / "videos2caption.json").write_text(json.dumps([{"path": "a.mp4", "cap": [name]}]))
+    lines = ["one/videos,one/videos2caption.json", "", f"{tmp_path}/two sets, really , {tmp_path}/two sets, really/videos2caption.json"]
     (tmp_path / "merge.txt").write_text("\r\n".join(lines), newline="")
     found = read(tmp_path, Columns())
     assert (found.entries[0].id, found.entries[0].caption) == ("one/videos/a", "one")
     assert [entry.video for entry in found.entries] == [tmp_path / "one/videos/a.mp4", tmp_path / "two sets, really/a.mp4"]
-    assert len({entry.id for entry in found.entries}) == 2 and "names 2 of the 4 clips" in found.remarks[0]
+    assert len({entry.id for entry in found.entries}) == 2 and len(found.remarks) == 1 and "names 2 of the 4 clips" in found.remarks[0]
     assert [entry.caption for entry in entries(tmp_path / "merge.txt", Columns())] == ["one", "two sets, really"]
     (tmp_path / "merge.txt").write_text("one/videos,nowhere.json\n")
     with pytest.raises(UserError, match=r"merge.txt:1: .*nowhere.json does not exist"):
         entries(tmp_path, Columns())
-    (tmp_path / "merge.txt").write_text("one/videos,one/list.json\nhello\n")
+    (tmp_path / "merge.txt").write_text("one/videos,one/videos2caption.json\nhello\n")
     with pytest.raises(UserError, match=r"merge.txt:2: 'hello' names no set of clips"):
         entries(tmp_path, Columns())
 
