@@ -13,8 +13,9 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from trainers.config import data_folder, hub_cache
+from trainers.config import data_folder, hub_cache, preprocess_output
 from trainers.config.export_folder import TRAINING
+from trainers.config.programs import preprocess
 
 from ..config import own_files
 from ..config.compose import Composed
@@ -164,6 +165,30 @@ def _preprocess(composed: Composed, made_before: Collection[str]) -> Iterator[Pr
         yield _problem(composed, ("preprocess", "source"), f"{block.source} does not exist", hint)
     if block.model is not None:
         yield from _model(composed, ("preprocess", "model"), block, "model")
+    yield from _output(composed, block)
+
+
+def _output(composed: Composed, block: Any) -> Iterator[Problem]:
+    """Report an output that holds samples of another preprocessing. Whether the entries are still the same, the job sees."""
+    output = Path(block.output)
+    stored = preprocess_output.settings(output)
+    if stored is None:
+        if not (output / preprocess_output.HIDDEN).exists() and _holds_parquet(output):
+            message = f"{output} holds parquet files that no preprocessing wrote"
+            yield _problem(composed, ("preprocess", "output"), message, "use another output, or remove it")
+        return
+    given = block.resolved()
+    changed = [key for key in sorted(given) if stored.get(key, given[key]) != given[key] and key not in preprocess.MAY_CHANGE]
+    if changed and preprocess_output.num_written(output):
+        changes = ", ".join(f"{key} was {stored[key]!r}, is now {given[key]!r}" for key in changed)
+        message = f"{output} holds samples of other settings: {changes}"
+        yield _problem(composed, ("preprocess", changed[0]), message, "use another preprocess.output, or remove it")
+
+
+def _holds_parquet(folder: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return folder.is_dir() and bool(data_folder.parquet_files(folder))
+    return False
 
 
 def _evaluate(composed: Composed, made_before: Collection[str]) -> Iterator[Problem]:

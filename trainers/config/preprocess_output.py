@@ -5,15 +5,27 @@ from __future__ import annotations
 import contextlib
 import json
 from pathlib import Path
+from typing import Any
 
 from .data_folder import PREPROCESS_MARKER
 
 HIDDEN = PREPROCESS_MARKER
 """The folder below the output that holds settings.json and the records."""
+SETTINGS = "settings.json"
+"""The file in HIDDEN of what all samples have in common."""
 RECORDS = "records"
 """The folder in HIDDEN of records, each of which says what became of a range of entries."""
 REPORT = "report.json"
 """Says how many entries there are, how many could be used, and what was wrong with the others."""
+
+
+def settings(output: Path) -> dict[str, Any] | None:
+    """Return what the samples of an output have in common; None where none were begun there, or nobody can read it."""
+    try:
+        stored = json.loads((output / HIDDEN / SETTINGS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return stored if isinstance(stored, dict) else None
 
 
 def num_written(output: Path) -> int:

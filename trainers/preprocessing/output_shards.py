@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config.data_folder import HOLDOUT
-from ..config.preprocess_output import HIDDEN, RECORDS, REPORT, num_written
+from ..config.preprocess_output import HIDDEN, RECORDS, REPORT, SETTINGS, num_written
 from ..data.parquet_schema import FOLDER, PartFile, Storable
 from ..errors import UserError
 from ..files import new_folder, publish_folder, publish_json
@@ -24,7 +24,6 @@ from ..sources.entries import Rejected
 
 __all__ = ["HIDDEN", "HOLDOUT", "RECORDS", "REPORT", "Record", "Shards", "claim", "remaining", "replace", "settled", "share", "summary"]
 
-_SETTINGS = "settings.json"
 _OF_THE_LIST = ("entries", "listing")
 """Settings that tell one list of entries from another: how many there are, and a digest of them."""
 
@@ -114,7 +113,7 @@ def claim(output: Path, settings: dict[str, Any]) -> bool:
 
     Returns whether only the list of entries is another than that of the samples there: then `replace` claims it, with what still counts.
     """
-    marker = output / HIDDEN / _SETTINGS
+    marker = output / HIDDEN / SETTINGS
     try:
         stored = json.loads(marker.read_text())
     except FileNotFoundError:
@@ -148,7 +147,7 @@ def replace(output: Path, records: Iterable[Record], settings: dict[str, Any]) -
             publish_json(record.path(made), asdict(record))
         shutil.rmtree(_replacement(folder, settings), ignore_errors=True)
         publish_folder(made, _replacement(folder, settings))
-    publish_json(folder / _SETTINGS, settings)
+    publish_json(folder / SETTINGS, settings)
     _finish_replacing(output, settings)
 
 

@@ -12,6 +12,7 @@ import pytest
 from fvlaunch.config.compose import compose
 from fvlaunch.errors import ConfigError, Problem
 from fvlaunch.planning.preflight import check_inputs, check_samples
+from tests.support.parquet import write_samples
 
 
 @pytest.fixture(autouse=True)
@@ -106,6 +107,21 @@ def test_preprocessing_needs_its_clips_and_its_model(tmp_path: Path) -> None:
     assert (source.key, model.key) == ("preprocess.source", "preprocess.model")
     (tmp_path / "clips").mkdir()
     assert problems(tmp_path, "preprocess", "tiny=true", "preprocess.source=clips") == []
+
+
+def test_an_output_of_somebody_else_or_of_other_settings_is_no_output(tmp_path: Path) -> None:
+    (tmp_path / "clips").mkdir()
+    words = ("preprocess", "tiny=true", "preprocess.source=clips", "preprocess.output=out")
+    write_samples(tmp_path / "out/deep/a.parquet", 1)
+    (foreign,) = problems(tmp_path, *words)
+    assert (foreign.key, "no preprocessing wrote" in foreign.message) == ("preprocess.output", True)
+    (tmp_path / "out/.preprocess/records").mkdir(parents=True)
+    (tmp_path / "out/.preprocess/settings.json").write_text(json.dumps({"height": 999, "max_rejected": 0.1, "listing": "x"}))
+    (tmp_path / "out/.preprocess/records/00000000-00000001.json").write_text('{"written": 2}')
+    (other,) = problems(tmp_path, *words)
+    assert other.key == "preprocess.height" and "height was 999, is now" in other.message and "max_rejected" not in other.message
+    (tmp_path / "out/.preprocess/records/00000000-00000001.json").write_text('{"written": 0}')
+    assert problems(tmp_path, *words) == []
 
 
 def test_a_row_to_evaluate_is_a_run_or_an_export(tmp_path: Path) -> None:
