@@ -21,8 +21,8 @@ from pydantic import TypeAdapter, ValidationError
 from . import own_code
 from .config import TrainConfig, check, guidance
 from .config.programs import download, evaluate, export, preprocess
-from .control import EXIT_NO_RESTART, EXIT_SAVED, Control
-from .errors import UserError
+from .control import EXIT_NO_RESTART, EXIT_SAVED, EXIT_WRONG_NODE, Control
+from .errors import NodeError, UserError
 from .inference.export import required_exports
 
 EXIT_CRASHED = 1
@@ -54,6 +54,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"error: {error}\n")
         control.report("failure", text=str(error))
         return EXIT_NO_RESTART
+    except NodeError as error:
+        sys.stderr.write(f"error: {error}\n")
+        control.report("failure", text=str(error))
+        return EXIT_WRONG_NODE
     except BaseException:
         text = traceback.format_exc()
         sys.stderr.write(text)

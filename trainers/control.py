@@ -10,6 +10,7 @@ The launcher may set, for each rank:
   TRAINER_CURRENT      a JSON file whose (generation, attempt) must equal the next two while this attempt is the current one
   TRAINER_GENERATION, TRAINER_ATTEMPT
   TRAINER_UMASK        the umask of the person, in octal: the launcher's own keeps its records private, and data sets and exports are not
+  TRAINER_GPUS         how many GPUs this node's ranks were given; 0: they compute on the CPU, whatever is there
 Without them (torchrun) a rank just runs.
 """
 
@@ -31,6 +32,8 @@ EXIT_SAVED = 75
 """The work is saved but not finished: another attempt goes on from there."""
 EXIT_NO_RESTART = 76
 """A restart cannot help: bad configuration, non-finite by policy, checkpoints exist and none verifies."""
+EXIT_WRONG_NODE = 77
+"""This node lacks what the job was given, such as a GPU that torch can use; another node may have it."""
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 """Signals that a launcher may send. A rank may be started with them blocked, and takes them from `Control.start` on."""

@@ -14,6 +14,10 @@ class UserError(Exception):
         return f"{self.message}\nhint: {self.hint}" if self.hint else self.message
 
 
+class NodeError(Exception):
+    """What is wrong with this node and not with the run: another node may do. The rank exits with 77."""
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of what an error says, or its type's name where it says nothing: for a message of one line."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

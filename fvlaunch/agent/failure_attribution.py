@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from trainers.control import EXIT_FINISHED, EXIT_NO_RESTART, EXIT_SAVED
+from trainers.control import EXIT_FINISHED, EXIT_NO_RESTART, EXIT_SAVED, EXIT_WRONG_NODE
 
 from ..runs.attempts import Cause, Failure
 
@@ -99,6 +99,9 @@ def judge(
         return notice, None
     if lost is not None:
         return Cause.INTERRUPTED, lost
+    if wrong := [end for end in ends if end.code == EXIT_WRONG_NODE]:
+        everywhere = len({end.node for end in wrong}) > 1
+        return (Cause.NO_RESTART if everywhere else Cause.NO_GPU), _failure(min(wrong, key=lambda e: e.at), nodes)
     if hung := _hung(nodes):
         return Cause.HANG, hung
     failed = [end for end in ends if end.failed]

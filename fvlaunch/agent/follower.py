@@ -78,7 +78,7 @@ class Follower:
 
     def _run_ranks(self) -> None:
         record = self._record
-        world = self.config.world(self.placement.node, record["host"], record["port"])
+        world = self.config.world(self.placement.node, record["host"], record["port"], self.placement.gpus)
         ranks = Ranks(self.run, record["attempt"], record["generation"], world, None, self.server)
         self._watch = Watch(self.run, self.placement.host, ranks, self.limits, SETTLE_S, secret_values.values(self.config.cluster.secrets))
         end = self._watch.until_over(self._tick)

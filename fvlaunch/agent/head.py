@@ -126,7 +126,7 @@ class Head:
         bind, address = self.placement.listen_address()
         store = listen(bind)
         self.peers = NodeHeartbeats(self.run, self.placement.hosts, self.limits)
-        world = self.config.world(self.placement.node, address, store.getsockname()[1])
+        world = self.config.world(self.placement.node, address, store.getsockname()[1], self.placement.gpus)
         self._log("started", **self._started(world))
         self._publish(address, world.master_port, outcome=None)
         ranks = Ranks(self.run, self.attempt, self.generation, world, store, self.server)

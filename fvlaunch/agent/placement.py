@@ -38,6 +38,11 @@ class Placement:
         return self.allocation.token
 
     @property
+    def gpus(self) -> int | None:
+        """How many GPUs of this node the job was given; None: nobody says."""
+        return self.allocation.gpus
+
+    @property
     def host(self) -> str:
         return self.hosts[self.node]
 

@@ -78,6 +78,7 @@ class Ranks:
     def _environment(self, rank: int, local_rank: int) -> dict[str, str]:
         kept = {k: v for k, v in os.environ.items() if not k.startswith(_NOT_FOR_RANKS)}
         single = {"GLOO_SOCKET_IFNAME": "lo"} if self._world.size == self._world.per_node else {}
+        gpus = {"TRAINER_GPUS": str(self._world.gpus)} if self._world.gpus is not None else {}
         return {
             "GOMP_SPINCOUNT": "20000",  # threads that wait for each other any longer make steps many times slower where a core is shared
             **_FORKABLE,
@@ -92,6 +93,7 @@ class Ranks:
             "OMP_NUM_THREADS": str(self._world.threads),
             "PYTHONUNBUFFERED": "1",
             **self._caches.of_rank(rank),
+            **gpus,
             "TRAINER_PARENT_PID": str(os.getpid()),
             "TRAINER_CURRENT": str(self._run.attempt_file),
             "TRAINER_GENERATION": str(self._generation),

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from itertools import takewhile
 from typing import Protocol
 
 from ..runs.attempts import INTERRUPTIONS, OWN_FAILURES, Attempt, Cause
@@ -62,9 +63,11 @@ def decide(attempts: Sequence[Attempt], limits: Limits, *, in_place: bool, can_r
     mine = [a for a in attempts if a.generation == last.generation]
     if last.cause in _ENDS:
         return Decision(Action.END, _ENDS[last.cause], _why(last))
-    over = _over_budget(mine, limits)
+    over = _over_budget(mine, limits) or _lacks_gpus(mine)
     if over:
         return Decision(Action.END, "failed", f"{over}\n{_why(last)}".strip())
+    if last.cause is Cause.NO_GPU:
+        return _away_from(last, can_requeue=can_requeue)
     bad = bad_nodes(mine)
     leave = can_requeue and bool(set(bad_nodes([a for a in mine if _suspect(a)])) & set(last.nodes))
     if in_place and not leave:
@@ -79,6 +82,22 @@ def may_start(attempts: Sequence[Attempt], limits: Limits, generation: int) -> D
     mine = [a for a in attempts if a.generation == generation]
     over = _over_budget(mine, limits) if mine else ""
     return Decision(Action.END, "failed", f"{over}\n{_why(mine[-1])}".strip()) if over else None
+
+
+def _lacks_gpus(attempts: Sequence[Attempt]) -> str:
+    """Return why another start would find no GPU either: it was the same on another node, or there is no other node for the job."""
+    without = [_node(a) for a in takewhile(lambda a: a.cause is Cause.NO_GPU, reversed(attempts))]
+    if len(without) < 2:
+        return ""
+    others = sorted(set(without[1:]) - {without[0]})
+    return f"it was the same on {', '.join(others)}" if others else "no other node was found for the job"
+
+
+def _away_from(last: Attempt, *, can_requeue: bool) -> Decision:
+    """Go on at once on other nodes: a node without its GPUs needs no second strike."""
+    if can_requeue:
+        return Decision(Action.REQUEUE, exclude=(_node(last),))
+    return Decision(Action.END, "failed", _why(last))
 
 
 def bad_nodes(attempts: Sequence[Attempt]) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from ..errors import FvlaunchError, UsageError
+from ..errors import UsageError
 from ..runs.directory import Run
 from . import output as printing
 from .selection import find
@@ -16,17 +16,15 @@ from .selection import find
 
 def logs(word: str, *, rank: str, attempt: str | None, follow: bool, grep: str | None, agent: bool, runs_dir: Path | None) -> None:
     from ..runs import rank_logs as reading
+    from ..runs.last_words import without_secrets
     from .progress import rarely_over
 
     if follow and (agent or attempt is not None):
         raise UsageError("--follow shows the newest attempt of a rank", hint="leave out --attempt and --agent, or --follow")
     run, ranks = find(word, runs_dir), reading.wanted_ranks(rank)
-    hide = secrets_of(run)
+    hide = without_secrets(run)
     if agent:
-        for path in reading.agent_logs(run):
-            printing.say(f"==> {path} <==")
-            for line in reading.lines(path, grep):
-                printing.out(hide(line))
+        _of_jobs(run, grep, hide)
     elif follow:
         for line in reading.follow(run, ranks, grep, rarely_over(run)):
             printing.out_now(hide(line))
@@ -34,17 +32,14 @@ def logs(word: str, *, rank: str, attempt: str | None, follow: bool, grep: str |
         _logs(run, ranks, attempt, grep, hide)
 
 
-def secrets_of(run: Run) -> Callable[[str], str]:
-    """Return a function that takes the secrets of a run's profile out of a line: a log is masked only once its attempt is over."""
-    from ..config import secrets as secret_values
-    from ..config.strict_yaml import read
+def _of_jobs(run: Run, grep: str | None, hide: Callable[[str], str]) -> None:
+    """Print what the run's jobs printed themselves: agents, batch scripts and the profile's setup."""
+    from ..runs import rank_logs as reading
 
-    try:
-        names = read(run.config_file).plain["cluster"]["secrets"]
-        values = secret_values.values(name for name in names if isinstance(name, str))
-    except (FvlaunchError, OSError, KeyError, TypeError):
-        values = {}
-    return lambda line: secret_values.redact(line, values)
+    for path in reading.agent_logs(run):
+        printing.say(f"==> {path} <==")
+        for line in reading.lines(path, grep):
+            printing.out(hide(line))
 
 
 def _logs(run: Run, ranks: tuple[int, ...] | None, attempt: str | None, grep: str | None, hide: Callable[[str], str]) -> None:
@@ -58,7 +53,8 @@ def _logs(run: Run, ranks: tuple[int, ...] | None, attempt: str | None, grep: st
     else:
         shown = [(number, files) for number in numbers if (files := reading.log_files(run, number, ranks))]
     if not shown:
-        printing.say(f"{run.name} has no log of a rank yet; --agent shows what its job printed")
+        printing.say(f"{run.name} has no log of a rank; this is what its job printed itself, as --agent shows it")
+        _of_jobs(run, grep, hide)
     num_lines = 0
     for number, files in shown:
         if len(shown) > 1:

@@ -157,7 +157,7 @@ def _resolve(recipe: Node, cluster: Node, cwd: Path, environment: Mapping[str, s
     for key, model, node, root in (("recipe", Recipe, recipe, ""), ("cluster", Cluster, cluster, "cluster")):
         try:
             made[key], made[f"{key}_node"] = validate(model, node, root)
-            made[f"{key}_data"] = made[key].resolved() if key == "recipe" else made[key].model_dump(mode="json")
+            made[f"{key}_data"] = made[key].resolved()
         except ConfigError as error:
             problems += error.problems
     if problems:

@@ -252,6 +252,9 @@ class Cluster(Section):
     ranks_per_node: PositiveInt | None = None
     """Processes on a full node. null: as many as GPUs are asked for (slurm.gpus-per-node, gres and the like), else 1; of a local cluster
     as many as the recipe asks for, all on this machine."""
+    device: Literal["cpu"] | None = None
+    """cpu: ranks compute on the CPU, whatever is there. null: on GPUs; where the job was given some and torch cannot use them, it ends with
+    an error. Only a job that asks for none computes on the CPU where it sees none."""
     gpu_memory_gb: PositiveFloat | None = None
     """Memory of one GPU: submit warns where the estimate of a run's memory is more."""
     runs_dir: Annotated[str, BeforeValidator(_run_path)] | None = None
@@ -266,7 +269,8 @@ class Cluster(Section):
     srun_args: list[str] = []
     """Further arguments of the srun that starts an agent on each node, for instance those of a container plugin."""
     setup: str = ""
-    """Shell lines that the batch script runs before srun: modules, a virtual environment. $NAME is the shell's, ${paths.NAME} is ours."""
+    """Lines of bash that the batch script runs before srun: modules, a virtual environment. $NAME is the shell's, ${paths.NAME} is ours. A
+    line that fails ends the job; append `|| true` to one that may."""
     env: Annotated[dict[str, str], BeforeValidator(_each(_variable))] = {}
     """Environment variables of the job. Numbers and words that YAML could read in several ways must be quoted. Names that look like a
     secret are refused, and so are those that fvlaunch sets."""
@@ -282,6 +286,20 @@ class Cluster(Section):
     """A command that is run on the first node when a run ends or stalls; null: none."""
     resources: ClusterResources = ClusterResources()
     """This cluster's values for a recipe's `resources`; --set comes before them."""
+
+    def resolved(self) -> dict[str, Any]:
+        """Plain data that parses back to the same profile. `device` is left out where it says nothing: older copies of the code lack it."""
+        return self.model_dump(mode="json", exclude={"device"} if self.device is None else None)
+
+    def gpus_of_a_node(self, given: int | None, ranks: int) -> int | None:
+        """Return how many GPUs a node with so many ranks must have. 0: the CPU is meant; None: none were asked for.
+
+        `given`: what the scheduler says that the job has there.
+        """
+        if self.device == "cpu":
+            return 0
+        gpus = given if given is not None else gpu_counts.num_gpus(self.slurm)
+        return min(gpus, ranks) if gpus else None
 
     def default_ranks_per_node(self) -> int | None:
         """Ranks on a full node; None for a local profile that leaves it open."""

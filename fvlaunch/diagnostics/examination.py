@@ -73,7 +73,8 @@ def _node(cluster: Cluster, wait_s: float) -> Iterator[Finding]:
         return
     if not answer.get("error"):
         yield Finding("shared folder", Verdict.OK, "what a node writes into runs_dir is seen here")
-    yield from check_node(answer, _here(), bool(gpu_counts.num_gpus(cluster.slurm)), resubmits=cluster.continue_by == "resubmit")
+    wants_gpu = cluster.device != "cpu" and bool(gpu_counts.num_gpus(cluster.slurm))
+    yield from check_node(answer, _here(), wants_gpu, resubmits=cluster.continue_by == "resubmit")
     yield from check_environment(answer.get("nccl", {}), 1)
 
 

@@ -19,6 +19,7 @@ from ..config.schema import Cluster
 from ..errors import FvlaunchError
 from ..runs import code_snapshot
 from ..schedulers.python_processes import OFF_THE_WORKING_DIRECTORY, python_path
+from ..schedulers.setup_lines import guarded
 from ..schedulers.slurm import commands as slurm
 from ..schedulers.slurm import gpu_counts
 from ..schedulers.slurm import site as slurm_site
@@ -50,7 +51,7 @@ def look_here(cluster: Cluster) -> dict[str, Any]:
     folder = _folder(Path(cluster.runs_dir or "runs"))
     try:
         answer = folder / "answer.json"
-        text = f"{_environment(cluster)}\n{cluster.setup}\n{_command(cluster, answer)}"
+        text = f"{_environment(cluster)}\n{guarded(cluster.setup)}\n{_command(cluster, answer)}"
         done = subprocess.run(["bash", "-c", text], capture_output=True, text=True, timeout=180, check=False, stdin=subprocess.DEVNULL)
         return _answer(answer) or {"error": done.stderr.strip() or f"it ended with {done.returncode} and said nothing"}
     except subprocess.TimeoutExpired:
@@ -105,7 +106,7 @@ def _script(cluster: Cluster, folder: Path) -> str:
     lines = ["#!/bin/bash", *(f"#SBATCH --{key}={shlex.quote(str(value))}" for key, value in options.items()), "#SBATCH --no-requeue"]
     lines.append("unset SLURM_EXPORT_ENV")  # srun is to hand on what is set here
     run = shlex.join(["srun", "--ntasks=1", *cluster.srun_args])
-    return "\n".join([*lines, _environment(cluster), cluster.setup, f"{run} {_command(cluster, folder / 'answer.json')}", ""])
+    return "\n".join([*lines, _environment(cluster), guarded(cluster.setup), f"{run} {_command(cluster, folder / 'answer.json')}", ""])
 
 
 def _environment(cluster: Cluster) -> str:

@@ -10,6 +10,7 @@ from ..config.lookup import template
 from ..planning.plan import Plan
 from ..runs import code_snapshot
 from ..runs.directory import Run
+from ..runs.job_folder import GIVEN_UP
 from ..runs.run_config import load
 from ..schedulers.base import JobSpec
 from ..schedulers.registry import scheduler
@@ -27,6 +28,8 @@ def of_plan(run: Run, plan: Plan, folder: Path) -> JobSpec:
         launcher_options=plan.srun_args,
         resubmits=plan.cluster.get("continue_by") == "resubmit",
         early_notice_s=int(plan.limits.notice_lead_s or 120),
+        most_failed_starts=plan.limits.starts_without_progress,
+        most_memory_failures=plan.limits.out_of_memory,
     )
 
 
@@ -40,7 +43,8 @@ def of_run(run: Run, folder: Path) -> JobSpec:
 def _agent(run: Run, name: str, folder: Path) -> JobSpec:
     """Return the job that starts the run's agents, with nothing said yet of where and how."""
     code = code_snapshot.code_folder(run)
-    return JobSpec(name, folder.name, folder, code, function=run_agent, argument=str(run.path), template=template)
+    given_up = folder / GIVEN_UP
+    return JobSpec(name, folder.name, folder, code, function=run_agent, argument=str(run.path), template=template, given_up=given_up)
 
 
 def batch_script(run: Run, plan: Plan, token: str) -> str | None:

@@ -81,7 +81,7 @@ def plan_of(composed: Composed, **request: Any) -> Plan:
         now=datetime.now(),
         cwd=Path.cwd(),
         cores_per_node=len(os.sched_getaffinity(0)),
-        gpus=local_process.num_local_gpus() if scheduler(composed.cluster.executor).runs_here else 0,
+        gpus=local_process.num_local_gpus() if _takes_local_gpus(composed) else 0,
         shell=shell_for(composed.cluster.executor),
         **request,
     )
@@ -93,6 +93,10 @@ def shell_for(executor: str) -> dict[str, str]:
     chosen = [name for name in ("SBATCH_CLUSTERS", "SLURM_CLUSTERS") if os.environ.get(name)]
     here = scheduler(executor).identity() if chosen else None
     return {name: value for name, value in os.environ.items() if name not in chosen or value != here}
+
+
+def _takes_local_gpus(composed: Composed) -> bool:
+    return scheduler(composed.cluster.executor).runs_here and composed.cluster.device != "cpu"
 
 
 def plan_resume(run: Run, cluster: str | None, *, sets: Sequence[str], ranks: int | None, sbatch: Mapping[str, Any]) -> Plan:

@@ -9,6 +9,7 @@ from enum import Enum
 from typing import Any
 
 from .directory import Run
+from .last_words import death
 
 
 class Cause(str, Enum):
@@ -26,6 +27,8 @@ class Cause(str, Enum):
     CRASH = "crash"
     HANG = "hang"
     OUT_OF_MEMORY = "out_of_memory"
+    NO_GPU = "no_gpu"
+    """A node lacks a GPU that the job was given, or torch cannot use it there."""
     NO_RESTART = "no_restart"
     """The trainer said that a restart cannot help."""
     RUNNING = "running"
@@ -36,7 +39,7 @@ class Cause(str, Enum):
 
 WORKING = ("warming", "stepping", "preprocessing", "downloading", "evaluating")
 """Phases of a rank whose count is how far the run is."""
-OWN_FAILURES = (Cause.CRASH, Cause.HANG, Cause.OUT_OF_MEMORY)
+OWN_FAILURES = (Cause.CRASH, Cause.HANG, Cause.OUT_OF_MEMORY, Cause.NO_GPU)
 INTERRUPTIONS = (Cause.TIME_LIMIT, Cause.PREEMPTION, Cause.REQUEUED, Cause.INTERRUPTED)
 
 
@@ -80,14 +83,15 @@ class Attempt:
 
 
 def read_attempt(run: Run, number: int, *, newest: bool) -> Attempt | None:
-    """Read one attempt; None where its first line was never written. An older one without an end was interrupted."""
+    """Read one attempt; None where its first line was never written. An older one without an end was interrupted, and one whose agents
+    died without a word ended as their job's batch script saw it."""
     events = run.attempt_events(number)
     start = next((e for e in events if e.get("event") == "started"), None)
     if start is None:
         return None
     last: dict[str, dict[str, Any]] = {e["event"]: e for e in events if "event" in e}
-    end = last.get("ended", {})
     steps = [e["step"] for e in events if isinstance(e.get("step"), int)]
+    end = last.get("ended") or _death(run, start, max(steps, default=None))
     failure = end.get("failure")
     return Attempt(
         number=number,
@@ -105,6 +109,19 @@ def read_attempt(run: Run, number: int, *, newest: bool) -> Attempt | None:
         ranks=int(start.get("ranks") or 1),
         excluded=tuple(last.get("decided", {}).get("exclude") or ()),
     )
+
+
+def _death(run: Run, start: dict[str, Any], step: int | None) -> dict[str, Any]:
+    """Return the end of an attempt whose agents could not write it; empty where nothing is known of one."""
+    found = death(run, str(start["job_id"]), int(start.get("restart_count") or 0))
+    if found is None:
+        return {}
+    cause, why = found
+    if cause != Cause.OUT_OF_MEMORY:
+        return {"cause": Cause.INTERRUPTED}
+    node = next(iter(start.get("nodes", ())), "")
+    what = "the agent itself, not a rank, was killed for want of memory"
+    return {"cause": Cause.OUT_OF_MEMORY, "failure": {"rank": 0, "node": node, "step": step, "what": what, "lines": [why] if why else []}}
 
 
 def read_attempts(run: Run) -> list[Attempt]:

@@ -14,6 +14,9 @@ from pathlib import Path
 from ..errors import FvlaunchError
 from ..files import publish_text
 
+GIVEN_UP = "given_up"
+"""The file in which a job says why it does not go on, where no agent of it could."""
+
 
 class ContinuationRequest(str, Enum):
     """What the batch script has to do once the agents have ended, because only it can: they may be in a container, or Slurm unreachable."""

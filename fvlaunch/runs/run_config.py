@@ -29,6 +29,8 @@ class World:
     master_address: str
     master_port: int
     threads: int
+    gpus: int | None = None
+    """How many GPUs the ranks of this node must see. 0: they compute on the CPU; None: none were asked for."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +53,11 @@ class RunConfig:
             block = own_files.by_copies(block, self.run)
         return {self.recipe.program: block, **({"inputs": list(self.inputs)} if self.inputs else {})}
 
-    def world(self, node: int, address: str, port: int) -> World:
-        ranks = self.recipe.resources.ranks
-        return World(ranks, ranks // self.nodes, node, address, port, self.recipe.resources.threads_per_rank or 1)
+    def world(self, node: int, address: str, port: int, gpus: int | None = None) -> World:
+        """Return the ranks' world as a node sees it. `gpus`: how many of its GPUs the job was given, where the scheduler says so."""
+        ranks, threads = self.recipe.resources.ranks, self.recipe.resources.threads_per_rank or 1
+        per_node = ranks // self.nodes
+        return World(ranks, per_node, node, address, port, threads, self.cluster.gpus_of_a_node(gpus, per_node))
 
 
 def load(run: Run) -> RunConfig:

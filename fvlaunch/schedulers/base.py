@@ -82,8 +82,14 @@ class JobSpec:
     """Arguments for what starts the processes on the nodes (srun)."""
     resubmits: bool = False
     """The job's next life is a new job, not the same one again."""
+    given_up: Path | None = None
+    """The file in which the job says why it does not go on, where `function` could not."""
     early_notice_s: int = 120
     """How long before its end the scheduler is to remind the job."""
+    most_failed_starts: int = 3
+    """So many starts in a row that end before an attempt is begun end the job."""
+    most_memory_failures: int = 1
+    """Processes that start ranks may run out of memory so often before that ends the job."""
 
 
 @dataclass(frozen=True)
@@ -162,6 +168,8 @@ class Allocation:
     token: str
     end_time: float | None
     """Unix time of the allocation's end, where the environment tells it."""
+    gpus: int | None = None
+    """GPUs of this node that the job was given, where the environment tells it."""
 
 
 @dataclass(frozen=True)

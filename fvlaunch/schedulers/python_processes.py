@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
+
+from .setup_lines import guarded
 
 OFF_THE_WORKING_DIRECTORY = "import sys; sys.path[:] = [part for part in sys.path if part]; "
 """The first line of a program that Python gets with -c. Python puts the working directory first on the module path, so that what a user
@@ -42,6 +45,11 @@ def _parts(python_path: str) -> list[str]:
     return [os.path.abspath(part) for part in python_path.split(os.pathsep) if part]  # noqa: PTH100  Path keeps the dots
 
 
-def after_setup(setup: str, argv: Sequence[str]) -> list[str]:
-    """Return the command that runs a profile's shell lines and then becomes `argv`; just `argv` where there are none."""
-    return ["sh", "-c", f'set -e\n{setup.strip()}\nexec "$0" "$@"', *argv] if setup.strip() else list(argv)
+def after_setup(setup: str, argv: Sequence[str], *, given_up: Path | None = None, cwd: Path | None = None) -> list[str]:
+    """Return the command that runs a profile's shell lines (in `cwd`) and then becomes `argv`; just `argv` where there is nothing to do.
+
+    A line that fails ends it, as `setup_lines.guarded` says; `given_up`: the file that is then written.
+    """
+    there = f"cd {shlex.quote(str(cwd))} || exit" if cwd is not None else ""
+    lines = "\n".join(part for part in (there, guarded(setup, given_up)) if part)
+    return ["bash", "-c", f'{lines}\nexec "$0" "$@"', *argv] if lines else list(argv)

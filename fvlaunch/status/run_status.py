@@ -17,8 +17,10 @@ from ..errors import FvlaunchError, SchedulerUnreachable
 from ..files import read_json
 from ..runs.attempts import WORKING, Attempt, Cause, read_attempts
 from ..runs.directory import FINAL_STATES, Intent, Record, Run
+from ..runs.last_words import LastWords, last_words
 from ..schedulers.base import JobObservation
 from .cache import MANY, StatusCache
+from .job_ends import gone, resume_hint
 from .job_queries import ask
 from .types import STATES, RunStatus, entries_of
 
@@ -83,9 +85,15 @@ def judge_run(run: Run, record: Record, seen: JobObservation) -> RunStatus:
     updated = max(record.updated_at, float(beat.get("time", 0)))
     silent_s = max(0.0, time.time() - updated)
     state, reason = judge(
-        record, attempts, _remembered(run, record, seen) if unsure else seen, run.intent() if unsure else None, _heard_s(beat, attempts),
+        record,
+        attempts,
+        _remembered(run, record, seen) if unsure else seen,
+        run.intent() if unsure else None,
+        _heard_s(beat, attempts),
         silent_s,
-    )  # fmt: skip
+        last_words(run, record) if unsure else LastWords(),
+        run.last_checkpoint_step() if unsure else None,
+    )
     step = int(line.get("step", 0)) or _counted(beat, attempts)
     max_steps = record.max_steps or max(step, int(beat.get("max_steps", 0)))
     step_s = beat.get("median_step_s") or line.get("step_s")
@@ -161,17 +169,23 @@ def _counted(beat: dict[str, Any], attempts: Sequence[Attempt]) -> int:
 
 
 def judge(
-    record: Record, attempts: Sequence[Attempt], seen: JobObservation, intent: Intent | None = None, heard_s: float | None = None,
+    record: Record,
+    attempts: Sequence[Attempt],
+    seen: JobObservation,
+    intent: Intent | None = None,
+    heard_s: float | None = None,
     silent_s: float = 0.0,
-) -> tuple[str, str]:  # fmt: skip
+    words: LastWords = LastWords(),
+    checkpoint: int | None = None,
+) -> tuple[str, str]:
     """(state, reason) of a run. Pure. `heard_s`: seconds since the agent of a running attempt was heard of; `silent_s`: since anything
-    of the run was."""
+    of the run was; `words`: what its job left where no agent spoke; `checkpoint`: the newest one's step."""
     if record.state in FINAL_STATES:
         return record.state, record.reason
     if record.state == "waiting":
         return "queued", "waits for the stage before it"
     mine = [a for a in attempts if a.generation == record.generation]
-    if seen.alive is None and (known := _last_known(mine, record, seen))[0] in FINAL_STATES:
+    if seen.alive is None and (known := _last_known(mine, record, seen, checkpoint))[0] in FINAL_STATES:
         return known
     if seen.alive is None and silent_s > SILENT_S:
         return "lost", _never_heard_again(record, known[0], seen, silent_s)
@@ -185,20 +199,20 @@ def judge(
         return "running", seen.words + (f"; nothing was heard of its agent for {_minutes(heard_s)}" if (heard_s or 0) > HEARD_S else "")
     if seen.absent and not seen.ended and heard_s is not None and heard_s < HEARD_S:
         return "running", f"its agent was heard of {heard_s:.0f} s ago, but the scheduler does not know its job"
-    return _gone(record, seen, intent)
+    return gone(record, seen, intent, words, checkpoint, began=bool(mine))
 
 
 def _minutes(seconds: float | None) -> str:
     return f"{(seconds or 0) / 60:.0f} minutes"
 
 
-def _last_known(attempts: Sequence[Attempt], record: Record, seen: JobObservation) -> tuple[str, str]:
+def _last_known(attempts: Sequence[Attempt], record: Record, seen: JobObservation, checkpoint: int | None) -> tuple[str, str]:
     """By its own records only."""
     if not attempts:
         return "queued", seen.words
     last = attempts[-1]
     if last.next == "end" and last.cause in _ENDS:  # its agent has decided, and could not write the record any more
-        again = "" if last.cause is Cause.FINISHED else f"; fvlaunch resume {record.name} goes on from the last checkpoint"
+        again = "" if last.cause is Cause.FINISHED else f"; {resume_hint(record, checkpoint, began=True)}"
         return _ENDS[last.cause], (last.failure.explain() if last.failure else f"its last attempt ended it ({last.cause})") + again
     return ("requeued" if last.next == "requeue" else "running"), seen.words
 
@@ -213,7 +227,7 @@ _ENDS = {
     Cause.FINISHED: "finished",
     Cause.STOPPED: "stopped",
     Cause.CANCELLED: "cancelled",
-    **dict.fromkeys((Cause.CRASH, Cause.HANG, Cause.OUT_OF_MEMORY, Cause.NO_RESTART), "failed"),
+    **dict.fromkeys((Cause.CRASH, Cause.HANG, Cause.OUT_OF_MEMORY, Cause.NO_GPU, Cause.NO_RESTART), "failed"),
 }
 """What a run is when an attempt that ended so was its last."""
 
@@ -233,28 +247,9 @@ _BACK = {
     Cause.CRASH: "after a crash",
     Cause.HANG: "after a hang",
     Cause.OUT_OF_MEMORY: "after running out of memory",
+    Cause.NO_GPU: "after a node without its GPUs",
 }
 """Why a job that ran before waits again."""
-
-
-def _gone(record: Record, seen: JobObservation, intent: Intent | None) -> tuple[str, str]:
-    """The job is over, but no agent of it said how the run ended."""
-    again = f"fvlaunch resume {record.name} goes on from the last checkpoint"
-    word = seen.ended.split(" ")[0]
-    said = f" ({seen.words})" if seen.words else ""
-    if word == "COMPLETED":  # a job exits 0 only when its run is finished; the record is late
-        return "finished", ""
-    if word == "CANCELLED":
-        return "cancelled", "cancelled through the scheduler"
-    if word == "TIMEOUT":
-        return "stopped", f"the time limit ended it before it could be requeued; {again}"
-    if word == "PREEMPTED":
-        return "stopped", f"it was preempted, and ended by that instead of being requeued; {again}"
-    if word in ("FAILED", "NODE_FAIL", "BOOT_FAIL", "OUT_OF_MEMORY", "DEADLINE", "REVOKED"):
-        return "failed", f"the job ended as {word} before its agent could say why{said}; {again}"
-    if intent and intent.want != "run" and intent.generation == record.generation:  # its agent had not begun to listen
-        return ("stopped" if intent.want == "stop" else "cancelled"), f"fvlaunch {intent.want}; its job ended at once; {again}"
-    return "lost", f"its job is gone without a word; {again}"
 
 
 def last_metrics(path: Path) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from ..config.parallel import ParallelConfig
 from ..control import StopRequested
 from ..errors import UserError
+from . import devices
 
 _COLLECTIVE_TIMEOUT = timedelta(hours=24)
 """Practically none: the launcher decides when a silent rank hangs, and a dead one makes collectives raise at once."""
@@ -86,7 +87,7 @@ class ParallelContext:
 
 def start(config: ParallelConfig) -> ParallelContext:
     """Join the process group; without a launcher's environment variables, make a world of one rank. Collective."""
-    device = _device()
+    device = devices.choose()
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     rank, world_size = _number("RANK", 0), _number("WORLD_SIZE", 1)
     dist.init_process_group(backend, store=_store(), rank=rank, world_size=world_size, timeout=_COLLECTIVE_TIMEOUT)
@@ -137,14 +138,6 @@ def drop_gathered(module: nn.Module) -> None:
     for part in module.modules():
         if isinstance(part, FSDPModule):
             part.reshard()
-
-
-def _device() -> torch.device:
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    device = torch.device("cuda", _number("LOCAL_RANK", 0) % torch.cuda.device_count())
-    torch.cuda.set_device(device)
-    return device
 
 
 def _store() -> dist.Store:

@@ -57,6 +57,7 @@ def _tell(child: subprocess.Popen[bytes], job: JobSpec) -> None:
     function = f"{job.function.__module__}:{job.function.__qualname__}"
     message: dict[str, Any] = {"folder": str(job.folder), "code": str(job.code), "function": function, "argument": job.argument}
     message |= {"python": job.python or sys.executable, "setup": job.setup, "environment": dict(job.environment or {})}
+    message["given_up"] = str(job.given_up) if job.given_up is not None else None
     assert child.stdin is not None
     with suppress(BrokenPipeError), child.stdin:  # it ended at once: its log says why
         child.stdin.write(json.dumps(message).encode())
@@ -75,8 +76,10 @@ def _child(message: dict[str, Any]) -> None:
     os.environ["TRAINER_UMASK"] = f"{os.umask(0o077):04o}"  # for what the job makes to be given away
     os.environ["PYTHONPATH"] = python_path(Path(message["code"]))
     module, _, name = message["function"].partition(":")
-    executor = _executor(Path(message["folder"]), message["python"], message["setup"], Path.cwd())
-    os.chdir(message["folder"])  # submitit starts its controller with -m, which looks for modules in the working directory first
+    folder, given_up = Path(message["folder"]), message["given_up"]
+    command = job_command(message["python"], message["setup"], folder, Path.cwd(), Path(given_up) if given_up is not None else None)
+    executor = _executor(command, folder)
+    os.chdir(folder)  # submitit starts its controller with -m, which looks for modules in the working directory first
     executor.update_parameters(timeout_min=LIMIT_MIN, gpus_per_node=num_local_gpus(), stderr_to_stdout=True)
     pid = int(executor.submit(getattr(importlib.import_module(module), name), message["argument"]).job_id)
     job_id = local_job_id(pid)
@@ -86,24 +89,23 @@ def _child(message: dict[str, Any]) -> None:
     sys.stderr.write(f"started {job_id}\n")
 
 
-def _executor(folder: Path, python: str, setup: str, cwd: Path) -> Any:
+def _executor(command: list[str], folder: Path) -> Any:
     from submitit import LocalExecutor
 
     class Executor(LocalExecutor):  # type: ignore[misc]
         @property
         def _submitit_command_str(self) -> str:
-            return shlex.join(job_command(python, setup, folder, cwd))
+            return shlex.join(command)
 
     return Executor(folder=folder)
 
 
-def job_command(python: str, setup: str, folder: Path, cwd: Path) -> list[str]:
-    """Return the job's process, after the profile's shell lines, which are run in `cwd`.
+def job_command(python: str, setup: str, folder: Path, cwd: Path, given_up: Path | None = None) -> list[str]:
+    """Return the job's process, after the profile's shell lines, which are run in `cwd`; one that fails is written to `given_up`.
 
     Not submitit's own `setup`: with it the job's id would be that of a shell.
     """
-    command = module_command(python, "submitit.core._submit", str(folder), unbuffered=True)
-    return after_setup(f"cd {shlex.quote(str(cwd))}\n{setup}", command)
+    return after_setup(setup, module_command(python, "submitit.core._submit", str(folder), unbuffered=True), given_up=given_up, cwd=cwd)
 
 
 if __name__ == "__main__":

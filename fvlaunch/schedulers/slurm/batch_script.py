@@ -11,7 +11,13 @@ from typing import Any
 
 from ..base import JobSpec
 from ..python_processes import module_command
+from ..setup_lines import guarded
 from ..stub_modules import without
+
+MEMORY_ERRORS = r"^(slurmstepd|srun):.*(oom.kill|out of memory|memory limit)|^MemoryError|: cannot allocate memory"
+"""What Slurm, and Python, print where agents and not ranks were killed for want of memory."""
+PASSING_ERRORS = "timed out|connection|communication|node fail|launch failed|socket|temporarily|stale file handle|input/output error"
+"""What is printed where a start failed that may succeed the next time."""
 
 
 def batch_script(job: JobSpec) -> str:
@@ -52,12 +58,13 @@ def _executor(job: JobSpec) -> Any:
 def setup_block(job: JobSpec) -> list[str]:
     """Shell lines before srun."""
     values = {
+        "given_up": shlex.quote(str(job.given_up or "/dev/null")),
         "code": shlex.quote(str(job.code)),
         "folder": shlex.quote(str(job.folder)),
         "environment": {name: shlex.quote(value) for name, value in (job.environment or {}).items()},
         "traps": job.resubmits,
         "cpus_per_task": int((job.options or {}).get("cpus-per-task") or 0),
-        "setup": job.setup.strip(),
+        "setup": guarded(job.setup, job.given_up),
     }
     return _rendered(job, "setup.sh.j2", values)
 
@@ -65,7 +72,17 @@ def setup_block(job: JobSpec) -> list[str]:
 def teardown_block(job: JobSpec) -> list[str]:
     """Shell lines after srun: what the agents cannot do, or where none of them is left to act."""
     continue_by = "resubmit" if job.resubmits else "requeue"
-    return _rendered(job, "teardown.sh.j2", {"folder": shlex.quote(str(job.folder)), "token": job.token, "continue_by": continue_by})
+    values = {
+        "given_up": shlex.quote(str(job.given_up or "/dev/null")),
+        "folder": shlex.quote(str(job.folder)),
+        "token": job.token,
+        "continue_by": continue_by,
+        "starts": job.most_failed_starts,
+        "out_of_memory": job.most_memory_failures,
+        "memory_errors": shlex.quote(MEMORY_ERRORS),
+        "passing_errors": shlex.quote(PASSING_ERRORS),
+    }
+    return _rendered(job, "teardown.sh.j2", values)
 
 
 def _rendered(job: JobSpec, name: str, values: dict[str, Any]) -> list[str]:

@@ -127,14 +127,19 @@ def _sacct(which: Sequence[str], timeout_s: float) -> dict[str, list[AccountedJo
 
 
 def find_by_token(token: str, timeout_s: float = TIMEOUT_S) -> list[str]:
-    """Jobs of mine with the token in their comment or working directory: squeue's, else those of the last days in the accounts."""
-    found = [one.job_id for one in queue(timeout_s=timeout_s).values() if token in one.comment or token in one.work_dir]
+    """Jobs of mine with the token in their comment or working directory: squeue's, else those of the last days in the accounts.
+
+    One that sbatch refused is none, though Slurm may keep a record of it, as FAILED without ever having had a node.
+    """
+    mine = [one for one in queue(timeout_s=timeout_s).values() if token in one.comment or token in one.work_dir]
+    found = [one.job_id for one in mine if (one.state, one.nodes) != ("FAILED", "")]
     if not found:
         try:
             lives = (_sacct(["--starttime=now-3days", f"--uid={os.geteuid()}"], timeout_s) or {}).values()
         except SchedulerUnreachable:  # the accounts lag and fail by themselves; a job just taken is squeue's to know
             return []
-        found = [one.job_id for job_lives in lives for one in job_lives if token in one.comment or token in one.work_dir]
+        all_mine = [one for job_lives in lives for one in job_lives if token in one.comment or token in one.work_dir]
+        found = [one.job_id for one in all_mine if (one.state, one.nodes) != ("FAILED", "")]
     return list(dict.fromkeys(found))
 
 

@@ -87,6 +87,7 @@ class Slurm:
             hosts=tuple(job.hostnames),
             token=Path(os.environ["SUBMITIT_FOLDER"]).name,
             end_time=float(end) if end.isdigit() else None,
+            gpus=int(gpus) if (gpus := os.environ.get("SLURM_GPUS_ON_NODE", "")).isdigit() else None,
         )
 
     def holds(self, job_id: str) -> bool:

@@ -82,6 +82,8 @@ def _words(state: str, reason: str, exit_code: str, priority: int | None) -> str
 
 
 def _failed(exit_code: str, reason: str) -> str:
+    if reason == "BadConstraints":
+        return "never ran: no node has what it asks for (BadConstraints); `scontrol show job {job}` shows what, `sinfo` what there is"
     code, _, number = exit_code.partition(":")
     if exit_code == "0:53" or reason == "JobLaunchFailure":
         return "could not start (0:53): its output file could not be written, so there is no log; `scontrol show job {job}` shows the path"

@@ -18,6 +18,7 @@ from typing import IO, Any, TextIO
 
 from ...errors import FvlaunchError, Interrupted, SchedulerRefused, SchedulerUnreachable
 from ..base import ToolSpec
+from ..setup_lines import guarded
 from . import commands as slurm
 from . import gpu_counts
 
@@ -147,7 +148,7 @@ def batch_script(tool: ToolSpec, log: Path) -> str:
     command = shlex.join(["srun", "--ntasks=1", *tool.launcher_options, *tool.argv])
     said = shlex.quote(str(_said(log)))
     ending = ["code=$?", f"echo $code >{said}.tmp && mv {said}.tmp {said}", "exit $code"]
-    return "\n".join(["#!/bin/bash", *_sbatch_lines(options), *lines, tool.setup.strip(), command, *ending, ""])
+    return "\n".join(["#!/bin/bash", *_sbatch_lines(options), *lines, guarded(tool.setup), command, *ending, ""])
 
 
 def _secret_line(name: str, path: Path) -> str:

@@ -48,6 +48,15 @@ def test_a_rank_that_no_restart_can_help_is_never_taken_for_a_crash() -> None:
     assert failure.lines == ("hint: preprocess",)
 
 
+def test_a_node_without_its_gpu_is_blamed_and_where_all_lack_them_no_node_is() -> None:
+    told = "2 GPUs were given to this node's ranks, and torch 2.13 sees 0: driver too old"
+    bad, waiting = end(2, 77, told=told, node="n2"), end(0, 1, at=0.5, told=ECHO)
+    cause, failure = judge([NodeEnd("n1", (waiting,)), NodeEnd("n2", (bad,))], None)
+    assert (cause, failure and failure.node, failure and failure.what) == (Cause.NO_GPU, "n2", told)
+    cause, failure = judge([NodeEnd("n1", (end(0, 77, told=told),)), NodeEnd("n2", (bad,))], None)
+    assert cause is Cause.NO_RESTART and failure is not None
+
+
 def test_a_notice_explains_saved_and_killed_ranks() -> None:
     ends = (end(0, 75), end(1, -signal.SIGKILL, killed_by_agent=True))
     assert judge([NodeEnd("n1", ends)], Cause.TIME_LIMIT) == (Cause.TIME_LIMIT, None)

@@ -117,6 +117,22 @@ def test_a_run_on_one_node_leaves_it_at_the_second_strike_that_speaks_of_the_nod
     assert after(*bugs, in_place=True).action is Action.RESTART
 
 
+def without_gpu(number: int, node: str) -> Attempt:
+    return replace(attempt(number, Cause.NO_GPU, None, node), failure=Failure(0, node, None, "1 GPU was given, and torch sees 0"))
+
+
+def test_a_node_without_its_gpus_is_left_at_once_and_what_is_so_on_the_next_one_ends_the_run() -> None:
+    first = without_gpu(1, "n1")
+    assert (after(first).action, after(first).exclude) == (Action.REQUEUE, ("n1",))
+    decision = after(first, without_gpu(2, "n2"))
+    assert (decision.action, decision.state) == (Action.END, "failed")
+    assert "the same on n1" in decision.reason and "rank 0 on n2" in decision.reason
+    assert "no other node was found" in after(first, without_gpu(2, "n1")).reason
+    apart = [first, attempt(2, Cause.PREEMPTION, 50, "n2"), without_gpu(3, "n3")]  # GPUs were seen in between
+    assert after(*apart).exclude == ("n3",)
+    assert after(first, can_requeue=False).state == "failed"
+
+
 def test_a_local_run_told_to_end_is_stopped_not_requeued() -> None:
     decision = after(attempt(1, Cause.REQUEUED, 5), in_place=False, can_requeue=False)
     assert (decision.action, decision.state) == (Action.END, "stopped")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
 from pathlib import Path
@@ -36,24 +37,20 @@ def test_a_job_whose_agents_died_without_a_word_gets_another_life_unless_somebod
     tmp_path: Path, state: str, said: str | None, requeued: bool
 ) -> None:
     plan = make(tmp_path / "runs", setup="")
-    text, job = script_of(plan), plan.path / "job" / TOKEN
-    job.mkdir(parents=True)
+    text, job = script_of(plan), job_folder(plan)
     if said:
         (job / said).touch()
-    for name, shell in (("srun", "exit 9"), ("scontrol", f'echo "$@" >>{tmp_path}/asked; echo "   JobState={state} Reason=None"')):
-        (tmp_path / name).write_text(f"#!/bin/sh\n{shell}\n")
-        (tmp_path / name).chmod(0o755)
-    env = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": "2"}
-    done = subprocess.run(["bash"], input=text, env=env, capture_output=True, text=True, timeout=240, check=False)
-    asked = (tmp_path / "asked").read_text() if (tmp_path / "asked").exists() else ""
-    assert done.returncode == 9 and ("requeue 7" in asked) is requeued
+    asked = ended(text, tmp_path, state, restarts=2, srun=f"{attempt(plan, 1)}; exit 137", code=137)
+    assert asked == (["scontrol requeue 7"] if requeued else [])
 
 
-def ended(script: str, folder: Path, state: str = "RUNNING", preempted: str = "None", restarts: int = 0) -> list[str]:
-    """Run a batch script whose agents end with code 9, with stand-ins that write down how they were called."""
+def ended(
+    script: str, folder: Path, state: str = "RUNNING", preempted: str = "None", restarts: int = 0, srun: str = "exit 137", code: int = 137
+) -> list[str]:
+    """Run a batch script with stand-ins that write down how they were called; `srun` is the shell text of that one, `code` the script's."""
     shown = f"JobId=7 JobName=x\n   JobState={state} Reason=None\n   PreemptEligibleTime=2026-01-01T00:00:00 PreemptTime={preempted}"
     stand_ins = {
-        "srun": "exit 9",
+        "srun": srun,
         "scontrol": f'echo scontrol "$@" >>{folder}/asked; echo "{shown}"',
         "squeue": "cat queue 2>/dev/null; exit 0",
         "sbatch": f'echo sbatch "$@" >>{folder}/asked; env >{folder}/env; cat >{folder}/script; echo 8',
@@ -61,9 +58,10 @@ def ended(script: str, folder: Path, state: str = "RUNNING", preempted: str = "N
     for name, shell in stand_ins.items():
         (folder / name).write_text(f"#!/bin/sh\n{shell}\n")
         (folder / name).chmod(0o755)
+    (folder / "asked").unlink(missing_ok=True)
     env = {"PATH": f"{folder}:/usr/bin:/bin", "SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": str(restarts), "SLURM_CONF": "/conf", "KEPT": "x"}
     done = subprocess.run(["bash"], input=script, env=env, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 9
+    assert done.returncode == code, done.stderr
     lines = (folder / "asked").read_text().splitlines() if (folder / "asked").exists() else []
     return [line for line in lines if not line.startswith("scontrol show")]
 
@@ -71,8 +69,20 @@ def ended(script: str, folder: Path, state: str = "RUNNING", preempted: str = "N
 def job_folder(plan: Plan) -> Path:
     made = plan.path / "job" / TOKEN
     made.mkdir(parents=True)
+    (plan.path / "attempts").mkdir()
     (made / "submission.sh").write_text("#!/bin/bash\n#SBATCH --begin=now+1hour\n#SBATCH --dependency=afterok:1\n#SBATCH --mem=1G\ntrue\n")
+    os.utime(made / "submission.sh", (1, 1))
     return made
+
+
+def attempt(plan: Plan, number: int) -> str:
+    """What an agent does that begins an attempt, as shell text."""
+    return f"touch {shlex.quote(str(plan.path))}/attempts/{number:04d}.jsonl"
+
+
+def prints(plan: Plan, *lines: str) -> str:
+    """What an srun does that prints to the job's output, as shell text."""
+    return "; ".join(f"echo {shlex.quote(line)} >>{shlex.quote(str(plan.path / 'job' / TOKEN))}/7_0_log.out" for line in lines)
 
 
 @pytest.mark.parametrize(
@@ -123,12 +133,75 @@ def test_a_job_that_follows_is_not_submitted_twice(tmp_path: Path) -> None:
     assert ended(text, tmp_path) == ["sbatch --parsable"]
 
 
-def test_a_job_that_cannot_even_begin_does_not_come_back_for_ever(tmp_path: Path) -> None:
+EXECVE = "slurmstepd: error: execve(): /gone/bin/python3: No such file or directory"
+NO_MODULE = "ModuleNotFoundError: No module named 'submitit'"
+KILLED = "slurmstepd: error: Detected 1 oom_kill event in StepId=7.0. Some of the step tasks have been OOM Killed."
+
+
+@pytest.mark.parametrize(
+    ("printed", "code", "lives", "told"),
+    [
+        ((EXECVE, "srun: error: n1: task 0: Exited with exit code 2"), 2, 1, "No such file or directory"),
+        (("Traceback (most recent call last):", NO_MODULE, "srun: error: n1: task 0: Exited with exit code 1"), 1, 1, NO_MODULE),
+        (("srun: unrecognized option '--container-image=x'",), 1, 1, "--container-image"),
+        ((), 0, 1, "ended with exit code 0 before an attempt was begun"),
+        (
+            ("srun: error: Task launch for StepId=7.0 failed on node n1: Communication connection failure",),
+            1,
+            3,
+            "starts_without_progress: 3",
+        ),
+        ((), 137, 3, "3 starts in a row ended before an attempt was begun"),
+        ((KILLED, "srun: error: n1: task 0: Out Of Memory"), 137, 2, "ran out of memory 2 times (limits.out_of_memory: 1)"),
+        (("Traceback (most recent call last):", "MemoryError"), 1, 2, "limits.out_of_memory: 1"),
+    ],
+)
+def test_a_job_that_cannot_begin_ends_by_the_budget_of_its_cause_and_says_why(
+    tmp_path: Path, printed: tuple[str, ...], code: int, lives: int, told: str
+) -> None:
     plan = make(tmp_path / "runs", setup="")
     text, job = script_of(plan), job_folder(plan)
-    assert [len(ended(text, tmp_path, restarts=n)) for n in range(6)] == [1, 2, 3, 4, 4, 4]
-    (plan.path / "attempts").mkdir()
-    (plan.path / "attempts" / "0001.jsonl").touch()  # one was begun: that is another matter, and the ledger's
-    assert len(ended(text, tmp_path, restarts=7)) == 5
-    leave_word(job, "7", 8)
-    assert not (job / "wordless").exists()
+    srun = f"{prints(plan, *printed) or 'true'}; exit {code}"
+    for life in range(lives):
+        assert not (job / "given_up").exists()
+        asked = ended(text, tmp_path, restarts=life, srun=srun, code=code or 1)
+        assert asked == (["scontrol requeue 7"] if life < lives - 1 else [])
+    assert told in (job / "given_up").read_text()
+
+
+def test_agents_that_run_out_of_memory_end_the_job_by_its_budget_though_each_begins_an_attempt(tmp_path: Path) -> None:
+    plan = make(tmp_path / "runs", setup="")
+    text, job = script_of(plan), job_folder(plan)
+    lives = [len(ended(text, tmp_path, restarts=n, srun=f"{attempt(plan, n)}; {prints(plan, KILLED)}; exit 137")) for n in range(2)]
+    assert lives == [1, 0] and (job / "died.7.0").read_text().startswith("out_of_memory\n")
+
+
+def test_a_start_that_fails_in_a_run_that_went_well_before_is_tried_again(tmp_path: Path) -> None:
+    plan = make(tmp_path / "runs", setup="")
+    text, job = script_of(plan), job_folder(plan)
+    failing = f"{prints(plan, NO_MODULE)}; exit 1"
+    assert len(ended(text, tmp_path, srun=f"{attempt(plan, 1)}; exit 137")) == 1
+    assert [len(ended(text, tmp_path, restarts=n, srun=failing, code=1)) for n in (1, 2)] == [1, 1]
+    leave_word(job, "7", 3)  # one that went well: it counts anew
+    assert [len(ended(text, tmp_path, restarts=n, srun=failing, code=1)) for n in (4, 5, 6)] == [1, 1, 0]
+
+
+def test_a_job_that_somebody_ends_before_it_began_is_not_judged(tmp_path: Path) -> None:
+    plan = make(tmp_path / "runs", setup="")
+    text, job = script_of(plan), job_folder(plan)
+    assert ended(text, tmp_path, "COMPLETING", srun="exit 1", code=1) == [] and not (job / "given_up").exists()
+
+
+@pytest.mark.parametrize("mode", ["requeue", "resubmit"])
+def test_a_line_of_setup_that_fails_ends_the_job_once(tmp_path: Path, mode: str) -> None:
+    plan = make(tmp_path / "runs", setup="export A=1\nsource /gone/activate\n", continue_by=mode)
+    text, job = script_of(plan), job_folder(plan)
+    assert ended(text, tmp_path, srun=f"touch {tmp_path}/started", code=1) == []
+    assert (job / "given_up").read_text() == "line 2 of setup ended with exit code 1: source /gone/activate\n"
+    assert not (tmp_path / "started").exists()
+
+
+def test_what_setup_sets_does_not_change_what_follows_the_agents(tmp_path: Path) -> None:
+    plan = make(tmp_path / "runs", setup="set -euo pipefail\nshopt -s failglob\nIFS=/\nexport A=1")
+    text, _ = script_of(plan), job_folder(plan)
+    assert ended(text, tmp_path, srun=f'{attempt(plan, 1)}; [ "$A" = 1 ] || exit 3; exit 137') == ["scontrol requeue 7"]

@@ -85,7 +85,7 @@ def run_script(text: str, cwd: Path) -> tuple[list[str], dict[str, str]]:
     (cwd / "bin").mkdir(parents=True)
     srun = cwd / "bin/srun"
     told = shlex.quote(str(cwd))
-    srun.write_text(f'#!/bin/bash\nprintf "%s\\0" "$@" >{told}/argv\nenv -0 >{told}/env\numask >{told}/umask\n')
+    srun.write_text(f'#!/bin/bash\nprintf "%s\\0" "$@" >{told}/argv\nenv -0 >{told}/env\numask >{told}/umask\n: >"${{!#}}/said.7.0"\n')
     srun.chmod(0o755)
     env = {"PATH": f"{cwd}/bin:/usr/bin:/bin", "SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "32", "PYTHONPATH": ":/mine::", "LC_ALL": "C"}
     done = subprocess.run(["bash", "-u"], input=text, cwd=cwd, env=env, capture_output=True, text=True, timeout=240, check=False)
@@ -114,11 +114,13 @@ def test_no_value_of_a_run_is_executed_and_every_one_arrives_whole(tmp_path: Pat
     assert argv[-7:] == [f"--container={hostile}", *command]
     assert env["VALUE"] == hostile and env["PYTHONPATH"] == f"{plan.path / 'code'}:/mine"
     assert (env["SRUN_CPUS_PER_TASK"], (cwd / "umask").read_text()) == ("32", "0077\n")
-    assert [path.name for path in job.iterdir()] == ["7_submitted.pkl"] and (job / "7_submitted.pkl").readlink() == Path("submitted.pkl")
+    assert {path.name for path in job.iterdir()} == {"7_submitted.pkl", "said.7.0"} and (job / "7_submitted.pkl").readlink() == Path(
+        "submitted.pkl"
+    )
     assert not list(tmp_path.rglob("CANARY"))
 
 
-def test_setup_lines_run_before_srun_and_their_failure_is_theirs(tmp_path: Path) -> None:
+def test_setup_lines_run_before_srun(tmp_path: Path) -> None:
     plan = make(tmp_path / "runs", setup="export FROM_SETUP=$SLURM_JOB_ID")
     (plan.path / "job" / TOKEN).mkdir(parents=True)
     _, env = run_script(script_of(plan), tmp_path / "work")

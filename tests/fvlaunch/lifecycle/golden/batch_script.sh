@@ -27,12 +27,69 @@ export NCCL_DEBUG=WARN
 export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-32}"
 # The job finds its pickle by its own id, whoever submits this script and whatever became of them.
 [ -e /shared/runs/run-1/job/0123456789abcdef/"${SLURM_JOB_ID}_submitted.pkl" ] || ln -s submitted.pkl /shared/runs/run-1/job/0123456789abcdef/"${SLURM_JOB_ID}_submitted.pkl"
+rm -f /shared/runs/run-1/job/0123456789abcdef/given_up
 
 # setup of the cluster profile
+IFS= read -r -d '' fvlaunch_setup <<'END_OF_SETUP' || :
 module load cuda
 source activate
+END_OF_SETUP
+fvlaunch_options=$(set +o) fvlaunch_line=1 fvlaunch_text='' fvlaunch_size=0 fvlaunch_lax='' fvlaunch_done=''
+mapfile -t fvlaunch_lines <<<"$fvlaunch_setup"
+fvlaunch_before() { # before each command of the setup: STATUS of the one before, LINE, COMMAND, DEPTH
+    [ "$4" = "$fvlaunch_depth" ] || return 0
+    fvlaunch_module_failed "$1"
+    case $3 in
+    fvlaunch_* | *fvlaunch_depth*) return 0 ;;
+    'set +e'* | 'set +o errexit'*) fvlaunch_lax=1 ;;
+    'set -e'* | 'set -o errexit'*) fvlaunch_lax= ;;
+    esac
+    fvlaunch_line=$2 fvlaunch_text=${fvlaunch_lines[$2 - 1]-}
+    case $fvlaunch_text in 'module '* | 'ml '*) fvlaunch_size=$(stat -Lc %s /proc/$$/fd/2 2>/dev/null) || fvlaunch_size= ;; esac
+    return 0
+}
+fvlaunch_module_failed() { # STATUS of a command that may have printed an error and ended with 0
+    case $1$fvlaunch_lax$fvlaunch_text in *'||'*) return 0 ;; '0module '* | '0ml '*) ;; *) return 0 ;; esac
+    [ -f /proc/$$/fd/2 ] && [ -n "$fvlaunch_size" ] || return 0
+    tail -c "+$((fvlaunch_size + 1))" /proc/$$/fd/2 2>/dev/null | grep -Eq '^ *(Module[A-Za-z_]*\.c\([0-9]+\):)?ERROR:|^Lmod has detected the following error' || return 0
+    fvlaunch_over 1 "$fvlaunch_line" 'printed an error'
+}
+fvlaunch_failed() { # STATUS LINE DEPTH
+    [ -z "$fvlaunch_lax" ] && [ "$3" = "$fvlaunch_depth" ] || return 0
+    fvlaunch_over "$1" "$2" "ended with exit code $1"
+}
+fvlaunch_ended() { # STATUS: by `exit`, or as bash gave up; who ends the job (SIGTERM) knows why
+    [ "$1" = 143 ] || fvlaunch_over "$1" "$fvlaunch_line" "ended the job with exit code $1"
+}
+fvlaunch_over() { # STATUS LINE WHAT
+    trap - DEBUG ERR EXIT
+    fvlaunch_line=$2
+    while [[ $fvlaunch_line -gt 1 && ${fvlaunch_lines[fvlaunch_line - 2]} == *\\ ]]; do fvlaunch_line=$((fvlaunch_line - 1)); done
+    fvlaunch_text=${fvlaunch_lines[fvlaunch_line - 1]-}
+    fvlaunch_words="line $fvlaunch_line of setup $3: ${fvlaunch_text#"${fvlaunch_text%%[![:space:]]*}"}"
+    echo "fvlaunch: $fvlaunch_words" >&2
+    printf '%s\n' "$fvlaunch_words" >/shared/runs/run-1/job/0123456789abcdef/given_up
+    exit "$(($1 ? $1 : 1))"
+}
+trap 'fvlaunch_ended "$?"' EXIT
+source <(printf '%s' 'fvlaunch_depth=${#BASH_SOURCE[@]}; trap '\''fvlaunch_failed "$?" "$LINENO" "${#BASH_SOURCE[@]}"'\'' ERR; ' \
+    'trap '\''fvlaunch_before "$?" "$LINENO" "$BASH_COMMAND" "${#BASH_SOURCE[@]}"'\'' DEBUG; ' "$fvlaunch_setup" $'\nfvlaunch_done=1\n')
+fvlaunch_code=$?
+trap - DEBUG ERR
+if [ -z "$fvlaunch_done" ] && [ "$fvlaunch_code" != 0 ]; then
+    case $fvlaunch_text in *return*) fvlaunch_failed "$fvlaunch_code" "$fvlaunch_line" "$fvlaunch_depth" ;; esac
+    fvlaunch_over "$fvlaunch_code" "$fvlaunch_line" 'is the last one before what bash cannot read'
+fi
+case $(trap -p EXIT) in *fvlaunch_ended*) trap - EXIT ;; esac
+eval "$fvlaunch_options"
+unset "${!fvlaunch_@}"
+unset -f fvlaunch_before fvlaunch_module_failed fvlaunch_failed fvlaunch_ended fvlaunch_over
 # Whatever of the shell this job was given (--export), srun hands on all that is set here.
 unset SLURM_EXPORT_ENV
+
+# for what comes after srun: how much this job has printed, and how many attempts were begun, before this life of it
+printed=$(stat -c %s /shared/runs/run-1/job/0123456789abcdef/"${SLURM_JOB_ID}_0_log.out" 2>/dev/null) || printed=0
+begun=$(find /shared/runs/run-1/job/0123456789abcdef/../../attempts -name '*.jsonl' 2>/dev/null | wc -l)
 
 # command
 export SUBMITIT_EXECUTOR=slurm
@@ -42,26 +99,56 @@ srun --unbuffered --output /shared/runs/run-1/job/0123456789abcdef/%j_%t_log.out
 # teardown
 code=$?
 # The head agent leaves its word when it ends: what is to follow, where only this script can do it (outside a container, or by a new
-# job), and the nodes to stay away from. Where all agents ended without a word (killed, their node lost) the job goes on, unless
-# somebody is ending it: then it is not RUNNING any more.
-word=/shared/runs/run-1/job/0123456789abcdef/"said.$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}"
-next= exclude= told=
+# job), and the nodes to stay away from. Where all agents ended without a word (killed, their node lost, never started) the job goes on,
+# unless somebody is ending it (then it is not RUNNING any more), or that cannot help.
+life=$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}
+word=/shared/runs/run-1/job/0123456789abcdef/"said.$life"
+next= exclude= told= cause= why= hopeless=
 if [ -e "$word" ]; then
     { read -r next; read -r exclude; } <"$word" || :
-elif [ "$code" -ne 0 ]; then
+else
     echo "fvlaunch: the agents ended without a word (srun: $code)" >&2
     next=ask
-    ls /shared/runs/run-1/job/0123456789abcdef/../../attempts/*.jsonl 2>/dev/null | wc -l >>/shared/runs/run-1/job/0123456789abcdef/wordless
-    if [ "$(tail -n 5 /shared/runs/run-1/job/0123456789abcdef/wordless | uniq -c | awk 'NR == 1 { print $1 }')" = 5 ]; then
-        echo "fvlaunch: five times in a row no attempt was even begun; not again" >&2
-        next=
+    output=$(tail -c "+$((printed + 1))" /shared/runs/run-1/job/0123456789abcdef/"${SLURM_JOB_ID}_0_log.out" 2>/dev/null | tail -c 65536 | tr -d '\000')
+    if why=$(grep -Ei '^(slurmstepd|srun):.*(oom.kill|out of memory|memory limit)|^MemoryError|: cannot allocate memory' <<<"$output" | tail -n 1) && [ -n "$why" ]; then
+        cause=out_of_memory
+    elif [ "$(find /shared/runs/run-1/job/0123456789abcdef/../../attempts -name '*.jsonl' 2>/dev/null | wc -l)" != "$begun" ]; then
+        cause=interrupted
+    elif why=$(grep -Eo 'execve\(\): .*' <<<"$output" | tail -n 1) && [ -n "$why" ]; then
+        cause=not_startable
+    else
+        cause=not_begun why=$(grep -Ev '^(fvlaunch:|srun: error: .*(Exited with exit code|Killed)|srun: Terminating|[[:space:]]*$)' <<<"$output" | tail -n 1)
     fi
+    printf '%s\n%s\n' "$cause" "$why" >/shared/runs/run-1/job/0123456789abcdef/"died.$life"
+    echo "$cause" >>/shared/runs/run-1/job/0123456789abcdef/wordless
+    case $cause in
+    out_of_memory)
+        times=$(grep -lx out_of_memory /shared/runs/run-1/job/0123456789abcdef/died.* | wc -l)
+        [ "$times" -le 1 ] || hopeless="the agent itself ran out of memory $times times (limits.out_of_memory: 1)"
+        ;;
+    not_startable) hopeless="python cannot be started on ${SLURMD_NODENAME:-$(hostname)}" ;;
+    not_begun)
+        times=$(tail -n 3 /shared/runs/run-1/job/0123456789abcdef/wordless | grep -cx not_begun)
+        if [ "$times" -ge 3 ]; then
+            hopeless="$times starts in a row ended before an attempt was begun (limits.starts_without_progress: 3)"
+        elif [ "$code" -lt 128 ] && ! grep -Eqi 'timed out|connection|communication|node fail|launch failed|socket|temporarily|stale file handle|input/output error' <<<"$output" &&
+            [ -z "$(find /shared/runs/run-1/job/0123456789abcdef/../../attempts -name '*.jsonl' -newer /shared/runs/run-1/job/0123456789abcdef/submission.sh 2>/dev/null)" ]; then
+            hopeless="the agents ended with exit code $code before an attempt was begun"
+        fi
+        ;;
+    esac
+    [ "$code" -ne 0 ] || code=1
 fi
 if [ "$next" = ask ]; then
     next=
     told=$(scontrol show job "$SLURM_JOB_ID") || :
     if grep -Eq '^ *JobState=RUNNING ' <<<"$told"; then
         next=requeue
+        if [ -n "$hopeless" ]; then
+            next=
+            echo "fvlaunch: $hopeless${why:+: $why}; the job does not go on" >&2
+            printf '%s\n' "$hopeless${why:+: $why}" >/shared/runs/run-1/job/0123456789abcdef/given_up
+        fi
     fi
 fi
 if [ "$next" = requeue ]; then

@@ -1,0 +1,81 @@
+"""Owns how the shell lines of a profile's `setup` run: in the shell of the job, and a line that fails ends the job. Must not run anything.
+
+A line fails by its exit status, where `set -e` would say so: not in an `if`, before `||` or `&&`, or after `set +e`. What functions and
+sourced files do inside is their own matter, as their authors did not write them for `set -e`: only the status that they return counts.
+"""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+MODULE_ERROR = r"^ *(Module[A-Za-z_]*\.c\([0-9]+\):)?ERROR:|^Lmod has detected the following error"
+"""What environment modules print when they fail; versions before 4 end with 0 all the same."""
+
+_GUARDED = r"""IFS= read -r -d '' fvlaunch_setup <<'@END@' || :
+@SETUP@
+@END@
+fvlaunch_options=$(set +o) fvlaunch_line=1 fvlaunch_text='' fvlaunch_size=0 fvlaunch_lax='' fvlaunch_done=''
+mapfile -t fvlaunch_lines <<<"$fvlaunch_setup"
+fvlaunch_before() { # before each command of the setup: STATUS of the one before, LINE, COMMAND, DEPTH
+    [ "$4" = "$fvlaunch_depth" ] || return 0
+    fvlaunch_module_failed "$1"
+    case $3 in
+    fvlaunch_* | *fvlaunch_depth*) return 0 ;;
+    'set +e'* | 'set +o errexit'*) fvlaunch_lax=1 ;;
+    'set -e'* | 'set -o errexit'*) fvlaunch_lax= ;;
+    esac
+    fvlaunch_line=$2 fvlaunch_text=${fvlaunch_lines[$2 - 1]-}
+    case $fvlaunch_text in 'module '* | 'ml '*) fvlaunch_size=$(stat -Lc %s /proc/$$/fd/2 2>/dev/null) || fvlaunch_size= ;; esac
+    return 0
+}
+fvlaunch_module_failed() { # STATUS of a command that may have printed an error and ended with 0
+    case $1$fvlaunch_lax$fvlaunch_text in *'||'*) return 0 ;; '0module '* | '0ml '*) ;; *) return 0 ;; esac
+    [ -f /proc/$$/fd/2 ] && [ -n "$fvlaunch_size" ] || return 0
+    tail -c "+$((fvlaunch_size + 1))" /proc/$$/fd/2 2>/dev/null | grep -Eq @MODULE_ERROR@ || return 0
+    fvlaunch_over 1 "$fvlaunch_line" 'printed an error'
+}
+fvlaunch_failed() { # STATUS LINE DEPTH
+    [ -z "$fvlaunch_lax" ] && [ "$3" = "$fvlaunch_depth" ] || return 0
+    fvlaunch_over "$1" "$2" "ended with exit code $1"
+}
+fvlaunch_ended() { # STATUS: by `exit`, or as bash gave up; who ends the job (SIGTERM) knows why
+    [ "$1" = 143 ] || fvlaunch_over "$1" "$fvlaunch_line" "ended the job with exit code $1"
+}
+fvlaunch_over() { # STATUS LINE WHAT
+    trap - DEBUG ERR EXIT
+    fvlaunch_line=$2
+    while [[ $fvlaunch_line -gt 1 && ${fvlaunch_lines[fvlaunch_line - 2]} == *\\ ]]; do fvlaunch_line=$((fvlaunch_line - 1)); done
+    fvlaunch_text=${fvlaunch_lines[fvlaunch_line - 1]-}
+    fvlaunch_words="line $fvlaunch_line of setup $3: ${fvlaunch_text#"${fvlaunch_text%%[![:space:]]*}"}"
+    echo "fvlaunch: $fvlaunch_words" >&2
+    @VERDICT@
+    exit "$(($1 ? $1 : 1))"
+}
+trap 'fvlaunch_ended "$?"' EXIT
+source <(printf '%s' 'fvlaunch_depth=${#BASH_SOURCE[@]}; trap '\''fvlaunch_failed "$?" "$LINENO" "${#BASH_SOURCE[@]}"'\'' ERR; ' \
+    'trap '\''fvlaunch_before "$?" "$LINENO" "$BASH_COMMAND" "${#BASH_SOURCE[@]}"'\'' DEBUG; ' "$fvlaunch_setup" $'\nfvlaunch_done=1\n')
+fvlaunch_code=$?
+trap - DEBUG ERR
+if [ -z "$fvlaunch_done" ] && [ "$fvlaunch_code" != 0 ]; then
+    case $fvlaunch_text in *return*) fvlaunch_failed "$fvlaunch_code" "$fvlaunch_line" "$fvlaunch_depth" ;; esac
+    fvlaunch_over "$fvlaunch_code" "$fvlaunch_line" 'is the last one before what bash cannot read'
+fi
+case $(trap -p EXIT) in *fvlaunch_ended*) trap - EXIT ;; esac
+eval "$fvlaunch_options"
+unset "${!fvlaunch_@}"
+unset -f fvlaunch_before fvlaunch_module_failed fvlaunch_failed fvlaunch_ended fvlaunch_over"""
+
+
+def guarded(setup: str, verdict: Path | None = None) -> str:
+    """Return bash text that runs a profile's shell lines, and ends the shell where one of them fails: with the line's exit code, after
+    saying so on stderr and, where it is given, in the file `verdict`. Empty where there are no lines."""
+    setup = setup.strip("\n")
+    if not setup.strip():
+        return ""
+    end = "END_OF_SETUP"
+    while end in setup.splitlines():
+        end += "_"
+    words = f"printf '%s\\n' \"$fvlaunch_words\" >{shlex.quote(str(verdict))}" if verdict is not None else ":"
+    text = _GUARDED.replace("@MODULE_ERROR@", shlex.quote(MODULE_ERROR)).replace("@VERDICT@", words).replace("@END@", end)
+    return text.replace("@SETUP@", setup)

@@ -1,0 +1,63 @@
+"""Owns which device a rank computes on. A GPU that the job was given and that torch cannot use is an error, never a reason for the CPU.
+
+A launcher says by TRAINER_GPUS how many GPUs this node's ranks were given (0: the CPU is meant, whatever is there). Without it a rank
+takes a GPU where torch sees one, else the CPU, and says so.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+
+import torch
+
+from ..errors import NodeError, UserError, first_line
+
+log = logging.getLogger(__name__)
+
+_MEANT = "write `device: cpu` into the profile where the CPU is meant"
+
+
+def choose() -> torch.device:
+    """Return this rank's device, set as the current one. NodeError where this node lacks a GPU that it should have; UserError where
+    torch could not use one on any node."""
+    given = os.environ.get("TRAINER_GPUS")
+    if given == "0":
+        return torch.device("cpu")
+    seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if given is not None and seen < int(given):
+        raise _missing(int(given), seen)
+    if not seen:
+        if os.environ.get("RANK", "0") == "0":
+            log.info("no GPU is seen by torch %s: this runs on the CPU", torch.__version__)
+        return torch.device("cpu")
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % seen)
+    try:
+        torch.cuda.set_device(device)
+    except RuntimeError as error:
+        raise NodeError(f"the GPU {device.index} of this node cannot be used: {first_line(error)}") from None
+    return device
+
+
+def _missing(given: int, seen: int) -> Exception:
+    """Return what is wrong where fewer GPUs are seen than were given: with torch or the environment on every node alike, or here."""
+    job = "1 GPU was given to this node's ranks" if given == 1 else f"{given} GPUs were given to this node's ranks"
+    if torch.version.cuda is None and torch.version.hip is None:
+        return UserError(
+            f"{job}, and torch {torch.__version__} is built for the CPU alone", f"install a build of torch for these GPUs, or {_MEANT}"
+        )
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None and visible.strip() in ("", "-1"):
+        return UserError(f"{job}, and CUDA_VISIBLE_DEVICES={visible!r} hides them", f"remove it from env and setup, or {_MEANT}")
+    return NodeError(f"{job}, and torch {torch.__version__} sees {seen}{_why(seen)}")
+
+
+def _why(seen: int) -> str:
+    """Return what CUDA says of a node on which it sees nothing."""
+    if seen:
+        return ""
+    try:
+        torch.cuda.init()
+    except Exception as error:  # RuntimeError, AssertionError, AcceleratorError: by version
+        return f": {first_line(error)}"
+    return ""
