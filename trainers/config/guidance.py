@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .data_folder import places_beside
 from .section import Problem
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def no_negative_prompt(train: TrainBlock, scale: float) -> list[Problem]:
     if scale == 1 or train.data.prepare is not None:
         return []
     folders = [Path(folder) for folder in train.data.folders]
-    if not any(folder.is_dir() for folder in folders) or any((p / _PROMPTS).is_file() for f in folders for p in (f, f.parent)):
+    if not any(map(Path.exists, folders)) or any((place / _PROMPTS).is_file() for folder in folders for place in places_beside(folder)):
         return []
     message = f"guidance needs the negative prompt's embedding, but {' and '.join(map(str, folders))} has no {_PROMPTS}"
     return [Problem(("data", "path"), message, "preprocess writes it (kind: rewrite for others' files); a scale of 1 does without")]

@@ -15,6 +15,7 @@ import torch
 
 from .. import files
 from ..config.data import size_misfits
+from ..config.data_folder import places_beside
 from ..config.parallel import ParallelConfig
 from ..config.programs.preprocess import Config, RewriteConfig, VideosConfig
 from ..control import EXIT_FINISHED, EXIT_SAVED, Control
@@ -143,7 +144,7 @@ class _Job:
         """Write prompts.safetensors, on rank 0, or copy it where data is rewritten."""
         config = self._config
         if isinstance(config, RewriteConfig):
-            stored = next((path for path in (source / PROMPTS, source.parent / PROMPTS) if path.is_file()), None)
+            stored = next((path for place in places_beside(source) if (path := place / PROMPTS).is_file()), None)
             if stored is not None:
                 prompt_writer.copy(stored, self._output)
                 return

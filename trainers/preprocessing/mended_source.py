@@ -134,7 +134,8 @@ def _samples(output: Path, parts: Iterable[str], *, by_place: bool) -> Iterator[
         except (OSError, pa.ArrowException) as error:
             raise UserError(f"{output / part} cannot be read: {first_line(error)}", "remove it: its samples are then made again") from error
         for row in rows:
-            key = (None if by_place else row.get("id"), row.get("caption"))
+            caption = row.get("caption")  # earlier versions kept spaces around it, which encoders leave out
+            key = (None if by_place else row.get("id"), caption.strip() if isinstance(caption, str) else caption)
             yield _Sample(key, row.get("file_name") or row.get("id") or "a sample", Path(part).parts[0] == HOLDOUT)
 
 

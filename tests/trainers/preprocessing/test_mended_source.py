@@ -69,6 +69,20 @@ def test_entries_that_are_not_written_yet_may_come_go_and_change(clips: Path, tm
     assert told["holdout"] == len(rows(output, "holdout/combined_parquet_dataset")) > 0
 
 
+def test_spaces_around_a_caption_make_it_no_other(clips: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    cut_short(clips, output, 3, rows_per_file=1)
+    for path in output.rglob("part-*.parquet"):  # as an earlier version wrote them
+        table = pq.read_table(path)
+        spaced = [f" {caption.as_py()}\n" for caption in table.column("caption")]
+        pq.write_table(table.set_column(table.schema.get_field_index("caption"), "caption", [spaced]), path)
+    for path in (output / ".preprocess/records").glob("*.json"):
+        record = json.loads(path.read_text())
+        path.write_text(json.dumps({**record, "parts": {part: (output / part).stat().st_size for part in record["parts"]}}))
+    relist(clips, listed(clips)[::-1])
+    assert finish(clips, output, rows_per_file=1)["written"] == 8
+
+
 def test_a_written_entry_that_has_changed_is_named_with_both_captions(clips: Path, tmp_path: Path) -> None:
     output, before = tmp_path / "out", listed(clips)
     cut_short(clips, output, 3)

@@ -239,6 +239,20 @@ def test_prompts_become_text_only_samples(tmp_path: Path) -> None:
     assert (tmp_path / "out/prompts.safetensors").is_file()
 
 
+def test_a_rewrite_never_takes_what_was_held_out(clips: Path, tmp_path: Path) -> None:
+    output = tmp_path / "above/out"
+    output.parent.mkdir()
+    finish(clips, output, holdout=0.25)
+    assert finish(output, tmp_path / "again", kind="rewrite", model=None)["written"] == 9
+    assert (tmp_path / "again/prompts.safetensors").is_file()
+    job = Job(tmp_path / "above", tmp_path / "high", kind="rewrite", model=None)
+    assert job.join() == [76]
+    assert "held out from training, in out/holdout" in job.log() and f"name the data in it: {output}" in job.log()
+    part = next((output / "combined_parquet_dataset").rglob("*.parquet"))
+    assert finish(part, tmp_path / "one", kind="rewrite", model=None)["written"] > 0
+    assert (tmp_path / "one/prompts.safetensors").is_file()
+
+
 def test_others_files_are_written_again_a_sample_a_row_group(whole: Path, tmp_path: Path) -> None:
     theirs, all_rows = tmp_path / "theirs", rows(whole)
     (theirs / "data").mkdir(parents=True)
