@@ -6,11 +6,9 @@ error.
 
 from __future__ import annotations
 
-import io
-import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import av
 import torch
@@ -19,10 +17,11 @@ from torch.nn.functional import interpolate
 
 from ..errors import first_line
 from ..sources.entries import Rejected
-from .video_decoding import pictures
-
-_LARGEST_PICTURE = 8192 * 8192
-"""Most pixels of a frame: a file that claims more is damaged or hostile."""
+from . import animated_webp
+from .frame_times import Timeline, read_times
+from .upright_pictures import UprightPictures
+from .video_decoding import required_frames
+from .video_streams import opened
 
 
 @dataclass(frozen=True)
@@ -39,8 +38,10 @@ class Settings:
 
 @dataclass(frozen=True)
 class Clip:
-    """The frames [3, T, H, W] in [-1, 1] of a clip, with its file's size (upright), length and rate; `kept` is the share of its picture
-    left."""
+    """The frames [3, T, H, W] in [-1, 1] of a clip, with its file's size (upright, in square pixels), length and rate.
+
+    `kept` is the share of its picture that is left.
+    """
 
     frames: Tensor
     width: int
@@ -51,71 +52,53 @@ class Clip:
 
 
 def read_clip(video: Path | bytes, settings: Settings, start: float = 0.0) -> Clip:
-    """Read the training frames: resampled to the training rate, cut and scaled to the training size.
+    """Read the training frames: those shown at the training rate's times, cut and scaled to the training size.
 
     `start` in [0, 1) says which: 0 the clip's first, else that far into the possible ones. Rejected where they cannot be read.
     """
     try:
-        with av.open(str(video) if isinstance(video, Path) else io.BytesIO(video)) as container:
-            return _read(video, container, settings, start)
-    except (OSError, av.FFmpegError, ValueError, MemoryError) as error:  # ValueError: FFmpeg's "invalid data" is one, too
+        return _read(video, settings, start)
+    except (OSError, EOFError, av.FFmpegError, ValueError, MemoryError) as error:  # ValueError: FFmpeg's "invalid data" is one, too
         raise Rejected("unreadable", first_line(error)) from error
 
 
-def _read(video: Path | bytes, container: Any, settings: Settings, start: float) -> Clip:
-    if not container.streams.video:
-        raise Rejected("unreadable", "it has no video stream")
-    stream = container.streams.video[0]
-    if stream.codec_context is None:
-        raise Rejected("unreadable", "its codec is unknown")
-    stream.thread_type = "AUTO"
-    size, fps, listed = stream.codec_context, float(stream.average_rate or 0), int(stream.frames)
-    if fps <= 0:
-        raise Rejected("no_rate", "its frame rate is unknown")
-    if not 0 < size.width * size.height <= _LARGEST_PICTURE:
-        raise Rejected("unreadable", f"its frames are {size.width}x{size.height}")
-    duration = listed / fps if listed else float((stream.duration or 0) * (stream.time_base or 0))
-    _check_duration(duration, settings)
-    indices = _frames_to_read(container, stream, settings, start, fps, listed)
-    if listed and listed <= indices[-1]:
-        raise Rejected("too_short", f"{listed} frames at {fps:g} fps, {indices[-1] + 1} are needed")
-    frames, height, width = {}, size.height, size.width
-    for index, picture in pictures(video, container, stream, indices):
-        height, width = picture.shape[:2]  # upright
+def _read(video: Path | bytes, settings: Settings, start: float) -> Clip:
+    longest_s = settings.duration_tolerance * settings.num_frames / settings.train_fps
+    if animated_webp.only_pillow_reads(video):
+        timeline = animated_webp.read_times(video, longest_s)
+        indices = _indices(timeline, settings, start)
+        return _clip(animated_webp.required_pictures(video, indices), timeline, indices, settings)
+    with opened(video) as (container, stream):
+        timeline = read_times(container, stream, longest_s)
+        upright = UprightPictures(stream.sample_aspect_ratio)
+    indices = _indices(timeline, settings, start)
+    pictures = ((index, upright.picture(frame)) for index, frame in required_frames(video, timeline, indices))
+    return _clip(pictures, timeline, indices, settings)
+
+
+def _clip(pictures: Iterable[tuple[int, Tensor]], timeline: Timeline, indices: list[int], settings: Settings) -> Clip:
+    """Return the clip of pictures uint8 [h, w, 3] that come one at a time: a whole clip at full size is gigabytes."""
+    frames: dict[int, Tensor] = {}
+    height = width = 0
+    for index, picture in pictures:
+        if frames and picture.shape[:2] != (height, width):
+            raise Rejected("size_changes", f"its pictures change from {width}x{height} to {picture.shape[1]}x{picture.shape[0]}")
+        height, width = picture.shape[:2]
         frames[index] = fit(picture, settings.height, settings.width)
-    if indices[-1] not in frames:
-        if listed:
-            raise Rejected("unreadable", f"says {listed} frames, but frame {indices[-1]} cannot be decoded")
-        raise Rejected("too_short", f"it ends before frame {indices[-1]}")
+    missing = sorted(set(indices) - set(frames))
+    if missing:
+        raise Rejected("unreadable", f"frame {missing[0]} of {len(timeline.marks)} cannot be decoded")
     kept = kept_share(height, width, settings.height, settings.width)
-    return Clip(torch.stack([frames[i] for i in indices], 1), width, height, duration or (indices[-1] + 1) / fps, fps, kept)
+    return Clip(torch.stack([frames[i] for i in indices], 1), width, height, timeline.duration_s, timeline.rate, kept)
 
 
-def _check_duration(duration: float, settings: Settings) -> None:
-    longest = settings.duration_tolerance * settings.num_frames / settings.train_fps
-    if duration > longest:
-        raise Rejected("too_long", f"{duration:.2f} s, at most {longest:.2f} s are used")
-
-
-def frame_indices(num_frames: int, fps: float, train_fps: float, first: int = 0) -> list[int]:
-    """Return `num_frames` indices of arange(0, n, fps / train_fps) from the `first` on, rounded down: a slower file's frames repeat."""
-    return [int(k * (fps / train_fps)) for k in range(first, first + num_frames)]
-
-
-def _frames_to_read(container: Any, stream: Any, settings: Settings, start: float, fps: float, listed: int) -> list[int]:
-    if not start:
-        return frame_indices(settings.num_frames, fps, settings.train_fps)
-    available = listed or _count(container, stream)
-    taken = math.ceil(available * settings.train_fps / fps - 1e-9)  # of the file, at the training rate
-    spare = max(0, taken - settings.num_frames)
-    return frame_indices(settings.num_frames, fps, settings.train_fps, int(start * (spare + 1)))
-
-
-def _count(container: Any, stream: Any) -> int:
-    """Count the frames of a container that does not say how many it has, and leave it at its beginning."""
-    number = sum(1 for packet in container.demux(stream) if packet.size)
-    container.seek(0)
-    return number
+def _indices(timeline: Timeline, settings: Settings, start: float) -> list[int]:
+    spare = max(0, timeline.num_at(settings.train_fps) - settings.num_frames)
+    indices = timeline.frames_at(settings.num_frames, settings.train_fps, int(start * (spare + 1)))
+    if indices[-1] >= len(timeline.marks):
+        needed = (settings.num_frames - 1) / settings.train_fps
+        raise Rejected("too_short", f"{len(timeline.marks)} frames in {timeline.duration_s:.2f} s, more than {needed:.2f} s are needed")
+    return indices
 
 
 def fit(image: Tensor, height: int, width: int) -> Tensor:
