@@ -96,9 +96,14 @@ def _indices(timeline: Timeline, settings: Settings, start: float) -> list[int]:
     spare = max(0, timeline.num_at(settings.train_fps) - settings.num_frames)
     indices = timeline.frames_at(settings.num_frames, settings.train_fps, int(start * (spare + 1)))
     if indices[-1] >= len(timeline.marks):
-        needed = (settings.num_frames - 1) / settings.train_fps
-        raise Rejected("too_short", f"{len(timeline.marks)} frames in {timeline.duration_s:.2f} s, more than {needed:.2f} s are needed")
+        raise Rejected("too_short", _too_short(timeline, indices[-1] + 1, settings))
     return indices
+
+
+def _too_short(timeline: Timeline, needed: int, settings: Settings) -> str:
+    if timeline.constant:
+        return f"{len(timeline.marks)} frames at {timeline.rate:g} fps, {needed} are needed"
+    return f"{timeline.duration_s:.2f} s, more than {(settings.num_frames - 1) / settings.train_fps:.2f} s are needed"
 
 
 def fit(image: Tensor, height: int, width: int) -> Tensor:

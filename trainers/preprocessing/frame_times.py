@@ -44,9 +44,9 @@ class Timeline:
         return len(self.marks) / self.rate if self.constant else (self.end - self.marks[0]) * self.tick_s
 
     def frames_at(self, num_frames: int, train_fps: float, first: int) -> list[int]:
-        """Return the indices of the frames shown at (first, first + 1, ...) / train_fps seconds; one past the last where none is."""
+        """Return the indices of the frames shown at (first, first + 1, ...) / train_fps seconds; past the last where none is."""
         if self.constant:
-            return [min(index, len(self.marks)) for index in frame_indices(num_frames, self.rate, train_fps, first)]
+            return frame_indices(num_frames, self.rate, train_fps, first)
         return [self._frame_at(k / train_fps) for k in range(first, first + num_frames)]
 
     def _frame_at(self, time_s: float) -> int:
