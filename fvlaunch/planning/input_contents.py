@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from trainers.config import data_folder
+from trainers.config import data_folder, preprocess_output
 
 from ..config.compose import Composed
 from ..config.strict_yaml import KeyPath
@@ -64,6 +64,8 @@ class _Look:
             return self.notes.append(f"note: the samples of {_and(folders)} were not counted: {train.data.source} reads them")
         apart = [folder for folder in folders if data_folder.HOLDOUT in Path(folder).parts]
         self.notes += [f"warning: {folder} is trained on, whose name says that it was held out from training" for folder in apart]
+        begun = [folder for folder in folders if any(map(preprocess_output.is_unfinished, data_folder.places_beside(Path(folder))))]
+        self.notes += [f"warning: {folder} holds what was written so far of a preprocess that has not ended" for folder in begun]
         answer = self._ask_data(folders, needs, _PATH)
         if answer is not None:
             self._sizes(answer["latents"])

@@ -35,3 +35,8 @@ def num_written(output: Path) -> int:
         with contextlib.suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
             count += int(json.loads(path.read_text(encoding="utf-8"))["written"])
     return count
+
+
+def is_unfinished(output: Path) -> bool:
+    """Return whether a preprocessing was begun in a folder and has not come to its end there."""
+    return (output / HIDDEN / SETTINGS).is_file() and not (output / REPORT).is_file()

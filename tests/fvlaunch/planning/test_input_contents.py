@@ -63,6 +63,16 @@ def test_what_was_held_out_is_refused_and_a_holdout_by_name_is_told(tmp_path: Pa
     assert "warning:" in warning and "held out from training" in warning
 
 
+def test_an_output_that_is_not_whole_yet_is_told(tmp_path: Path) -> None:
+    write_samples(tmp_path / "out/combined_parquet_dataset/a.parquet", 64)
+    (tmp_path / "out/.preprocess").mkdir()
+    (tmp_path / "out/.preprocess/settings.json").write_text("{}")
+    _, (warning, _) = trained_on(tmp_path, "out")
+    assert "has not ended" in warning
+    (tmp_path / "out/report.json").write_text("{}")
+    assert len(trained_on(tmp_path, "out")[1]) == 1
+
+
 def test_several_data_sets_in_one_folder_and_test_splits_are_told(tmp_path: Path) -> None:
     for name in ("one", "two"):
         write_samples(tmp_path / f"data/{name}/combined_parquet_dataset/a.parquet", 64)
