@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from tests.integration.slurm.cluster import SlurmCluster
-from tests.integration.slurm.cluster_files import missing_programs
-from tests.support.launcher import Workspace, metrics
+from tests.integration.slurm.cluster_files import can_limit_memory, missing_programs
+from tests.support.launcher import RECIPE, Workspace, metrics
 from tests.support.world import row
 
 
@@ -120,3 +120,49 @@ def test_gpus_that_torch_cannot_use_end_the_run_at_the_first_look_and_nothing_is
 def test_device_cpu_is_a_persons_word_for_the_cpu(gpus: Workspace) -> None:
     gpus.submit("meant", "--set", "train.max_steps=2", cluster="cpu")
     assert gpus.finish("meant")["state"] == "finished", gpus.told()
+
+
+NEXT_TIME = """
+import os
+import torch
+from trainers.distributed import devices
+from trainers.methods.finetune import FineTuneMethod
+
+if os.environ["TRAINER_ATTEMPT"] == "1":
+    torch.version.cuda = "13.0"  # as where a driver is broken: a build for GPUs, and none is seen
+else:
+    devices.choose = lambda: torch.device("cpu")
+
+
+class Finetune(FineTuneMethod):
+    def __init__(self, cfg, role_models):
+        known = {"weighting_scheme": "uniform", "precondition_outputs": False}
+        super().__init__(cfg.model_copy(update={"method": cfg.method.model_copy(update=known)}), role_models)
+"""
+
+
+@row("-", "GPUs asked for, torch sees none")
+@pytest.mark.long
+@pytest.mark.skipif(torch.cuda.is_available(), reason="torch sees a GPU here")
+def test_the_next_attempt_stays_away_from_a_node_without_its_gpus(gpus: Workspace) -> None:
+    gpus.write("next_time.py", NEXT_TIME)
+    gpus.write("templates/recipes/next-time.yaml", {**RECIPE, "train": {**RECIPE["train"], "method": {"kind": "./next_time.py:Finetune"}}})
+    gpus.submit("broken", "--set", "train.max_steps=2", recipe="next-time", cluster="gpu")
+    assert gpus.finish("broken")["state"] == "finished", gpus.told()
+    first, second = gpus.attempts("broken")
+    assert (first["cause"], second["cause"]) == ("no_gpu", "finished")
+    assert first["nodes"] != second["nodes"] and f"on {first['nodes'][0]}" in str(first)
+
+
+@row("-", "--mem 60M: the agent itself killed by its cgroup")
+@pytest.mark.long
+@pytest.mark.skipif(bool(missing_programs()) or not can_limit_memory(), reason="needs Slurm, and control groups that may be made")
+def test_an_agent_that_its_cgroup_kills_ends_the_run_by_the_budget_of_memory(tmp_path: Path) -> None:
+    with SlurmCluster(nodes=1, memory_limits=True) as slurm:
+        workspace = Workspace(tmp_path, {**os.environ, **slurm.env})
+        workspace.slurm_cluster("small", slurm={"partition": "low", "cpus-per-task": 1, "mem": "60M", "time": "00:10:00"})
+        workspace.submit("small", "--ranks", "1", cluster="small")
+        reason = told(workspace, "small")
+        assert "ran out of memory 2 times (limits.out_of_memory: 1)" in reason and "Out Of Memory" in reason
+        assert lives(slurm, workspace, "small") == 2
+        assert [attempt["cause"] for attempt in workspace.attempts("small")] in ([], ["out_of_memory"], ["out_of_memory"] * 2)

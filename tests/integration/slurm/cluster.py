@@ -21,7 +21,7 @@ from pathlib import Path
 
 from tests.integration.slurm import accounting as accounts
 from tests.integration.slurm import processes
-from tests.integration.slurm.cluster_files import Shape, missing_programs, search_path, write_files
+from tests.integration.slurm.cluster_files import MEMORY_LIMITS, Shape, missing_programs, search_path, write_files
 from tests.support.ports import free_ports
 
 _ACTIVE = "PENDING,CONFIGURING,RUNNING,COMPLETING,SUSPENDED,REQUEUED,REQUEUE_HOLD,SPECIAL_EXIT,SIGNALING,STAGE_OUT,STOPPED"
@@ -38,6 +38,7 @@ class SlurmCluster:
     quick_requeue                  a requeued job waits (BeginTime) for seconds by Slurm's own rule; a thread lets it start at once.
                                    May be switched on and off at any time, to look at a job that waits
     accounting                     with slurmdbd and its database, so that sacct answers (5 s more)
+    memory_limits                  a job that takes more memory than it asked for is killed, by control groups of version 1 (root only)
     extra                          more lines for slurm.conf (a later line wins over an earlier one only where Slurm says so)
     """
 
@@ -52,12 +53,14 @@ class SlurmCluster:
         kill_wait_s: int = 2,
         quick_requeue: bool = True,
         accounting: bool = False,
+        memory_limits: bool = False,
         extra: Sequence[str] = (),
     ) -> None:
         self.nodes = [f"127.0.0.{11 + index}" for index in range(nodes)]
         self.cpus, self.memory_mb, self.gpus = cpus, memory_mb, gpus
         self.grace_s, self.kill_wait_s, self.quick_requeue = grace_s, kill_wait_s, quick_requeue
-        self.accounting, self.extra = accounting, list(extra)
+        self.accounting, self.memory_limits = accounting, memory_limits
+        self.extra = [*extra, *(["TaskPlugin=task/cgroup"] if memory_limits else [])]
         self.directory = Path()
         self.env: dict[str, str] = {}
         self.start_s = 0.0
@@ -127,6 +130,8 @@ class SlurmCluster:
         extra = [*(accounts.slurm_lines(self.directory, self._accounts_port) if self.accounting else []), *self.extra]
         shape = Shape(self.nodes, self.cpus, self.memory_mb, self.gpus, self.grace_s, self.kill_wait_s, extra)
         write_files(self.directory, shape, self._controller_port, node_ports)
+        if self.memory_limits:
+            (self.directory / "cgroup.conf").write_text(MEMORY_LIMITS)
 
     def stop_munge(self) -> None:
         """No client or daemon can prove who it is."""

@@ -38,6 +38,17 @@ class Shape:
     extra: Sequence[str]
 
 
+MEMORY_LIMITS = (
+    "CgroupPlugin=cgroup/v1\nCgroupMountpoint=/sys/fs/cgroup\nConstrainRAMSpace=yes\nConstrainSwapSpace=yes\nAllowedSwapSpace=0\n"
+)
+"""cgroup.conf of a site where a job gets no more memory than it asked for."""
+
+
+def can_limit_memory() -> bool:
+    """Return whether this machine lets us make control groups of version 1 for memory."""
+    return os.access("/sys/fs/cgroup/memory/memory.limit_in_bytes", os.W_OK)
+
+
 def write_files(here: Path, shape: Shape, controller_port: int, node_ports: Sequence[int]) -> None:
     for name in ("log", "state", "run", *(f"spool/{node}" for node in shape.nodes)):
         (here / name).mkdir(parents=True)

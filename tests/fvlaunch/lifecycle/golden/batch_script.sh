@@ -124,7 +124,7 @@ else
     case $cause in
     out_of_memory)
         times=$(grep -lx out_of_memory /shared/runs/run-1/job/0123456789abcdef/died.* | wc -l)
-        [ "$times" -le 1 ] || hopeless="the agent itself ran out of memory $times times (limits.out_of_memory: 1)"
+        [ "$times" -le 1 ] || hopeless="the agent itself ran out of memory $times times (limits.out_of_memory: 1), so mem of the profile is too small"
         ;;
     not_startable) hopeless="python cannot be started on ${SLURMD_NODENAME:-$(hostname)}" ;;
     not_begun)
