@@ -137,7 +137,7 @@ def test_a_failed_and_a_cancelled_job_and_then_all_that_slurm_has_forgotten(site
     site.wait_state(jobs["gone2"], "CANCELLED")
     before = told(runs, "failed", "gone")
     assert before["failed"][0] == "failed" and "failed with exit code 3" in before["failed"][1]
-    assert before["gone"] == ("cancelled", "cancelled through the scheduler")
+    assert before["gone"] == ("cancelled", "cancelled through the scheduler before an attempt was begun")
     if site.accounting:  # which are late
         runs.until(lambda: _accounted(site, jobs.values()) == {"FAILED", "CANCELLED"}, "the accounts know all of them")
     _forget(site)
