@@ -6,6 +6,7 @@ Must not import torch: the programs check what they are asked for and say what i
 from __future__ import annotations
 
 import shutil
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -15,7 +16,7 @@ from typing import Any
 from ..config import secrets as secret_values
 from ..config.compose import compose, compose_cluster
 from ..config.schema import Cluster
-from ..errors import ConfigError
+from ..errors import ConfigError, FvlaunchError
 from ..planning.job_options import layered
 from ..planning.planner import shell_for
 from ..runs import code_snapshot, job_folder
@@ -50,12 +51,13 @@ def make(program: str, source: Path, options: Mapping[str, Value], cluster_name:
     if cluster_name is None:
         profile = _profile_of(source)
         secrets = secret_values.values(profile.secrets) if profile is not None else {}
-        return scheduler(HERE).run_tool(ToolSpec(program, argv(_python_here(profile)), environment=_code(), secrets=secrets))
+        tool = ToolSpec(program, argv(_python_here(profile)), environment=_code(), secrets=secrets)
+        return _ended(program, scheduler(HERE).run_tool(tool))
     cluster = compose_cluster(cluster_name)
     if scheduler(cluster.executor).has_queue:
         job_folder.check_job_path(Path.cwd())
     tool = tool_of(program, argv(cluster.python or sys.executable), cluster_name, cluster)
-    return scheduler(cluster.executor).run_tool(replace(tool, options=_options(cluster)))
+    return _ended(program, scheduler(cluster.executor).run_tool(replace(tool, options=_options(cluster))))
 
 
 def _options(cluster: Cluster) -> dict[str, Any]:
@@ -68,6 +70,15 @@ def _options(cluster: Cluster) -> dict[str, Any]:
     for note in options.notes:
         sys.stderr.write(f"{note}\n")
     return dict(options.values)
+
+
+def _ended(program: str, code: int) -> int:
+    """Return the program's exit code; FvlaunchError where it was killed and could not say so itself."""
+    number = -code if code < 0 else code - 128  # of a shell, as in a job
+    if 0 < number < signal.NSIG and number != signal.SIGINT:
+        hint = "out of memory? with --cluster it runs where there is more" if number == signal.SIGKILL else ""
+        raise FvlaunchError(f"{program} was killed by signal {number} ({signal.strsignal(number)}): it was not done", hint=hint)
+    return code
 
 
 def tool_of(program: str, argv: Sequence[str], cluster_name: str, cluster: Cluster) -> ToolSpec:

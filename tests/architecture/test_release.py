@@ -56,7 +56,7 @@ def test_a_wheel_is_of_that_version_and_holds_templates_and_profiles(tmp_path: P
         names = set(archive.namelist())
         metadata = message_from_string(archive.read(f"fvlaunch-{__version__}.dist-info/METADATA").decode())
     assert (metadata["Name"], metadata["Version"]) == ("fvlaunch", __version__)
-    assert {"fvlaunch/__init__.py", "trainers/__init__.py"} <= names
+    assert {"fvlaunch/__init__.py", "fvlaunch_command.py", "trainers/__init__.py"} <= names
     for folder in ("templates", "clusters"):
         files = {path.relative_to(ROOT).as_posix() for path in (ROOT / folder).rglob("*.yaml")}
         assert files and {f"fvlaunch/data/{name}" for name in files} <= names

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from fvlaunch import __version__
 from fvlaunch.diagnostics import node_probe
 from fvlaunch.schedulers.python_processes import module_command, python_path, settle
 from tests.support.foreign_modules import ForeignModules
@@ -61,9 +62,12 @@ def test_a_relative_part_of_pythonpath_means_the_same_in_every_process(tmp_path:
     assert environment == {"PYTHONPATH": f"{tmp_path}/lib:{tmp_path.parent}/up:/abs", "PYTHONHASHSEED": "0"}
 
 
-def test_a_foreign_package_called_trainers_does_no_harm(tmp_path: Path) -> None:
-    (tmp_path / "trainers").mkdir()
-    (tmp_path / "trainers/__init__.py").write_text("raise SystemExit('somebody else\\'s trainers')\n")
-    program = "import fvlaunch, trainers, trainers.config; print(trainers.config.__file__)"
-    done = run([sys.executable, "-c", program], ROOT / "tests", PYTHONPATH=f"{tmp_path}:{ROOT}")
-    assert done.stdout.strip() == str(ROOT / "trainers/config/__init__.py"), done.stderr
+@pytest.mark.parametrize("name", ["fvlaunch", "trainers"])
+def test_a_foreign_package_of_our_name_does_no_harm(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "__init__.py").write_text("raise SystemExit('of somebody else')\n")
+    program = (
+        "from fvlaunch_command import main; import atexit; atexit.register(lambda: print(__import__('trainers.config').__file__)); main()"
+    )
+    done = run([sys.executable, "-c", program, "--version"], ROOT / "tests", PYTHONPATH=f"{tmp_path}:{ROOT}")
+    assert done.stdout.splitlines() == [f"fvlaunch {__version__}", str(ROOT / "trainers/__init__.py")], done.stderr
