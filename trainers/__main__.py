@@ -5,12 +5,16 @@ control.py runs before torch is imported: a stop notice during the seconds that 
 
 from __future__ import annotations
 
+import os
+import sys
+
+if __name__ == "__main__" and sys.path[0] == os.getcwd():  # noqa: PTH109  -m (torchrun) puts it there; nothing in it is a module of ours
+    del sys.path[0]
+
 import argparse
 import importlib
 import json
 import logging
-import os
-import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path

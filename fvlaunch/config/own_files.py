@@ -6,6 +6,7 @@ What such a file imports from beside it belongs to it. Must not import such a fi
 from __future__ import annotations
 
 import ast
+import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -62,8 +63,12 @@ def all_copies(train: Mapping[str, Any], kept: Mapping[Path, Path]) -> dict[str,
 
 
 def digests(copied: Mapping[str, Path]) -> dict[str, str]:
-    """Return the digest of each of `all_copies` that is there."""
-    return {name: own_imports.digest(place) for name, place in copied.items() if place.exists()}
+    """Return the digest of each of `all_copies` that is there and can be read."""
+    found = {}
+    for name, place in copied.items():
+        with contextlib.suppress(OSError):
+            found[name] = own_imports.digest(place)
+    return found
 
 
 def kept_by(run: Path, train: Mapping[str, Any]) -> dict[Path, Path]:
@@ -103,8 +108,8 @@ def problem(file: Path, name: str) -> tuple[str, str] | None:
     imports = own_imports.imports_of(file)
     if imports.problems:
         return imports.problems[0]
-    if too_large := own_imports.too_large(imports.modules.values()):
-        return too_large, "keep data out of the package, or install it: pip install -e"
+    if why := own_imports.not_to_be_copied(imports.modules.values()):
+        return why, "keep data out of the package, or install it: pip install -e"
     known = set(_names(tree))
     if name in known or "*" in known:
         return None

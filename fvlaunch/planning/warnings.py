@@ -128,7 +128,8 @@ def edited_own_files(run: Run, plan: Plan) -> list[str]:
             lines.append(f"warning: {file} is not as it was submitted; the run goes on with its copy\n{use}")
         elif not copies and before.get(name, digest) != digest:
             lines.append(f"warning: {file} is not as it was submitted, and goes on as it is: this run has no copy of it (--no-snapshot)")
-    return lines
+    gone = sorted(name for name in before.keys() - now.keys() if name.startswith(f"{own_files.IMPORTS}/") and not copies)
+    return lines + [f"warning: {Path(name).name} was imported by a file of yours, and is not there any more" for name in gone]
 
 
 def passed_over(plan: Plan) -> list[str]:

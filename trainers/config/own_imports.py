@@ -87,11 +87,13 @@ def digest(place: Path) -> str:
     return found.hexdigest()
 
 
-def too_large(places: Iterable[Path]) -> str | None:
-    """Return why these are too much to be copied into a run; None where they are not."""
+def not_to_be_copied(places: Iterable[Path]) -> str | None:
+    """Return why these cannot be copied into a run, or are too much; None where they can."""
     count = size = 0
     for place in places:
         files = files_of(place)
+        if unreadable := [path for path in files if not os.access(path, os.R_OK)]:
+            return f"cannot read {unreadable[0]}"
         count, size = count + len(files), size + sum(path.stat().st_size for path in files)
         if count > MAX_FILES or size > MAX_BYTES:
             return f"{place} is too large: what own files import is copied into the run, up to {MAX_FILES} files of {MAX_BYTES // 10**6} MB"

@@ -232,6 +232,9 @@ def test_a_run_without_copies_tells_at_resume_that_a_file_was_edited_and_refuses
     Path("helper.py").write_text("VALUE = 9\n")
     [line] = edited_own_files(run, plan)
     assert str(helped / "helper.py") in line and "--no-snapshot" in line
+    Path("helper.py").unlink()
+    [line] = edited_own_files(run, plan)
+    assert "helper.py was imported by a file of yours, and is not there any more" in line
     Path("mine.py").unlink()
     with pytest.raises(ConfigError, match="there is no Python file"):
         plan_resume(run, None, sets=[], ranks=None, sbatch={})

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from trainers.config.own_imports import MAX_FILES, digest, files_of, imports_of, too_large
+from trainers.config.own_imports import MAX_FILES, digest, files_of, imports_of, not_to_be_copied
 
 
 @pytest.fixture
@@ -109,8 +109,8 @@ def test_a_package_is_all_of_its_folder_but_what_is_compiled_or_hidden(write: Pa
     assert digest(write / "pkg") != before
 
 
-def test_a_package_with_data_in_it_is_too_large(write: Path) -> None:
-    assert too_large([write / "pkg", write / "helper.py"]) is None
+def test_a_package_with_data_in_it_is_not_to_be_copied(write: Path) -> None:
+    assert not_to_be_copied([write / "pkg", write / "helper.py"]) is None
     for number in range(MAX_FILES):
         (write / f"pkg/sub/{number}").touch()
-    assert str(write / "pkg") in (too_large([write / "helper.py", write / "pkg"]) or "")
+    assert str(write / "pkg") in (not_to_be_copied([write / "helper.py", write / "pkg"]) or "")
