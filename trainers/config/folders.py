@@ -17,8 +17,9 @@ _LEFT_BY_SYSTEMS = frozenset(
 
 
 def is_visible(name: str) -> bool:
-    """Return whether a file or folder of this name counts; `._x` of macOS is hidden as every name is that begins with a point."""
-    return not name.startswith(".") and name.lower() not in _LEFT_BY_SYSTEMS
+    """Return whether a file or folder of this name counts; `._x` of macOS is hidden as every name is that begins with a point, and `~$x` is
+    what Office keeps while x is open."""
+    return not name.startswith((".", "~$")) and name.lower() not in _LEFT_BY_SYSTEMS
 
 
 def files(folder: Path) -> list[Path]:

@@ -57,9 +57,9 @@ def find(path: Path, called: str = "data.path", hint: str = "data.path is a fold
     In what preprocessing wrote these are the samples alone: its holdout lies beside them and is not for training. UserError where there
     are none, or where the holdout of a data set below is among them.
     """
-    if not path.exists():
-        raise UserError(f"{called} {path} does not exist")
     try:
+        if not path.exists():
+            raise UserError(f"{called} {path} does not exist")
         files = data_folder.parquet_files(path)
     except OSError as error:
         raise UserError(f"cannot read {called} {path}: {error}", "every folder in it must be readable") from error

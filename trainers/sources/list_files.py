@@ -74,7 +74,8 @@ def _json(path: Path) -> list[Row]:
         raise UserError(f"{path} is not JSON: {error}") from error
     listed = _entries_of(value)
     if listed is None:
-        raise UserError(f"{path} is not a list", 'it is a list of {"path": "clip.mp4", "cap": "what it shows"}')
+        keys = f": it is a mapping of {', '.join(list(value)[:8])}" if isinstance(value, dict) and value else ""
+        raise UserError(f"{path} is not a list{keys}", 'it is a list of {"path": "clip.mp4", "cap": "what it shows"}')
     return [Row(number, row) for number, row in enumerate(listed)]
 
 

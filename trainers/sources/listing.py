@@ -22,8 +22,11 @@ from .listed import Listed
 def locate(source: str, revision: str | None = None) -> Path:
     """Return the folder or file here; a Hugging Face id is looked up among the downloaded data sets, never on the network."""
     path = Path(source).expanduser()
-    if path.exists():
-        return path
+    try:
+        if path.exists():
+            return path
+    except OSError as error:
+        raise UserError(f"cannot read the source {source}: {error.strerror}") from error
     if not hub_cache.is_id(source):
         raise UserError(f"the source {source} does not exist", "give a folder, a file, or the id of a Hugging Face dataset")
     try:

@@ -22,7 +22,7 @@ def below(folder: Path) -> list[str]:
 
 def test_hidden_files_and_what_systems_leave_behind_do_not_count(tmp_path: Path) -> None:
     touch(tmp_path / "a.mp4", tmp_path / "sub dir/100%.mp4")
-    touch(*(tmp_path / name for name in ("._a.mp4", ".DS_Store", "Thumbs.db", "desktop.ini", ".ipynb_checkpoints/a.mp4")))
+    touch(*(tmp_path / name for name in ("._a.mp4", ".DS_Store", "Thumbs.db", "desktop.ini", "~$a.mp4", ".ipynb_checkpoints/a.mp4")))
     touch(*(tmp_path / name for name in ("@eaDir/a.mp4", "__MACOSX/a.mp4", "sub dir/.a.mp4", "$RECYCLE.BIN/a.mp4")))
     assert below(tmp_path) == ["a.mp4", "sub dir/100%.mp4"]
 

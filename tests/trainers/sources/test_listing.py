@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 
 from trainers.errors import UserError
 from trainers.sources.entries import Columns, Entry, Rejected
-from trainers.sources.listing import entries
+from trainers.sources.listing import entries, locate
 
 WORDS = Columns(needs_video=False)
 
@@ -151,6 +152,7 @@ def test_what_was_written_into_the_source_is_not_taken_for_it(tmp_path: Path) ->
     ("name", "content", "message"),
     [
         ("videos2caption.json", "{}", "is not a list"),
+        ("videos2caption.json", '{"info": 1, "videos": []}', "is not a list: it is a mapping of info, videos"),
         ("videos2caption.json", "[", "is not JSON"),
         ("videos2caption.json", "[]", "lists no clips\n.*known: videos/"),
         ("videos2caption.json", b"\xff\xfe\xff", "is not UTF-8"),
@@ -172,3 +174,18 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     touch(tmp_path / "prompts.docx")
     with pytest.raises(UserError, match="is not a list of clips or prompts"):
         entries(tmp_path / "prompts.docx", WORDS)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+@pytest.mark.parametrize("closed", ["in", "in/sub", "in/metadata.csv"])
+def test_what_may_not_be_read_is_one_clear_error(tmp_path: Path, closed: str) -> None:
+    touch(tmp_path / "in/sub/a.mp4", tmp_path / "in/metadata.csv")
+    (tmp_path / closed).chmod(0)
+    try:
+        with pytest.raises(UserError, match=r"cannot read .*[Pp]ermission denied"):
+            entries(locate(str(tmp_path / "in")), Columns())
+        if closed == "in":
+            with pytest.raises(UserError, match=r"cannot read .*[Pp]ermission denied"):
+                entries(locate(str(tmp_path / "in/metadata.csv")), Columns())
+    finally:
+        (tmp_path / closed).chmod(0o700)
