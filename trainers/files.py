@@ -5,6 +5,7 @@ Must not know what the files hold.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -92,6 +93,13 @@ def _umask() -> int:
         now = os.umask(0o077)
         os.umask(now)
         return now
+
+
+def check_writable(folder: Path) -> None:
+    """Raise PermissionError where no file can be made in a folder, or the folder itself cannot be made."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.exists(path))  # noqa: PTH110
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from .command_line import Parser, exit_code_of
 from .config.export_folder import WeightsKind
 from .distributed import mesh
 from .errors import UserError
+from .files import check_writable
 from .inference import video_files
 from .inference.video_makers import SamplerOverrides, maker_of
 from .sources import prompt_files
@@ -98,6 +99,7 @@ def _targets(to: Path, count: int) -> list[Path]:
         raise UserError(f"{there[0]} exists already", "give another --to")
     if wrong := next((path for path in targets[0].parents if path.exists() and not path.is_dir()), None):
         raise UserError(f"cannot write into {targets[0].parent}: {wrong} is a file", "give another --to")
+    check_writable(targets[0].parent)  # now, not after the minutes that a video takes
     return targets
 
 

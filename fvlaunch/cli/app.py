@@ -5,6 +5,7 @@ Must import nothing heavy at the top: --help and status never load torch, submit
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import gc
 import io
@@ -60,6 +61,8 @@ def run(arguments: list[str] | None = None) -> int:
     try:
         return _run(arguments)
     except OSError:  # the message itself could not be written: nobody reads it
+        with contextlib.suppress(OSError, ValueError):
+            _discard_output()
         return EXIT_USER
 
 
@@ -68,7 +71,7 @@ def _run(arguments: list[str] | None) -> int:
     usage_error: type[Exception] = typer.BadParameter.__bases__[0].__bases__[0]  # ClickException, of the click that typer uses
     try:
         code = _needed(sys.argv[1:] if arguments is None else arguments)(args=arguments, prog_name="fvlaunch", standalone_mode=False)
-        sys.stdout.flush()  # here, where a closed pipe is still an error like any other
+        _flush_output()  # here, where a closed pipe is still an error like any other
     except FvlaunchError as error:
         sys.stderr.write(render(error) + "\n")
         return error.exit_code
@@ -90,6 +93,16 @@ def _run(arguments: list[str] | None) -> int:
     return code if isinstance(code, int) else 0
 
 
+def _flush_output() -> None:
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # Python would try again at its end
+        _discard_output()
+        raise FvlaunchError(f"the output cannot be written: {error.strerror}", hint="make room, or write it elsewhere") from None
+
+
 def _refused(error: OSError) -> int:
     """Tell what the operating system does not allow, in a line: it is a fault of a folder, a disk or a name, not of this program."""
     from trainers.config.os_errors import explain
@@ -97,11 +110,6 @@ def _refused(error: OSError) -> int:
     refusal = explain(error)
     if refusal is None:
         return _unexpected()
-    try:
-        sys.stdout.flush()
-    except OSError:  # it was the output itself that could not be written: Python would try again at its end
-        _discard_output()
-        refusal = refusal._replace(message=f"the output cannot be written: {error.strerror}", hint="")
     sys.stderr.write(render(FvlaunchError(refusal.message, hint=refusal.hint)) + "\n")
     return EXIT_USER
 

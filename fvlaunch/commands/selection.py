@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..config.runs_folder import in_force
+from ..errors import UsageError
 from ..runs import ownership, registry, run_names
 from ..runs.directory import Run
 from ..runs.pipeline_directory import Pipeline
@@ -13,7 +15,13 @@ from ..runs.pipeline_directory import Pipeline
 
 def folders(runs_dir: Path | None) -> list[Path]:
     """Return the runs folders that a command looks into first: --runs-dir, else $FVLAUNCH_RUNS, else the profile's, else ./runs."""
-    return [in_force(registry.runs_dir_option(runs_dir))]
+    folder = in_force(registry.runs_dir_option(runs_dir))
+    if os.path.lexists(folder) and not os.path.isdir(folder):  # noqa: PTH112  it says no where pathlib raises
+        raise UsageError(
+            f"the runs folder {folder} is not a folder, or a link that leads nowhere", hint="--runs-dir DIR, or $FVLAUNCH_RUNS"
+        )
+    ownership.check_readable(folder)
+    return [folder]
 
 
 def find(word: str, runs_dir: Path | None, to: str = "") -> Run:

@@ -83,9 +83,15 @@ class Attempt:
 
 
 def read_attempt(run: Run, number: int, *, newest: bool) -> Attempt | None:
-    """Read one attempt; None where its first line was never written. An older one without an end was interrupted, and one whose agents
-    died without a word ended as their job's batch script saw it."""
-    events = run.attempt_events(number)
+    """Read one attempt; None where its first line was never written, or its lines are damaged. An older one without an end was
+    interrupted, and one whose agents died without a word ended as their job's batch script saw it."""
+    try:
+        return _of_events(run, run.attempt_events(number), number, newest=newest)
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _of_events(run: Run, events: list[dict[str, Any]], number: int, *, newest: bool) -> Attempt | None:
     start = next((e for e in events if e.get("event") == "started"), None)
     if start is None:
         return None

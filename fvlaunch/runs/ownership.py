@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 from ..errors import FvlaunchError
@@ -39,11 +40,23 @@ def check_mine(run: Run | Pipeline, verb: str) -> None:
 
 def check_readable(path: Path) -> None:
     """Refuse a run that is there and cannot be read, in words that name its owner."""
-    from trainers.config.os_errors import not_readable
-
     for part in (path, path / "run.json", path / PIPELINE_FILE):
+        if not _may_be_closed(part):
+            continue
+        from trainers.config.os_errors import not_readable  # not loaded for the many that are open
+
         refusal = not_readable(part)
         if refusal is None:
             continue
         ask = f"ask {refusal.owner} for what you need of it (fvlaunch status; fvlaunch export {path.name} --to DIR), or to open it to you"
         raise FvlaunchError(f"{path.name} cannot be read: {refusal.message}", hint=ask if refusal.owner else refusal.hint)
+
+
+def _may_be_closed(path: Path) -> bool:
+    try:
+        is_folder = stat.S_ISDIR(path.stat().st_mode)
+    except PermissionError:
+        return True
+    except (OSError, ValueError):
+        return False
+    return not os.access(path, os.R_OK | (os.X_OK if is_folder else 0))

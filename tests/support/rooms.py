@@ -41,7 +41,7 @@ ROOMS: dict[str, dict[str, str]] = {
         "__main__": "inference own_code config control errors",
         "forkserver": "__main__ methods models config processes control",
         "export": "inference checkpointing config command_line",
-        "sample": "inference sources distributed config command_line errors",
+        "sample": "inference sources distributed config command_line errors files",
         "training": (
             "inference methods preprocessing checkpointing optim models data diffusion distributed config seeding control errors files"
         ),

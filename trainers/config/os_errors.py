@@ -60,18 +60,24 @@ def owner_of(path: Path) -> str:
 
 
 def _without_name(error: OSError) -> Refusal:
+    if error.errno == errno.ENOENT and not _there(Path()):
+        return Refusal("the working directory does not exist any more", "cd into a folder that does")
     words = _FULL.get(error.errno or 0) or error.strerror or str(error)
     return Refusal(f"the operating system refuses: {words}", "make room, or write elsewhere" if error.errno in _FULL else "")
 
 
 def _named(error: OSError, path: Path) -> Refusal:
     code = error.errno or 0
+    if code in (errno.ENOENT, errno.EEXIST) and (dangling := _dangling(path)) is not None:
+        return dangling
     if code == errno.ENOENT:
         return _missing(path)
     if code == errno.ENAMETOOLONG:
         return Refusal(f"the name is too long for this file system: {_short(path)}", "choose a shorter one")
     if code == errno.ENOTDIR:
         return Refusal(f"{_file_in_the_way(path)} is a file, where {path} needs a folder", "move it away, or choose another folder")
+    if code == errno.EEXIST and path.is_file():
+        return Refusal(f"{path} is a file that exists already", "choose another name, or move it away")
     if code in (errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY):
         what = "is a folder" if os.path.isdir(path) else "exists already"  # noqa: PTH112
         return Refusal(f"{path} {what}", "choose another name, or move it away")
@@ -84,10 +90,13 @@ def _named(error: OSError, path: Path) -> Refusal:
     return Refusal(f"{path}: {error.strerror or error}", "")
 
 
+def _dangling(path: Path) -> Refusal | None:
+    """Return which link on the way to a path leads nowhere."""
+    part = next((part for part in [*reversed(path.parents), path] if _is_link(part) and not _there(part)), None)
+    return None if part is None else Refusal(f"{part} is a link to {part.readlink()}, which does not exist", "mend the link")
+
+
 def _missing(path: Path) -> Refusal:
-    for part in [*reversed(path.parents), path]:
-        if _is_link(part) and not _there(part):
-            return Refusal(f"{part} is a link to {part.readlink()}, which does not exist", "mend the link")
     folder = next((part for part in reversed(path.parents) if not _there(part)), None)
     return Refusal(f"{folder or path} does not exist", "" if folder is None else f"it is needed for {path}")
 

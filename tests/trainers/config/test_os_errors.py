@@ -30,7 +30,7 @@ def test_what_is_in_the_way_is_named(tmp_path: Path) -> None:
     assert f"{here}/dangling is a link to gone, which does not exist" in _refused(Path.read_text, tmp_path / "dangling")
     assert f"{here}/file is a file, where {here}/file/x needs a folder" in _refused(Path.mkdir, tmp_path / "file/x")
     assert f"{here} is a folder" in _refused(Path.read_text, tmp_path)
-    assert f"{here}/file exists already" in _refused(Path.mkdir, tmp_path / "file")
+    assert f"{here}/file is a file that exists already" in _refused(Path.mkdir, tmp_path / "file")
     assert "link that leads back to itself" in _refused(Path.read_text, tmp_path / "loop")
     assert "name is too long for this file system: aaaa" in _refused(Path.read_text, tmp_path / ("a" * 300))
 

@@ -16,6 +16,7 @@ from ...checkpointing.step_names import step_of
 from ...config import denoising_steps
 from ...config.discovery import is_own
 from ...config.export_folder import COMPONENT, LORA_FILE, TRAINING
+from ...config.os_errors import explain
 from ...config.validation import ValidationConfig
 from ...diffusion.samplers import few_step_solver, solver, unshifted_sigmas
 from ...errors import UserError, first_line
@@ -45,7 +46,9 @@ def export(request: ExportRequest) -> Path:
             _fill(temporary, request)
             publish_folder(temporary, target)
     except OSError as error:
-        raise UserError(f"cannot write {target}: {error.strerror or error}", "--to needs a folder on a disk with room") from error
+        refusal = explain(error)
+        words = refusal.message if refusal is not None else error.strerror or error
+        raise UserError(f"cannot write {target}: {words}", "--to needs a folder on a disk with room") from error
     return request.to
 
 
