@@ -26,20 +26,46 @@ _BACK_S = 0.1
 """A time stamp that jumps further ahead, or this far back, begins a new recording in the same file: `dts_delta_threshold` of ffmpeg."""
 
 
+_PICTURE_CODECS = ("mjpeg", "png", "bmp", "gif", "tiff", "webp", "jpegxl")
+"""Codecs in which files without a mark for cover pictures keep them, as a track of one frame."""
+
+
 @contextmanager
 def opened(video: Path | bytes) -> Generator[tuple[Any, Any], None, None]:
     """Open a video and yield (container, stream) of PyAV; Rejected where it holds no video."""
-    with av.open(str(video) if isinstance(video, Path) else io.BytesIO(video)) as container:
-        yield container, _checked(_chosen(container))
+    with _container(video) as container:
+        yield container, _checked(_chosen(video, container))
 
 
-def _chosen(container: Any) -> Any:
+def _container(video: Path | bytes) -> Any:
+    return av.open(str(video) if isinstance(video, Path) else io.BytesIO(video))
+
+
+def _chosen(video: Path | bytes, container: Any) -> Any:
     """Return the stream to show: the default one, of several the largest; never a cover picture or a thumbnail."""
     streams = [stream for stream in container.streams.video if not _is_attached(stream)]
     if not streams:
         covers = ", only a cover picture" if container.streams.video else ""
         raise Rejected("unreadable", f"it has no video stream{covers}")
-    return max(streams, key=_preference)  # the first of equals
+    ranked = sorted(streams, key=_preference, reverse=True)  # of equals the first stays first
+    if len(ranked) > 1 and ranked[0].codec_context is not None and ranked[0].codec_context.name in _PICTURE_CODECS:
+        moving = _moving(video, ranked[0].index)
+        return next((stream for stream in ranked if stream.index in moving), ranked[0])
+    return ranked[0]
+
+
+def _moving(video: Path | bytes, likely: int) -> set[int]:
+    """Return the numbers of the streams that have two frames, as far as the file is read: until the `likely` one has, or to its end."""
+    once, moving = set[int](), set[int]()
+    with _container(video) as container:
+        for packet in container.demux(video=tuple(range(len(container.streams.video)))):
+            number = packet.stream.index
+            if packet.size and number in once:
+                moving.add(number)
+                if number == likely:
+                    break
+            once |= {number} if packet.size else set()
+    return moving
 
 
 def _is_attached(stream: Any) -> bool:

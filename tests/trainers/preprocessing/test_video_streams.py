@@ -53,6 +53,16 @@ def test_a_cover_is_never_read(tmp_path: Path, cover: Path) -> None:
     assert [_width(path) for path in (first, last, attached)] == [64, 64, 64]
 
 
+@pytest.mark.parametrize("others", ["0", "default"])
+def test_a_cover_that_is_a_track_like_any_other_is_not_read(others: str, tmp_path: Path, cover: Path) -> None:
+    path, codecs = tmp_path / "a.mkv", ("-c:v:0", "copy", "-c:v:1", "libx264")
+    ffmpeg("-i", cover, *SMALL, "-map", 0, "-map", 1, *codecs, "-disposition:v:0", "default", "-disposition:v:1", others, path)
+    assert _width(path) == 64
+    moving = tmp_path / "moving.mkv"
+    ffmpeg(*LARGE, *SMALL, "-map", 0, "-map", 1, "-c:v:0", "mjpeg", "-c:v:1", "libx264", "-disposition:v:0", "default", moving)
+    assert _width(moving) == 96
+
+
 def test_sound_without_a_video_is_one_rejected_entry(tmp_path: Path, cover: Path) -> None:
     for name in ("song.m4a", "song.flac", "song.mp3"):
         ffmpeg(*SOUND, "-i", cover, "-map", 0, "-map", 1, "-c:v", "copy", "-disposition:v:0", "attached_pic", tmp_path / name)
