@@ -65,5 +65,5 @@ def _why(words: LastWords) -> str:
 
 def _with_lines(reason: str, words: LastWords) -> str:
     """Put the end of what the job printed below the reason, where it says more than the reason does."""
-    more = [line for line in words.lines if line not in reason]
-    return "\n".join([reason, *(f"  {line}" for line in words.lines)]) if more else reason
+    more = [line for line in words.lines if line.removeprefix("fvlaunch: ").removesuffix("; the job does not go on") not in reason]
+    return "\n".join([reason, *(f"  {line}" for line in more)])

@@ -40,7 +40,7 @@ def make(runs_dir: Path, environment: dict[str, str] | None = None, **changes: A
 
 def script_of(plan: Plan) -> str:
     run = Run(plan.path)
-    run.code.mkdir(parents=True, exist_ok=True)
+    (run.code / "fvlaunch").mkdir(parents=True, exist_ok=True)
     text = job_specs.batch_script(run, plan, TOKEN)
     assert text is not None
     return text

@@ -60,6 +60,7 @@ def setup_block(job: JobSpec) -> list[str]:
     values = {
         "given_up": shlex.quote(str(job.given_up or "/dev/null")),
         "code": shlex.quote(str(job.code)),
+        "code_is_a_copy": job.code.parent in job.folder.parents,
         "folder": shlex.quote(str(job.folder)),
         "environment": {name: shlex.quote(value) for name, value in (job.environment or {}).items()},
         "traps": job.resubmits,

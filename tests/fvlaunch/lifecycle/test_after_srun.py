@@ -201,6 +201,14 @@ def test_a_line_of_setup_that_fails_ends_the_job_once(tmp_path: Path, mode: str)
     assert not (tmp_path / "started").exists()
 
 
+def test_a_job_without_its_copy_of_the_code_ends_and_runs_no_other(tmp_path: Path) -> None:
+    plan = make(tmp_path / "runs", setup="")
+    text, job = script_of(plan), job_folder(plan)
+    (plan.path / "code/fvlaunch").rmdir()
+    assert ended(text, tmp_path, srun=f"touch {tmp_path}/started", code=1) == []
+    assert "copy of the code is not there" in (job / "given_up").read_text() and not (tmp_path / "started").exists()
+
+
 def test_what_setup_sets_does_not_change_what_follows_the_agents(tmp_path: Path) -> None:
     plan = make(tmp_path / "runs", setup="set -euo pipefail\nshopt -s failglob\nIFS=/\nexport A=1")
     text, _ = script_of(plan), job_folder(plan)

@@ -28,6 +28,13 @@ export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-32}"
 # The job finds its pickle by its own id, whoever submits this script and whatever became of them.
 [ -e /shared/runs/run-1/job/0123456789abcdef/"${SLURM_JOB_ID}_submitted.pkl" ] || ln -s submitted.pkl /shared/runs/run-1/job/0123456789abcdef/"${SLURM_JOB_ID}_submitted.pkl"
 rm -f /shared/runs/run-1/job/0123456789abcdef/given_up
+copy=/shared/runs/run-1/code
+if [ ! -d "$copy/fvlaunch" ]; then # whatever fvlaunch python has would run in its place
+    missing="the run's copy of the code is not there on ${SLURMD_NODENAME:-$(hostname)}: $copy"
+    echo "fvlaunch: $missing" >&2
+    printf '%s\n' "$missing" >/shared/runs/run-1/job/0123456789abcdef/given_up
+    exit 1
+fi
 
 # setup of the cluster profile
 IFS= read -r -d '' fvlaunch_setup <<'END_OF_SETUP' || :
