@@ -74,7 +74,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     own = "extends: base/shapes\ntrain: {max_steps: 5, method: {kind: finetune}, optimizers: {student: {kind: adamw, lr: 1e-3}}}\n"
     (work / "own.yaml").write_text(own)
     srun = work / "bin/srun"
-    srun.write_text(f'#!/bin/bash\nprintf "%s\\0" "$@" >{work}/argv\nprintf "%s" "$VALUE" >{work}/value\n[ ! -d "${{!#}}" ] || : >"${{!#}}/said.7.0"\n')
+    said = '[ ! -d "${!#}" ] || : >"${!#}/said.7.0"'  # as the head agent does when it ends in order
+    srun.write_text(f'#!/bin/bash\nprintf "%s\\0" "$@" >{work}/argv\nprintf "%s" "$VALUE" >{work}/value\n{said}\n')
     srun.chmod(0o755)
     return work
 

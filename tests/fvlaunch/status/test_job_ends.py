@@ -52,9 +52,9 @@ def test_a_start_that_never_was_is_explained_and_no_checkpoint_is_spoken_of(
 
 
 def test_a_checkpoint_is_spoken_of_where_there_is_one() -> None:
-    seen, words = end("FAILED", "", "1:0"), LastWords(lines=("before it", "it failed"))
+    seen, words = end("FAILED", "", "1:0"), LastWords(lines=("what came first", "it failed"))
     assert "from the last checkpoint (step 40)" in gone(RECORD, seen, None, words, 40, began=True)[1]
-    assert "resume a starts it again\n  before it" in gone(RECORD, seen, None, words, None, began=True)[1]
+    assert "resume a starts it again\n  what came first" in gone(RECORD, seen, None, words, None, began=True)[1]
 
 
 @pytest.fixture
