@@ -177,7 +177,7 @@ def _module(path: Path, key: str) -> ModuleType:
     name = _module_name(path)
     if name in sys.modules:
         return sys.modules[name]
-    if not path.is_file():
+    if not path.is_file() or path.suffix != ".py":
         raise UserError(f"{key}: there is no Python file {path}", "write it as ./file.py:ClassName, relative to where the run starts")
     _BESIDE.add(own_imports.imports_of(path).modules, path, key)
     if _BESIDE not in sys.meta_path:

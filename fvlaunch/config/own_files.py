@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -36,12 +37,12 @@ def references(train: Mapping[str, Any]) -> Iterator[tuple[KeyPath, Path, str]]:
 
 
 def copies(train: Mapping[str, Any]) -> dict[Path, str]:
-    """By file the name of its copy: its own name, numbered where two files have one."""
+    """By file the name of its copy: its own name, numbered where another file has that already."""
     found: dict[Path, str] = {}
     for _, file, _ in references(train):
+        numbered = (f"{file.stem}-{number}{file.suffix}" for number in itertools.count(2))
         if file not in found:
-            taken = sum(other.name == file.name for other in found)
-            found[file] = f"{file.stem}-{taken + 1}{file.suffix}" if taken else file.name
+            found[file] = next(name for name in itertools.chain([file.name], numbered) if name not in found.values())
     return found
 
 
@@ -99,6 +100,8 @@ def _with(block: dict[str, Any], path: KeyPath, value: str) -> dict[str, Any]:
 
 def problem(file: Path, name: str) -> tuple[str, str] | None:
     """(what is wrong, a hint) where the file is missing, is not Python or defines no such class. Only reads it."""
+    if file.suffix != ".py":
+        return f"{file} is not named as a Python file is", "its name ends with .py: ./file.py:ClassName"
     try:
         tree = ast.parse(file.read_bytes(), str(file))
     except OSError:

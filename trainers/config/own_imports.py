@@ -118,7 +118,7 @@ def _imported(source: Path, found: OwnImports, in_package: bool) -> Iterator[tup
         elif isinstance(node, ast.ImportFrom) and node in tree.body and not in_package:  # elsewhere it may be meant to fail
             hint = f"what lies beside a file is imported by its name alone: from {node.module or 'helper'} import ..."
             found.problems.append((f"{source}:{node.lineno} has a relative import, and is in no package", hint))
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in ("import_module", "__import__"):
+        elif isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", "")) in ("import_module", "__import__"):
             yield from ((str(value.value), node.lineno) for value in node.args[:1] if isinstance(value, ast.Constant))
 
 

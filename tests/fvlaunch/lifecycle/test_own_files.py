@@ -262,3 +262,17 @@ def test_what_lies_beside_a_file_and_is_not_taken_is_told(helped: Path) -> None:
     composed = compose("own.yaml", "local", sets=SETS)
     [line] = passed_over(make_plan(composed, now=datetime(2026, 1, 2), cwd=helped, name="new", runs_dir=helped / "runs", shell={}))
     assert line.startswith("note: ") and "mine.py:1 imports yaml: the installed" in line
+
+
+def test_no_copy_takes_the_place_of_another(folder: Path) -> None:
+    Path("mine-2.py").write_text("class Clips: ...\n")
+    run = prepared(folder, *SETS[:2], "train.data.prepare=null", "train.data.source=./mine-2.py:Clips")
+    assert named(run) == ["code/own_code/mine.py:Mine", "code/own_code/mine-2.py:Net", "code/own_code/mine-2-2.py:Clips"]
+    assert sorted(copied(run)) == ["mine-2-2.py", "mine-2.py", "mine.py"] and "Clips" in copied(run)["mine-2-2.py"]
+
+
+@pytest.mark.parametrize("name", ["mine", "mine.txt", "mine.pyc"])
+def test_a_file_that_python_would_not_import_is_told(folder: Path, name: str) -> None:
+    Path(name).write_text(METHOD)
+    (found,) = problems(f"train.method={{kind: ./{name}:Mine}}")
+    assert found.message == f"{folder / name} is not named as a Python file is"
