@@ -11,7 +11,7 @@ from ..config import own_files
 from ..config.compose import compose
 from ..config.lookup import candidates, is_path
 from ..config.strict_yaml import read
-from ..errors import FvlaunchError, NotFound
+from ..errors import NotFound
 from ..planning.planner import named_cluster
 from ..runs import code_snapshot
 from ..runs.directory import Run
@@ -57,7 +57,7 @@ def _data(word: str, cluster: str | None, runs_dir: Path | None) -> dict[str, An
         return _recipe(word, cluster)
     try:
         run = selection.find(word, runs_dir)
-    except FvlaunchError as error:
+    except NotFound as error:
         raise NotFound(
             f"{word!r} is neither a recipe nor a run: {error.message}", hint="fvlaunch list recipes, fvlaunch list runs"
         ) from None

@@ -6,6 +6,7 @@ locally it is a stop and a resume.
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -59,7 +60,7 @@ class Drill:
 
 def rehearse(drill: Drill, *, json_: bool) -> int:
     """Run a tiny training twice, one of them interrupted; return 0 where that one came back and its losses are bitwise the other's."""
-    name = f"rehearsal-{time.strftime('%Y%m%d-%H%M%S')}"
+    name = f"rehearsal-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"  # two may be started within a second
     printing.say("1. a tiny run that nobody disturbs")
     whole = _submit(drill, f"{name}-whole")
     _finish(whole)

@@ -73,7 +73,7 @@ def _meant(word: str, folders: Sequence[Path], newest_here: bool) -> list[Found]
         return [_stage(word, folders)]
     runs = registry.known_whole(folders)
     if not runs:
-        raise FvlaunchError("there are no runs yet", hint="fvlaunch submit shapes-finetune")
+        raise NotFound("there are no runs yet", hint="fvlaunch submit shapes-finetune")
     here, elsewhere = _by_folder(runs, folders)
     if word == "last":
         mine = [one for one in (newest_here and here) or runs if ownership.is_mine(one.path)]
@@ -145,7 +145,7 @@ def _stage(word: str, folders: Sequence[Path]) -> Run:
     if len(runs) > 1:
         places = "\n".join(f"  {run.path}" for run in runs)
         raise FvlaunchError(f"{word!r} means {len(runs)} runs:\n{places}", hint="give more of the name, or the path")
-    raise FvlaunchError(f"{word} is not a run directory", hint="fvlaunch list runs")
+    raise NotFound(f"{word} is not a run directory", hint="fvlaunch list runs")
 
 
 def _pipelines_called(name: str, pipelines: Sequence[Pipeline], folders: Sequence[Path]) -> list[Pipeline]:
