@@ -143,8 +143,21 @@ class _Look:
             self.notes.append(f"note: the entries of {block.source} were not looked at: {answer.reason}")
         elif "error" in answer:
             self._problem(_SOURCE, answer["error"], answer["hint"])
-        elif "entries" in answer:
-            self._entries(block, answer)
+        else:
+            if "entries" in answer:
+                self._entries(block, answer)
+            if not self.problems and (block.kind == "rewrite" or preprocess_output.settings(Path(block.output)) is not None):
+                self._continuation(block)
+
+    def _continuation(self, block: Any) -> None:
+        """Look at an output in which a preprocessing was begun already, and at the rows of others' files."""
+        answer = ask("trainers.preprocessing", block.resolved(), self._environment)
+        if isinstance(answer, NotAnswered):
+            self.notes.append(f"note: what {block.output} holds of {block.source} already was not looked at: {answer.reason}")
+        elif "error" in answer:
+            self._problem(_SOURCE, answer["error"], answer["hint"])
+        elif answer["written"] or block.kind == "rewrite":
+            self.notes.append(f"output: {answer['written']} of the {answer['entries']} entries are written already")
 
     def _entries(self, block: Any, answer: Mapping[str, Any]) -> None:
         entries, usable = int(answer["entries"]), int(answer["usable"])

@@ -17,6 +17,7 @@ from typing import Any
 
 from ..config.data_folder import HOLDOUT
 from ..config.preprocess_output import HIDDEN, RECORDS, REPORT, SETTINGS, num_written
+from ..config.preprocess_output import settings as stored_settings
 from ..data.parquet_schema import FOLDER, PartFile, Storable
 from ..errors import UserError
 from ..files import new_folder, publish_folder, publish_json
@@ -125,17 +126,31 @@ def claim(output: Path, settings: dict[str, Any]) -> bool:
     except ValueError as error:
         raise UserError(f"{marker} is not JSON", "remove the output to make it anew") from error
     _finish_replacing(output, stored)
-    differ = sorted(key for key in {*stored, *settings} if stored.get(key) != settings.get(key))
-    if not differ:
+    if stored == settings:
         return False
     if not num_written(output):
         shutil.rmtree(output / HIDDEN / RECORDS, ignore_errors=True)
         publish_json(marker, settings)
         return False
+    return is_mended(output, settings)
+
+
+def is_mended(output: Path, settings: dict[str, Any]) -> bool:
+    """Return whether an output holds samples of another list of entries, made by the same settings; UserError where it is by others."""
+    stored = stored_settings(output)
+    if stored is None or not num_written(output):
+        return False
+    differ = sorted(key for key in {*stored, *settings} if stored.get(key) != settings.get(key))
     if others := [key for key in differ if key not in _OF_THE_LIST]:
         changes = ", ".join(f"{key} was {stored.get(key)!r}, is now {settings.get(key)!r}" for key in others)
         raise UserError(f"the output {output} was begun with other settings: {changes}", "use another output, or remove it")
-    return True
+    return bool(differ)
+
+
+def whole_records(output: Path) -> list[Record]:
+    """Return the records whose parts are whole, by first entry; changes nothing."""
+    found = (_record(path) for path in sorted((output / HIDDEN / RECORDS).glob("*.json")))
+    return [record for record in found if record is not None and _whole(output, record)]
 
 
 def replace(output: Path, records: Iterable[Record], settings: dict[str, Any]) -> None:

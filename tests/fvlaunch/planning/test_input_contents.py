@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,6 +17,7 @@ from fvlaunch.planning import input_readers
 from fvlaunch.planning.input_contents import check_contents
 from fvlaunch.planning.preflight import check_inputs
 from tests.support.parquet import write_samples
+from trainers.config.programs.preprocess import MAY_CHANGE
 
 PREPROCESS = ("tiny=true", "preprocess.source=clips")
 """Of 5 frames; what the source holds is each test's own."""
@@ -145,6 +148,36 @@ def test_prompts_and_others_parquet_files_are_sources_too(tmp_path: Path) -> Non
     pq.write_table(pa.table({"x": [1]}), tmp_path / "x.parquet")
     (problem,), _ = look(tmp_path, "preprocess-text", "tiny=true", "preprocess.source=x.parquet")
     assert "no column" in problem.message
+
+
+def test_others_files_that_cannot_be_written_again_are_no_source(tmp_path: Path) -> None:
+    words = ("preprocess-rewrite", "tiny=true", "preprocess.source=theirs", "preprocess.output=out")
+    (tmp_path / "theirs").mkdir()
+    (empty,), _ = look(tmp_path, *words)
+    assert empty.key == "preprocess.source" and "no parquet files" in empty.message
+    write_samples(tmp_path / "theirs/a.parquet", 3)
+    assert look(tmp_path, *words) == ([], ("output: 0 of the 3 entries are written already",))
+
+
+def test_a_written_entry_that_has_changed_is_told_before_the_job(tmp_path: Path) -> None:
+    words = ("preprocess-text", "tiny=true", "preprocess.source=prompts.txt", "preprocess.output=out")
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a dog\na cat\n")
+    part = "combined_parquet_dataset/worker_0000/part-00000000.parquet"
+    (tmp_path / "out" / part).parent.mkdir(parents=True)
+    pq.write_table(pa.table({"id": ["prompts.txt: entry 0"], "caption": ["a dog"]}), tmp_path / "out" / part)
+    record = {"first": 0, "last": 0, "written": 1, "parts": {part: (tmp_path / "out" / part).stat().st_size}}
+    block: Any = compose("preprocess-text", "local", cwd=tmp_path, sets=words[1:]).recipe.preprocess
+    settings = {key: value for key, value in block.resolved().items() if key not in {*MAY_CHANGE, "source", "output"}}
+    (tmp_path / "out/.preprocess/records").mkdir(parents=True)
+    (tmp_path / "out/.preprocess/records/00000000-00000000.json").write_text(json.dumps(record))
+    (tmp_path / "out/.preprocess/settings.json").write_text(json.dumps({**settings, "entries": 2, "listing": "0" * 64}))
+    prompts.write_text("a cow\na cat\na dog\n")
+    problems, notes = look(tmp_path, *words)
+    assert not problems and "output: 1 of the 3 entries are written already" in notes
+    prompts.write_text("a cow\na cat\n")
+    (changed,), _ = look(tmp_path, *words)
+    assert changed.key == "preprocess.source" and "'a dog' is not listed any more" in changed.message
 
 
 def test_a_look_that_fails_is_told_and_hinders_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
