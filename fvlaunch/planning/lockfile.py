@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import itertools
+import os
 import platform
 import time
 from collections.abc import Iterator, Mapping
@@ -188,17 +189,28 @@ def _folders(recipe: Recipe) -> Iterator[str]:
         yield source
 
 
-def _folder(folder: Path) -> dict[str, Any] | None:
-    """Return a digest of the names and sizes of a data folder's files; of very many (clips to preprocess) only that they are many."""
-    if not folder.is_dir():
-        return None
-    paths = list(itertools.islice(folder.rglob("*"), _MAX_FILES + 1))
+def _folder(place: Path) -> dict[str, Any] | None:
+    """Return a digest of the names and sizes of a data folder's files, or of the one file; of very many (clips to preprocess) only that
+    they are many."""
+    paths = [place] if place.is_file() else list(itertools.islice(_files(place), _MAX_FILES + 1))
     if len(paths) > _MAX_FILES:
         return {"files": f"more than {_MAX_FILES}"}
     digest, count, size = hashlib.sha256(), 0, 0
     for path in sorted(paths):
         if path.is_file():
             length = path.stat().st_size
-            digest.update(f"{path.relative_to(folder)} {length}\n".encode())
+            digest.update(f"{path.relative_to(place if place.is_dir() else place.parent)} {length}\n".encode())
             count, size = count + 1, size + length
     return {"files": count, "bytes": size, "names_sha256": digest.hexdigest()} if count else None
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Yield what lies below a folder, hidden files too; links to folders are followed, each folder is entered once."""
+    seen: set[tuple[int, int]] = set()
+    for parent, subfolders, names in os.walk(folder, followlinks=True):
+        status = Path(parent).stat()
+        if (status.st_dev, status.st_ino) in seen:
+            subfolders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        yield from (Path(parent) / name for name in names)

@@ -167,3 +167,15 @@ def test_two_recipes_differ_where_they_do(capsys: pytest.CaptureFixture[str]) ->
     assert app.run(["diff", "dmd2", "dmd2", "--cluster", "local"]) == 0
     assert app.run(["diff", "dmd2", "nothing-of-the-kind"]) == 1
     assert "neither a recipe nor a run" in capsys.readouterr().err
+
+
+def test_the_lock_knows_data_behind_links_and_a_single_file(tmp_path: Path) -> None:
+    data, linked = tmp_path / "data", tmp_path / "elsewhere"
+    write_samples(linked / "a.parquet", 2)
+    data.mkdir()
+    (data / "part").symlink_to(linked)
+    (linked / "loop").symlink_to(data)
+    first, alone = lockfile._folder(data), lockfile._folder(linked / "a.parquet")
+    assert first is not None and alone is not None and first["files"] == alone["files"] == 1 and first["bytes"] == alone["bytes"] > 0
+    write_samples(linked / "a.parquet", 3)
+    assert lockfile._folder(data) != first and lockfile._folder(linked / "a.parquet") != alone
