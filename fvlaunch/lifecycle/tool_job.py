@@ -5,6 +5,7 @@ Must not import torch: the programs check what they are asked for and say what i
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import sys
@@ -87,7 +88,7 @@ def tool_of(program: str, argv: Sequence[str], cluster_name: str, cluster: Clust
         program,
         argv,
         cluster=cluster_name,
-        environment={**_code(), **cluster.env},
+        environment={**cluster.env, **_code(cluster.env)},
         secrets=secret_values.values(cluster.secrets),
         secret_files={name: secret_values.file(name) for name in cluster.secrets},
         setup=cluster.setup,
@@ -96,8 +97,8 @@ def tool_of(program: str, argv: Sequence[str], cluster_name: str, cluster: Clust
     )
 
 
-def _code() -> dict[str, str]:
-    return {"PYTHONPATH": python_path(code_snapshot.source_root())}
+def _code(environment: Mapping[str, str] | None = None) -> dict[str, str]:
+    return {"PYTHONPATH": python_path(code_snapshot.source_root(), {**os.environ, **(environment or {})})}
 
 
 def _profile_of(source: Path) -> Cluster | None:

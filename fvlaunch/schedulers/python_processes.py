@@ -45,11 +45,15 @@ def _parts(python_path: str) -> list[str]:
     return [os.path.abspath(part) for part in python_path.split(os.pathsep) if part]  # noqa: PTH100  Path keeps the dots
 
 
-def after_setup(setup: str, argv: Sequence[str], *, given_up: Path | None = None, cwd: Path | None = None) -> list[str]:
+def after_setup(
+    setup: str, argv: Sequence[str], *, given_up: Path | None = None, cwd: Path | None = None, code: Path | None = None
+) -> list[str]:
     """Return the command that runs a profile's shell lines (in `cwd`) and then becomes `argv`; just `argv` where there is nothing to do.
 
-    A line that fails ends it, as `setup_lines.guarded` says; `given_up`: the file that is then written.
+    A line that fails ends it, as `setup_lines.guarded` says; `given_up`: the file that is then written. `code` comes first on PYTHONPATH
+    whatever the lines have made of that.
     """
     there = f"cd {shlex.quote(str(cwd))} || exit" if cwd is not None else ""
-    lines = "\n".join(part for part in (there, guarded(setup, given_up)) if part)
+    first = f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}" if code is not None and setup.strip() else ""
+    lines = "\n".join(part for part in (there, guarded(setup, given_up), first) if part)
     return ["bash", "-c", f'{lines}\nexec "$0" "$@"', *argv] if lines else list(argv)

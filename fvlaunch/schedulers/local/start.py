@@ -77,7 +77,8 @@ def _child(message: dict[str, Any]) -> None:
     os.environ["PYTHONPATH"] = python_path(Path(message["code"]))
     module, _, name = message["function"].partition(":")
     folder, given_up = Path(message["folder"]), message["given_up"]
-    command = job_command(message["python"], message["setup"], folder, Path.cwd(), Path(given_up) if given_up is not None else None)
+    end = Path(given_up) if given_up is not None else None
+    command = job_command(message["python"], message["setup"], folder, Path.cwd(), end, Path(message["code"]))
     executor = _executor(command, folder)
     os.chdir(folder)  # submitit starts its controller with -m, which looks for modules in the working directory first
     executor.update_parameters(timeout_min=LIMIT_MIN, gpus_per_node=num_local_gpus(), stderr_to_stdout=True)
@@ -100,12 +101,13 @@ def _executor(command: list[str], folder: Path) -> Any:
     return Executor(folder=folder)
 
 
-def job_command(python: str, setup: str, folder: Path, cwd: Path, given_up: Path | None = None) -> list[str]:
+def job_command(python: str, setup: str, folder: Path, cwd: Path, given_up: Path | None = None, code: Path | None = None) -> list[str]:
     """Return the job's process, after the profile's shell lines, which are run in `cwd`; one that fails is written to `given_up`.
 
     Not submitit's own `setup`: with it the job's id would be that of a shell.
     """
-    return after_setup(setup, module_command(python, "submitit.core._submit", str(folder), unbuffered=True), given_up=given_up, cwd=cwd)
+    command = module_command(python, "submitit.core._submit", str(folder), unbuffered=True)
+    return after_setup(setup, command, given_up=given_up, cwd=cwd, code=code)
 
 
 if __name__ == "__main__":

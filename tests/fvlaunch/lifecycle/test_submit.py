@@ -120,6 +120,17 @@ def test_no_value_of_a_run_is_executed_and_every_one_arrives_whole(tmp_path: Pat
     assert not list(tmp_path.rglob("CANARY"))
 
 
+@pytest.mark.parametrize("by", ["setup", "env"])
+def test_the_runs_code_comes_first_whatever_the_profile_makes_of_the_path(tmp_path: Path, by: str) -> None:
+    changed: dict[str, Any] = (
+        {"setup": "export PYTHONPATH=/lib:", "env": {}} if by == "setup" else {"setup": "", "env": {"PYTHONPATH": ":/lib"}}
+    )
+    plan = make(tmp_path / "runs", **changed)
+    (plan.path / "job" / TOKEN).mkdir(parents=True)
+    _, env = run_script(script_of(plan), tmp_path / "work")
+    assert env["PYTHONPATH"] == f"{plan.path / 'code'}:/lib"
+
+
 def test_setup_lines_run_before_srun(tmp_path: Path) -> None:
     plan = make(tmp_path / "runs", setup="export FROM_SETUP=$SLURM_JOB_ID")
     (plan.path / "job" / TOKEN).mkdir(parents=True)
@@ -305,10 +316,11 @@ def test_the_pickle_names_our_function_and_holds_the_run_directory_only(tmp_path
 
 
 def test_a_local_profiles_shell_lines_run_before_the_interpreter_and_keep_its_process(tmp_path: Path) -> None:
-    (tmp_path / "python").write_text('#!/bin/sh\necho "$$ $PWD $GREETING $5"\n')
+    (tmp_path / "python").write_text('#!/bin/sh\necho "$$ $PWD $GREETING $5 $PYTHONPATH"\n')
     (tmp_path / "python").chmod(0o755)
     setup = 'if true; then\n  export GREETING="it\'s here"\nfi'
-    command = local_start.job_command(str(tmp_path / "python"), setup, Path("a b"), tmp_path)
+    setup += "\nexport PYTHONPATH=/lib"
+    command = local_start.job_command(str(tmp_path / "python"), setup, Path("a b"), tmp_path, code=tmp_path / "it's code")
     started = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     out, _ = started.communicate(timeout=240)
-    assert out == f"{started.pid} {tmp_path} it's here a b\n"
+    assert out == f"{started.pid} {tmp_path} it's here a b {tmp_path}/it's code:/lib\n"

@@ -19,10 +19,6 @@
 # setup
 export TRAINER_UMASK=$(umask) # for what a job makes to be given away
 umask 077
-PYTHONPATH=/shared/runs/run-1/code:${PYTHONPATH-}
-while [[ $PYTHONPATH == *::* ]]; do PYTHONPATH=${PYTHONPATH//::/:}; done # to Python, an empty part is the working directory
-export PYTHONPATH=${PYTHONPATH%:}
-unset PYTHONINSPECT # with it, what failed ends with 0
 export NCCL_DEBUG=WARN
 export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-32}"
 # The job finds its pickle by its own id, whoever submits this script and whatever became of them.
@@ -91,6 +87,11 @@ case $(trap -p EXIT) in *fvlaunch_ended*) trap - EXIT ;; esac
 eval "$fvlaunch_options"
 unset "${!fvlaunch_@}"
 unset -f fvlaunch_before fvlaunch_module_failed fvlaunch_failed fvlaunch_ended fvlaunch_over
+# The run's code comes first, whatever env and setup have made of the path.
+PYTHONPATH=/shared/runs/run-1/code:${PYTHONPATH-}
+while [[ $PYTHONPATH == *::* ]]; do PYTHONPATH=${PYTHONPATH//::/:}; done # to Python, an empty part is the working directory
+export PYTHONPATH=${PYTHONPATH%:}
+unset PYTHONINSPECT # with it, what failed ends with 0
 # Whatever of the shell this job was given (--export), srun hands on all that is set here.
 unset SLURM_EXPORT_ENV
 
