@@ -116,3 +116,16 @@ def test_one_unreadable_run_does_not_hide_the_others(call: Call, finished: Run) 
 def test_a_colleagues_run_in_a_shared_folder_does_not_hide_mine(call: Call, finished: Run) -> None:
     Path("runs/theirs").mkdir(mode=0)
     assert [told["run"] for told in json.loads(call("status", "--json").out)] == ["old"]
+
+
+def test_a_glob_or_several_names_stop_each_and_the_code_is_1_where_one_cannot(call: Call) -> None:
+    for name, state in (("dmd2-a", "submitting"), ("dmd2-b", "finished"), ("dmd2-c", "submitting"), ("kd", "submitting")):
+        make_run(name, state=state)
+    answer = call("stop", "dmd2-*")
+    assert answer.code == 1 and answer.err.count("error: ") == 1 and "dmd2-b is finished already" in answer.err
+    assert "dmd2-a: stopped" in answer.err and "dmd2-c: stopped" in answer.err and Run(Path("runs/kd")).record().state == "submitting"
+    assert call("cancel", "kd", "dmd2-b", "dmd2-a").code == 1 and Run(Path("runs/kd")).record().state == "cancelled"
+    refused(call("stop", "self-*"), "no run matches 'self-*'", "", "fvlaunch list runs")
+    assert [one["run"] for one in json.loads(call("status", "dmd2-[ab]", "kd", "--json").out)] == ["dmd2-a", "dmd2-b", "kd"]
+    pruned = call("prune", "dmd2-*", "--keep-last", "2", "--json")
+    assert (pruned.code, json.loads(pruned.out)) == (0, [])
