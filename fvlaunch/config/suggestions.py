@@ -127,13 +127,18 @@ def section_at(root: type[BaseModel], data: Any, path: KeyPath) -> type[BaseMode
             break
         kind = _member(kind, key)
         data = data.get(key) if isinstance(data, dict) else None
-    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+    return kind if _is_section(kind) else None
+
+
+def _is_section(kind: Any) -> bool:
+    """Return whether an annotation is a section's class. Python 3.10 takes list[int] for a type, too, and issubclass does not."""
+    return get_origin(kind) is None and isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
 def _member(kind: Any, key: str | int) -> Any:
     if get_origin(kind) is dict:
         return get_args(kind)[1]
-    if isinstance(kind, type) and issubclass(kind, BaseModel) and key in kind.model_fields:
+    if _is_section(kind) and key in kind.model_fields:
         return kind.model_fields[str(key)].annotation
     return None
 
@@ -167,7 +172,7 @@ def _all_keys(kind: Any, data: Any, path: KeyPath = ()) -> Iterator[KeyPath]:
     if get_origin(kind) is dict:
         for name, item in data.items() if isinstance(data, dict) else ():
             yield from _all_keys(get_args(kind)[1], item, (*path, name))
-    elif isinstance(kind, type) and issubclass(kind, BaseModel):
+    elif _is_section(kind):
         for name, field in kind.model_fields.items():
             yield (*path, name)
             yield from _all_keys(field.annotation, data.get(name) if isinstance(data, dict) else None, (*path, name))

@@ -51,7 +51,7 @@ def only_subclass(module: Any, base: type[Any]) -> type[Any]:
     defined = [
         c
         for c in vars(module).values()
-        if isinstance(c, type) and issubclass(c, base) and c is not base and c.__module__ == module.__name__
+        if isinstance(c, type) and c.__module__ == module.__name__ and issubclass(c, base) and c is not base
     ]
     assert len(defined) == 1, f"{module.__name__} defines {len(defined)} subclasses of {base.__name__}, not one"
     return defined[0]

@@ -24,7 +24,7 @@ from .loading.light_diffusers import WanTransformer3DModel
 class Wan(OneNetwork):
     """A role of one Wan network."""
 
-    float32_parts: ClassVar = ("time_embedder", "scale_shift_table", "norm1", "norm2", "norm3")
+    float32_parts: ClassVar[tuple[str, ...]] = ("time_embedder", "scale_shift_table", "norm1", "norm2", "norm3")
     _sparse: SparseSelfAttention | None = None
 
     @cached_property

@@ -21,8 +21,8 @@ class Config(MethodConfig):
 
     kind: Literal["dmd2"] = "dmd2"
     """Chooses DMD2."""
-    trainable_roles: ClassVar = ("student", "critic")
-    frozen_roles: ClassVar = ("teacher",)
+    trainable_roles: ClassVar[tuple[str, ...]] = ("student", "critic")
+    frozen_roles: ClassVar[tuple[str, ...]] = ("teacher",)
 
     denoising_steps: list[int | float]
     """Timesteps, 1000 to 0, that the student is trained and sampled at, descending and without the final 0: [1000, 757, 522] makes a

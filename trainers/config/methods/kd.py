@@ -23,10 +23,10 @@ class Config(MethodConfig):
 
     kind: Literal["kd"] = "kd"
     """Chooses knowledge distillation."""
-    trainable_roles: ClassVar = ("student",)
-    frozen_roles: ClassVar = ("teacher",)
-    optional_roles: ClassVar = ("teacher",)
-    preparing_roles: ClassVar = ("teacher",)
+    trainable_roles: ClassVar[tuple[str, ...]] = ("student",)
+    frozen_roles: ClassVar[tuple[str, ...]] = ("teacher",)
+    optional_roles: ClassVar[tuple[str, ...]] = ("teacher",)
+    preparing_roles: ClassVar[tuple[str, ...]] = ("teacher",)
 
     cache: str
     """Folder of the teacher's trajectories. They are made from the data's prompts before the first step; a run that was cut short goes on
