@@ -15,9 +15,9 @@ NAMES = [entry.name for entry in lookup.listing("cluster", Path("/")) if entry.n
 IN_THE_SCRIPT = {
     "example-slurm": "--gpus-per-node=1",
     "example-pyxis": "--container-image=/scratch/me/images/fvlaunch.sqsh --container-mounts=/scratch/me:/scratch/me,",
-    "example-apptainer": "/scratch/me/images/python-in-container -u -m submitit",
+    "example-apptainer": "/scratch/me/images/python-in-container -u -c ",
     "example-conda": "module load cuda",
-    "example-uv": "/scratch/me/fvlaunch/.venv/bin/python -u -m submitit",
+    "example-uv": "/scratch/me/fvlaunch/.venv/bin/python -u -c ",
 }
 
 
