@@ -82,10 +82,7 @@ def test_verify_and_prune_never_say_that_there_is_no_checkpoint_where_they_could
         assert done.returncode == 1 and "did not come to its end" in done.stderr and "no checkpoint" not in done.stderr
 
 
-OWN = row("-", "./mine.py:MyMethod edited or removed between submit and requeue")
-
-
-@OWN
+@row("-", "./mine.py:MyMethod edited or removed between submit and requeue")
 def test_diff_and_a_repetition_know_what_method_a_run_has(trained: Folder) -> None:
     method = trained.folder / "mine.py"
     method.write_text(METHOD + "\n")
@@ -97,7 +94,7 @@ def test_diff_and_a_repetition_know_what_method_a_run_has(trained: Folder) -> No
     assert repeated.returncode == 0, repeated.stderr
 
 
-@OWN
+@row("-", "./mine.py:MyMethod edited or removed between submit and requeue")
 @pytest.mark.long
 def test_a_run_owns_its_method_and_what_it_imports(trained: Folder) -> None:
     trained.write("mine.py", METHOD.replace("helper says", "edited"))
