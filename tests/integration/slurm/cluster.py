@@ -21,7 +21,7 @@ from pathlib import Path
 
 from tests.integration.slurm import accounting as accounts
 from tests.integration.slurm import processes
-from tests.integration.slurm.cluster_files import MEMORY_LIMITS, Shape, missing_programs, search_path, write_files
+from tests.integration.slurm.cluster_files import MEMORY_LIMITS, Shape, missing_programs, remove_control_groups, search_path, write_files
 from tests.support.ports import free_ports
 
 _ACTIVE = "PENDING,CONFIGURING,RUNNING,COMPLETING,SUSPENDED,REQUEUED,REQUEUE_HOLD,SPECIAL_EXIT,SIGNALING,STAGE_OUT,STOPPED"
@@ -115,6 +115,8 @@ class SlurmCluster:
         for name in sorted(self._daemons, key=lambda name: (name == "munged", name == "mariadbd", name)):
             self._end(name)
         processes.kill(self._own_processes())
+        for node in self.nodes if self.memory_limits else ():
+            remove_control_groups(node)
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def _environment(self) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import re
@@ -47,6 +48,14 @@ MEMORY_LIMITS = (
 def can_limit_memory() -> bool:
     """Return whether this machine lets us make control groups of version 1 for memory."""
     return os.access("/sys/fs/cgroup/memory/memory.limit_in_bytes", os.W_OK)
+
+
+def remove_control_groups(node: str) -> None:
+    """Remove what a slurmd of this name leaves of its jobs' control groups."""
+    top = Path("/sys/fs/cgroup/memory") / f"slurm_{node}"
+    for folder in sorted((path for path in top.glob("**/") if path.is_dir()), reverse=True):
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def write_files(here: Path, shape: Shape, controller_port: int, node_ports: Sequence[int]) -> None:
