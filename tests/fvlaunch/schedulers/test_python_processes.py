@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from fvlaunch.diagnostics import node_probe
 from fvlaunch.schedulers.python_processes import module_command, python_path, settle
 from tests.support.foreign_modules import ForeignModules
 from tests.support.paths import ROOT
+from tests.support.source_copy import checkout
 from trainers import processes
 
 
@@ -64,10 +66,14 @@ def test_a_relative_part_of_pythonpath_means_the_same_in_every_process(tmp_path:
 
 @pytest.mark.parametrize("name", ["fvlaunch", "trainers"])
 def test_a_foreign_package_of_our_name_does_no_harm(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).mkdir()
-    (tmp_path / name / "__init__.py").write_text("raise SystemExit('of somebody else')\n")
+    """The files lie as a wheel installs them."""
+    installed = checkout(tmp_path / "installed", git=False)
+    shutil.copy(ROOT / "fvlaunch/cli/installed_command.py", installed / "fvlaunch_command.py")
+    foreign = tmp_path / "foreign" / name
+    foreign.mkdir(parents=True)
+    (foreign / "__init__.py").write_text("raise SystemExit('of somebody else')\n")
     program = (
         "from fvlaunch_command import main; import atexit; atexit.register(lambda: print(__import__('trainers.config').__file__)); main()"
     )
-    done = run([sys.executable, "-c", program, "--version"], ROOT / "tests", PYTHONPATH=f"{tmp_path}:{ROOT}")
-    assert done.stdout.splitlines() == [f"fvlaunch {__version__}", str(ROOT / "trainers/__init__.py")], done.stderr
+    done = run([sys.executable, "-c", program, "--version"], tmp_path, PYTHONPATH=f"{foreign.parent}:{installed}")
+    assert done.stdout.splitlines() == [f"fvlaunch {__version__}", str(installed / "trainers/__init__.py")], done.stderr
