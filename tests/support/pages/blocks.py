@@ -20,6 +20,9 @@ _FENCE = re.compile(r"^(?P<indent> *)```(?P<language>[A-Za-z0-9_+-]*)[^`]*$")
 _NEEDS = re.compile(r"^ *<!-- needs: (.+?) -->\s*$")
 _FILE = re.compile(r"# ([A-Za-z0-9_.-]+(?:/[A-Za-z0-9_.-]+)*\.(?:ya?ml|py|txt|sh))\b")
 
+EXAMPLES = [ROOT / "templates/README.md", ROOT / "clusters/README.md"]
+"""Pages whose YAML blocks are files that the launcher takes, and whose shell blocks run one after another in a folder with these."""
+
 
 class Block(NamedTuple):
     """One fenced code block."""
