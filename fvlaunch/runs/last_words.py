@@ -22,6 +22,8 @@ _NOISE = re.compile(
 _SAYS_WHY = re.compile(
     r"error|cannot|could not|no such|denied|not found|killed|out of memory|unrecognized|invalid|fvlaunch:", re.IGNORECASE
 )
+_TERMINAL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|[^\t\n -~\u00a0-\U0010ffff]")
+"""Colours, and what else a terminal would take for a command: another program's output may be anything."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def _tail(path: Path) -> list[str]:
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
-            text = file.read().decode("utf-8", errors="replace")
+            text = _TERMINAL.sub("", file.read().decode("utf-8", errors="replace").replace("\r", "\n"))
     except OSError:
         return []
     return [line.rstrip()[:400] for line in text.splitlines() if line.strip() and not _NOISE.match(line)][-_NUM_LINES:]
@@ -89,6 +91,6 @@ def _tail(path: Path) -> list[str]:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(errors="replace")
+        return _TERMINAL.sub("", path.read_text(errors="replace"))
     except OSError:
         return ""

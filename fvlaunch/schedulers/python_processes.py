@@ -56,4 +56,7 @@ def after_setup(
     there = f"cd {shlex.quote(str(cwd))} || exit" if cwd is not None else ""
     first = f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}" if code is not None and setup.strip() else ""
     lines = "\n".join(part for part in (there, guarded(setup, given_up), first) if part)
-    return ["bash", "-c", f'{lines}\nexec "$0" "$@"', *argv] if lines else list(argv)
+    if not lines:
+        return list(argv)
+    # What is sourced without arguments sees those of the shell: `source conda/bin/activate` would take ours for an environment's name.
+    return ["bash", "-c", f'_fvlaunch_argv=("$@")\nset --\n{lines}\nexec "${{_fvlaunch_argv[@]}}"', "bash", *argv]

@@ -1,7 +1,9 @@
 """Owns how the shell lines of a profile's `setup` run: in the shell of the job, and a line that fails ends the job. Must not run anything.
 
-A line fails by its exit status, where `set -e` would say so: not in an `if`, before `||` or `&&`, or after `set +e`. What functions and
-sourced files do inside is their own matter, as their authors did not write them for `set -e`: only the status that they return counts.
+A line fails by its exit status, where `set -e` would say so: not in an `if`, before `||` or `&&`, or after `set +e`. Two things count more
+than for `set -e`: what prepares the environment (`module`, `source`, `conda`, `cd` ...) fails before `&&`, too, where no `||` follows, and
+a line whose `exec` would put another program in the job's place is a failure. What functions and sourced files do inside is their own
+matter, as their authors did not write them for `set -e`: only the status that they return counts.
 """
 
 from __future__ import annotations
@@ -15,12 +17,15 @@ MODULE_ERROR = r"^ *(Module[A-Za-z_]*\.c\([0-9]+\):)?ERROR:|^Lmod has detected t
 _GUARDED = r"""IFS= read -r -d '' fvlaunch_setup <<'@END@' || :
 @SETUP@
 @END@
-fvlaunch_options=$(set +o) fvlaunch_line=1 fvlaunch_text='' fvlaunch_size=0 fvlaunch_lax='' fvlaunch_done=''
+fvlaunch_options=$(set +o) fvlaunch_line=1 fvlaunch_text='' fvlaunch_size=0 fvlaunch_lax='' fvlaunch_done='' fvlaunch_command=''
 mapfile -t fvlaunch_lines <<<"$fvlaunch_setup"
 fvlaunch_before() { # before each command of the setup: STATUS of the one before, LINE, COMMAND, DEPTH
     [ "$4" = "$fvlaunch_depth" ] || return 0
+    [ "$1" = 0 ] || fvlaunch_chain_failed "$1"
     fvlaunch_module_failed "$1"
+    fvlaunch_command=$3
     case $3 in
+    'exec '[!0-9\<\>\&{]*) fvlaunch_over 0 "$2" 'puts another program in the place of the job' ;;
     fvlaunch_* | *fvlaunch_depth*) return 0 ;;
     'set +e'* | 'set +o errexit'*) fvlaunch_lax=1 ;;
     'set -e'* | 'set -o errexit'*) fvlaunch_lax= ;;
@@ -28,6 +33,18 @@ fvlaunch_before() { # before each command of the setup: STATUS of the one before
     fvlaunch_line=$2 fvlaunch_text=${fvlaunch_lines[$2 - 1]-}
     case $fvlaunch_text in 'module '* | 'ml '*) fvlaunch_size=$(stat -Lc %s /proc/$$/fd/2 2>/dev/null) || fvlaunch_size= ;; esac
     return 0
+}
+fvlaunch_chain_failed() { # STATUS of a command that failed, where `set -e` lets it
+    case $fvlaunch_lax$fvlaunch_command in
+    'module '* | 'ml '* | 'source '* | '. '* | 'conda '* | 'mamba '* | 'micromamba '* | 'spack '* | 'cd '*) ;;
+    *) return 0 ;;
+    esac
+    local text=$fvlaunch_text line=$fvlaunch_line
+    while [[ $text == *[\\\&] && $line -lt ${#fvlaunch_lines[@]} ]]; do text=${text%\\}${fvlaunch_lines[line]} line=$((line + 1)); done
+    case $text in
+    *'||'* | *then* | *'if '* | *while* | *until* | *'!'*) ;;
+    *'&&'*) fvlaunch_over "$1" "$fvlaunch_line" "ended with exit code $1" ;;
+    esac
 }
 fvlaunch_module_failed() { # STATUS of a command that may have printed an error and ended with 0
     case $1$fvlaunch_lax$fvlaunch_text in *'||'*) return 0 ;; '0module '* | '0ml '*) ;; *) return 0 ;; esac
@@ -57,14 +74,14 @@ source <(printf '%s' 'fvlaunch_depth=${#BASH_SOURCE[@]}; trap '\''fvlaunch_faile
     'trap '\''fvlaunch_before "$?" "$LINENO" "$BASH_COMMAND" "${#BASH_SOURCE[@]}"'\'' DEBUG; ' "$fvlaunch_setup" $'\nfvlaunch_done=1\n')
 fvlaunch_code=$?
 trap - DEBUG ERR
-if [ -z "$fvlaunch_done" ] && [ "$fvlaunch_code" != 0 ]; then
+if [ -z "$fvlaunch_done" ] && case $fvlaunch_code$fvlaunch_text in 0*return*) false ;; esac then
     case $fvlaunch_text in *return*) fvlaunch_failed "$fvlaunch_code" "$fvlaunch_line" "$fvlaunch_depth" ;; esac
     fvlaunch_over "$fvlaunch_code" "$fvlaunch_line" 'is the last one before what bash cannot read'
 fi
 case $(trap -p EXIT) in *fvlaunch_ended*) trap - EXIT ;; esac
 eval "$fvlaunch_options"
 unset "${!fvlaunch_@}"
-unset -f fvlaunch_before fvlaunch_module_failed fvlaunch_failed fvlaunch_ended fvlaunch_over"""
+unset -f fvlaunch_before fvlaunch_chain_failed fvlaunch_module_failed fvlaunch_failed fvlaunch_ended fvlaunch_over"""
 
 
 def guarded(setup: str, verdict: Path | None = None) -> str:

@@ -209,6 +209,13 @@ def test_a_job_without_its_copy_of_the_code_ends_and_runs_no_other(tmp_path: Pat
     assert "copy of the code is not there" in (job / "given_up").read_text() and not (tmp_path / "started").exists()
 
 
+def test_a_setup_that_loses_the_path_ends_the_job_in_words(tmp_path: Path) -> None:
+    plan = make(tmp_path / "runs", setup="export PATH=/gone")
+    text, job = script_of(plan), job_folder(plan)
+    assert ended(text, tmp_path, code=1) == []
+    assert "srun is not found on the PATH" in (job / "given_up").read_text() and "/gone" in (job / "given_up").read_text()
+
+
 def test_what_setup_sets_does_not_change_what_follows_the_agents(tmp_path: Path) -> None:
     plan = make(tmp_path / "runs", setup="set -euo pipefail\nshopt -s failglob\nIFS=/\nexport A=1")
     text, _ = script_of(plan), job_folder(plan)

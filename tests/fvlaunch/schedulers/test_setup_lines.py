@@ -47,6 +47,12 @@ def run(setup: str, folder: Path, after: str = "echo after") -> tuple[int, str, 
         ("true\nif true; then", 2, "line 1 of setup is the last one before what bash cannot read: true"),
         (OLD_MODULE + "module load gone", 1, "line 2 of setup printed an error: module load gone"),
         (OLD_MODULE + "module load gone\ntrue", 1, "line 2 of setup printed an error: module load gone"),
+        ("module() { return 1; }\nmodule load gone && source also", 1, "line 2 of setup ended with exit code 1: module load gone && source also"),
+        ("cd /gone && . x && true\ntrue", 1, "line 1 of setup ended with exit code 1: cd /gone"),
+        ("true && \\\n  source gone && \\\n  true", 1, "ended with exit code 1: true && \\"),
+        ("exec gone", 1, "line 1 of setup puts another program in the place of the job: exec gone"),
+        ("if true; then\n  exec bash -l\nfi", 1, "line 2 of setup puts another program in the place of the job: exec bash -l"),
+        ("true\ncat <<X >/dev/null\nfalse", 1, "line 2 of setup is the last one before what bash cannot read: cat <<X"),
         ("cat <<'END_OF_SETUP' >/dev/null\nEND_OF_SETUP\nfalse", 1, "line 3 of setup ended with exit code 1: false"),
     ],
 )
@@ -68,6 +74,10 @@ def test_a_line_that_fails_ends_the_job_with_its_code_and_is_named(tmp_path: Pat
         "export A=$(false)",
         "false &\nwait",
         "return 0",
+        "true\n[ -d / ] && return\nfalse",
+        "[ -d gone ] && cd gone\ngrep -q x /dev/null && echo x\ntrue",
+        "cd gone && source x || true\ncd gone && cd x ||\n  true\ncd gone && \\\n  cd x \\\n  || true\nif cd gone && true; then false; fi\nset +e\ncd gone && true\ntrue",
+        "exec 3>&1\nexec >&3 2>&1\nexec {kept}<&1",
         "cat <<'X'\n'\"`$(\nX",
         "case a in a) true ;; esac; echo ')' # (",
         OLD_MODULE + "module load gone || true",
@@ -95,3 +105,10 @@ def test_the_command_after_a_setup_gets_its_environment_and_is_not_run_after_a_f
     )
     assert (failed.returncode, failed.stdout) == (1, "") and "line 2 of setup" in (tmp_path / "verdict").read_text()
     assert after_setup(" \n", argv) == argv
+
+
+def test_what_a_setup_sources_does_not_see_the_arguments_of_the_job_and_may_set_its_own(tmp_path: Path) -> None:
+    (tmp_path / "activate").write_text('[ "$#" = 0 ] || return 1\nset -- an environment\n')
+    argv = ["sh", "-c", 'echo "$1"', "sh", "of the job"]
+    done = subprocess.run(after_setup("source ./activate", argv, cwd=tmp_path), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "of the job\n"), done.stderr

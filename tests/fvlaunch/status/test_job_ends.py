@@ -73,6 +73,14 @@ def test_the_line_that_says_why_is_taken_from_the_end_of_the_jobs_own_output(run
     assert not last_words(run, replace(RECORD, token="u")).printed
 
 
+def test_nothing_that_a_job_printed_is_a_command_to_a_terminal(run: Run) -> None:
+    (run.job / "t/7_0_log.out").write_bytes(b"\x1b[31mred\x1b[0m\x07 caf\xc3\xa9 \xff\n\x1b]0;title\rerror: gone\x00\n")
+    (run.job / "t/given_up").write_bytes(b"line 1 of setup: \x1b[2Jfalse\n")
+    found = last_words(run, RECORD)
+    assert found.lines == ("red café \N{REPLACEMENT CHARACTER}", "]0;title", "error: gone")
+    assert found.given_up == "line 1 of setup: false"
+
+
 def test_secrets_in_a_jobs_last_words_are_hidden(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_TOKEN", "very-secret")
     run.config_file.write_text("cluster: {secrets: [MY_TOKEN]}\n")

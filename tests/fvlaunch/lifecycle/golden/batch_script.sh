@@ -37,12 +37,15 @@ IFS= read -r -d '' fvlaunch_setup <<'END_OF_SETUP' || :
 module load cuda
 source activate
 END_OF_SETUP
-fvlaunch_options=$(set +o) fvlaunch_line=1 fvlaunch_text='' fvlaunch_size=0 fvlaunch_lax='' fvlaunch_done=''
+fvlaunch_options=$(set +o) fvlaunch_line=1 fvlaunch_text='' fvlaunch_size=0 fvlaunch_lax='' fvlaunch_done='' fvlaunch_command=''
 mapfile -t fvlaunch_lines <<<"$fvlaunch_setup"
 fvlaunch_before() { # before each command of the setup: STATUS of the one before, LINE, COMMAND, DEPTH
     [ "$4" = "$fvlaunch_depth" ] || return 0
+    [ "$1" = 0 ] || fvlaunch_chain_failed "$1"
     fvlaunch_module_failed "$1"
+    fvlaunch_command=$3
     case $3 in
+    'exec '[!0-9\<\>\&{]*) fvlaunch_over 0 "$2" 'puts another program in the place of the job' ;;
     fvlaunch_* | *fvlaunch_depth*) return 0 ;;
     'set +e'* | 'set +o errexit'*) fvlaunch_lax=1 ;;
     'set -e'* | 'set -o errexit'*) fvlaunch_lax= ;;
@@ -50,6 +53,18 @@ fvlaunch_before() { # before each command of the setup: STATUS of the one before
     fvlaunch_line=$2 fvlaunch_text=${fvlaunch_lines[$2 - 1]-}
     case $fvlaunch_text in 'module '* | 'ml '*) fvlaunch_size=$(stat -Lc %s /proc/$$/fd/2 2>/dev/null) || fvlaunch_size= ;; esac
     return 0
+}
+fvlaunch_chain_failed() { # STATUS of a command that failed, where `set -e` lets it
+    case $fvlaunch_lax$fvlaunch_command in
+    'module '* | 'ml '* | 'source '* | '. '* | 'conda '* | 'mamba '* | 'micromamba '* | 'spack '* | 'cd '*) ;;
+    *) return 0 ;;
+    esac
+    local text=$fvlaunch_text line=$fvlaunch_line
+    while [[ $text == *[\\\&] && $line -lt ${#fvlaunch_lines[@]} ]]; do text=${text%\\}${fvlaunch_lines[line]} line=$((line + 1)); done
+    case $text in
+    *'||'* | *then* | *'if '* | *while* | *until* | *'!'*) ;;
+    *'&&'*) fvlaunch_over "$1" "$fvlaunch_line" "ended with exit code $1" ;;
+    esac
 }
 fvlaunch_module_failed() { # STATUS of a command that may have printed an error and ended with 0
     case $1$fvlaunch_lax$fvlaunch_text in *'||'*) return 0 ;; '0module '* | '0ml '*) ;; *) return 0 ;; esac
@@ -79,14 +94,21 @@ source <(printf '%s' 'fvlaunch_depth=${#BASH_SOURCE[@]}; trap '\''fvlaunch_faile
     'trap '\''fvlaunch_before "$?" "$LINENO" "$BASH_COMMAND" "${#BASH_SOURCE[@]}"'\'' DEBUG; ' "$fvlaunch_setup" $'\nfvlaunch_done=1\n')
 fvlaunch_code=$?
 trap - DEBUG ERR
-if [ -z "$fvlaunch_done" ] && [ "$fvlaunch_code" != 0 ]; then
+if [ -z "$fvlaunch_done" ] && case $fvlaunch_code$fvlaunch_text in 0*return*) false ;; esac then
     case $fvlaunch_text in *return*) fvlaunch_failed "$fvlaunch_code" "$fvlaunch_line" "$fvlaunch_depth" ;; esac
     fvlaunch_over "$fvlaunch_code" "$fvlaunch_line" 'is the last one before what bash cannot read'
 fi
 case $(trap -p EXIT) in *fvlaunch_ended*) trap - EXIT ;; esac
 eval "$fvlaunch_options"
 unset "${!fvlaunch_@}"
-unset -f fvlaunch_before fvlaunch_module_failed fvlaunch_failed fvlaunch_ended fvlaunch_over
+unset -f fvlaunch_before fvlaunch_chain_failed fvlaunch_module_failed fvlaunch_failed fvlaunch_ended fvlaunch_over
+for program in srun grep tail find stat; do # an export list or a setup may have lost PATH
+    command -v "$program" >/dev/null && continue
+    missing="$program is not found on the PATH that export, env and setup leave to the job: ${PATH-}"
+    echo "fvlaunch: $missing" >&2
+    printf '%s\n' "$missing" >/shared/runs/run-1/job/0123456789abcdef/given_up
+    exit 1
+done
 # The run's code comes first, whatever env and setup have made of the path.
 PYTHONPATH=/shared/runs/run-1/code:${PYTHONPATH-}
 while [[ $PYTHONPATH == *::* ]]; do PYTHONPATH=${PYTHONPATH//::/:}; done # to Python, an empty part is the working directory
@@ -118,14 +140,17 @@ else
     echo "fvlaunch: the agents ended without a word (srun: $code)" >&2
     next=ask
     output=$(tail -c "+$((printed + 1))" /shared/runs/run-1/job/0123456789abcdef/"${SLURM_JOB_ID}_0_log.out" 2>/dev/null | tail -c 65536 | tr -d '\000')
-    if why=$(grep -Ei '^(slurmstepd|srun):.*(oom.kill|out of memory|memory limit)|^MemoryError|: cannot allocate memory' <<<"$output" | tail -n 1) && [ -n "$why" ]; then
+    if why=$(grep -aEi '^(slurmstepd|srun):.*(oom.kill|out of memory|memory limit)|^MemoryError|: cannot allocate memory' <<<"$output" | tail -n 1) && [ -n "$why" ]; then
         cause=out_of_memory
     elif [ "$(find /shared/runs/run-1/job/0123456789abcdef/../../attempts -name '*.jsonl' 2>/dev/null | wc -l)" != "$begun" ]; then
         cause=interrupted
-    elif why=$(grep -Eo 'execve\(\): .*' <<<"$output" | tail -n 1) && [ -n "$why" ]; then
+    elif why=$(grep -aEo 'execve\(\): .*' <<<"$output" | tail -n 1) && [ -n "$why" ]; then
         cause=not_startable
     else
-        cause=not_begun why=$(grep -Ev '^(fvlaunch:|srun: error: .*(Exited with exit code|Killed)|srun: Terminating|[[:space:]]*$)' <<<"$output" | tail -n 1)
+        cause=not_begun
+        said=$(grep -aEv '^(fvlaunch:|srun: error: .*(Exited with exit code|Killed)|srun: (Force )?Terminat|slurmstepd.*\*\*\*|[[:space:]]*$)' <<<"$output")
+        why=$(grep -aE '^[A-Za-z_.]*(Error|Exception)\b|error:' <<<"$said" | tail -n 1)
+        [ -n "$why" ] || why=$(tail -n 1 <<<"$said")
     fi
     printf '%s\n%s\n' "$cause" "$why" >/shared/runs/run-1/job/0123456789abcdef/"died.$life"
     echo "$cause" >>/shared/runs/run-1/job/0123456789abcdef/wordless
@@ -139,7 +164,7 @@ else
         times=$(tail -n 3 /shared/runs/run-1/job/0123456789abcdef/wordless | grep -cx not_begun)
         if [ "$times" -ge 3 ]; then
             hopeless="$times starts in a row ended before an attempt was begun (limits.starts_without_progress: 3)"
-        elif [ "$code" -lt 128 ] && ! grep -Eqi 'timed out|connection|communication|node fail|launch failed|socket|temporarily|stale file handle|input/output error' <<<"$output" &&
+        elif [ "$code" -lt 128 ] && ! grep -aEqi 'timed out|connection|communication|node fail|launch failed|socket|temporarily|stale file handle|input/output error' <<<"$output" &&
             [ -z "$(find /shared/runs/run-1/job/0123456789abcdef/../../attempts -name '*.jsonl' -newer /shared/runs/run-1/job/0123456789abcdef/submission.sh 2>/dev/null)" ]; then
             hopeless="the agents ended with exit code $code before an attempt was begun"
         fi

@@ -232,6 +232,8 @@ def test_durations_and_versions() -> None:
         ("FAILED", "NonZeroExitCode", "0:53", "no log"),
         ("FAILED", "NonZeroExitCode", "3:0", "exit code 3"),
         ("FAILED", "", "0:9", "signal 9"),
+        ("FAILED", "JobLaunchFailure", "0:9", "was ended by signal 9"),
+        ("FAILED", "JobLaunchFailure", "", "no log"),
         ("CANCELLED by 1000", "", "0:15", "was cancelled (by 1000)"),
         ("TIMEOUT", "TimeLimit", "", "time limit"),
         ("", "", "", "not known to Slurm"),
