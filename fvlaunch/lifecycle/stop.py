@@ -12,16 +12,26 @@ from ..schedulers.registry import scheduler
 from ..status import liveness as jobs
 from ..status import pipeline_status
 from ..status.job_queries import job_of
+from ..status.run_status import statuses_of
 
 
 def stop(run: Run) -> str:
     """Save, then end. Returns what was done, in words."""
+    _check_not_over(run)
     return _end(run, "stop")
 
 
 def cancel(run: Run) -> str:
     """End now; nothing is saved that was not saved already."""
+    _check_not_over(run)
     return _end(run, "cancel")
+
+
+def _check_not_over(run: Run) -> None:
+    """Raise RunConflict where the run has ended though no agent wrote that down: its end must not become somebody's wish."""
+    [status], _ = statuses_of([run])
+    if status.state in FINAL_STATES:
+        raise RunConflict(f"{run.name} is {status.state} already", hint=f"fvlaunch status {run.name}")
 
 
 def end_pipeline(pipeline: Pipeline, want: Want) -> list[str]:

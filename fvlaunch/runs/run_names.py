@@ -161,6 +161,7 @@ def _pipelines_called(name: str, pipelines: Sequence[Pipeline], folders: Sequenc
 def _unknown(word: str, runs: Sequence[Found], folders: Sequence[Path]) -> NotFound:
     names = list(dict.fromkeys(one.name for one in reversed(runs)))
     stages = [run.name for run in registry.known(folders) if "/" in run.name]
-    near = difflib.get_close_matches(word, [*names, *stages], n=3, cutoff=0.6)
+    plain = {name.lower(): name for name in reversed([*names, *stages])}
+    near = [plain[name] for name in difflib.get_close_matches(word.lower(), plain, n=3, cutoff=0.6)]
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     return NotFound(f"no run is called {word!r}", hint=f"{hint}fvlaunch list runs")

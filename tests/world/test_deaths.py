@@ -40,18 +40,23 @@ def lives(slurm: SlurmCluster, workspace: Workspace, name: str) -> int:
     [
         ("export A=1\nsource /gone/bin/activate", "line 2 of setup ended with exit code 1: source /gone/bin/activate"),
         pytest.param("exit 3", "line 1 of setup ended the job with exit code 3: exit 3", marks=pytest.mark.long),
+        pytest.param("module load gone && source also", "line 1 of setup ended with exit code 127: module", marks=pytest.mark.long),
+        pytest.param("exec bash -l", "line 1 of setup puts another program in the place of the job", marks=pytest.mark.long),
         pytest.param("exit 0", "line 1 of setup ended the job with exit code 0: exit 0", marks=pytest.mark.long),
     ],
 )
 def test_a_line_of_setup_that_fails_ends_the_job_once_with_the_line_and_its_code(
     slurm: SlurmCluster, workspace: Workspace, setup: str, line: str
 ) -> None:
-    name = f"setup-{len(setup)}"
+    name = "".join(filter(str.isalnum, setup))[-20:]
     workspace.slurm_cluster("bad-setup", setup=setup)
     workspace.submit(name, cluster="bad-setup")
     assert line in told(workspace, name)
     assert lives(slurm, workspace, name) == 1
     assert line in workspace.call("logs", name).stdout and line in workspace.call("wait", name, check=False).stderr
+    ending = workspace.call("stop", name, check=False)
+    assert ending.returncode == 1 and f"{name} is failed already" in ending.stderr
+    assert line in workspace.status(name)["reason"], "what it was is still known"
 
 
 @row("-", "the interpreter deleted; a bad cluster.python")

@@ -55,7 +55,8 @@ def test_last_is_the_newest_of_all_or_of_the_folder_that_was_named(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("word", "meant"), [("dmd2-wan", "dmd2-wan-1"), ("dmd3-wan-1", "dmd2-wan-1"), ("fintune", "finetune"), ("FINETUNE", None)]
+    ("word", "meant"),
+    [("dmd2-wan", "dmd2-wan-1"), ("dmd3-wan-1", "dmd2-wan-1"), ("fintune", "finetune"), ("FINETUNE", "finetune"), ("zzz", None)],
 )
 def test_a_mistyped_name_is_answered_with_what_was_meant(tmp_path: Path, word: str, meant: str | None) -> None:
     for name in ("dmd2-wan-1", "finetune", "kd"):
