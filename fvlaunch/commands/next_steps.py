@@ -24,6 +24,7 @@ next:     fvlaunch export {run.name} --to DIR   (for diffusers; sample makes vid
 
 def _written_by(run: Run) -> str:
     """Return what a job that prepares something for training has written."""
+    from ..config import tiny_preset
     from ..config.compose import compose
 
     recipe = compose(str(run.config_file)).recipe
@@ -35,7 +36,7 @@ def _written_by(run: Run) -> str:
         return "next:     fvlaunch submit preprocess, or a training recipe"
     output = recipe.preprocess.output
     fits = {"videos": "finetune", "text": "kd-causal"}.get(recipe.preprocess.kind, "dmd2")
-    tiny = " --set tiny=true" if output.endswith("-tiny") else ""
+    tiny = " --set tiny=true" if (recipe.preprocess.model or "").startswith(tiny_preset.MODEL) else ""
     return f"""results:  {output}
             report.json     what was left out, and why
 next:     fvlaunch submit {fits}{tiny} --set train.data.path={output}"""

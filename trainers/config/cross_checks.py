@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from .data import SHAPES_CLIP, SHAPES_STRIDE, DataConfig
 from .discovery import is_own
 from .methods import custom
 from .section import Problem
@@ -114,7 +115,19 @@ def _sizes(config: TrainConfig) -> list[Problem]:
         problems.append(Problem(("data", "source"), "data.prepare makes parquet files, which need no source", "leave one of them out"))
     if data.prepare is not None and not isinstance(data.path, str):
         problems.append(Problem(("data", "path"), "data.prepare makes one folder", "name that folder, or set prepare: null"))
-    return problems
+    return [*problems, *_prepared_sizes(data)]
+
+
+def _prepared_sizes(data: DataConfig) -> list[Problem]:
+    """Return what is wrong where data.prepare makes clips of another size than the one that is trained on."""
+    frames, height, width = SHAPES_CLIP
+    fitting = data.model_copy(update={"num_frames": frames, "height": height, "width": width, "vae_stride": SHAPES_STRIDE})
+    if data.prepare is None or data.latent_shape == fitting.latent_shape:
+        return []
+    asked = f"data says {data.num_frames} of {data.height}x{data.width} with vae_stride {list(data.vae_stride)}"
+    hint = f"shapes-* recipes are small without tiny: true; or num_frames: {frames}, height: {height}, width: {width}"
+    message = f"data.prepare makes clips of {frames} frames of {height}x{width} with vae_stride {list(SHAPES_STRIDE)}, but {asked}"
+    return [Problem(("data", "prepare"), message, hint)]
 
 
 def _validation(config: TrainConfig) -> list[Problem]:

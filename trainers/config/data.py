@@ -21,6 +21,12 @@ Folders = Annotated[
 ]
 
 
+SHAPES_CLIP = (5, 8, 8)
+"""Frames, height and width of a moving-shape clip."""
+SHAPES_STRIDE = (1, 2, 2)
+"""Pixels of such a clip for one latent over time, height and width."""
+
+
 class ShapesConfig(Section):
     """The moving-shape clips of a laptop-sized run, made on first use: real mp4 files with captions, then preprocessed."""
 

@@ -59,7 +59,8 @@ def read_clip(video: Path | bytes, settings: Settings, start: float = 0.0) -> Cl
     try:
         return _read(video, settings, start)
     except (OSError, EOFError, av.FFmpegError, ValueError, MemoryError) as error:  # ValueError: FFmpeg's "invalid data" is one, too
-        raise Rejected("unreadable", first_line(error)) from error
+        words = error.strerror if isinstance(error, av.FFmpegError) else None  # the rest is a number and the path, which stands beside it
+        raise Rejected("unreadable", words or first_line(error)) from error
 
 
 def _read(video: Path | bytes, settings: Settings, start: float) -> Clip:
@@ -101,9 +102,11 @@ def _indices(timeline: Timeline, settings: Settings, start: float) -> list[int]:
 
 
 def _too_short(timeline: Timeline, needed: int, settings: Settings) -> str:
+    wanted = f"for num_frames {settings.num_frames} at fps {settings.train_fps:g}"
     if timeline.constant:
-        return f"{len(timeline.marks)} frames at {timeline.rate:g} fps, {needed} are needed"
-    return f"{timeline.duration_s:.2f} s, more than {(settings.num_frames - 1) / settings.train_fps:.2f} s are needed"
+        frames = f"{len(timeline.marks)} frame{'s' if len(timeline.marks) > 1 else ''}"
+        return f"{frames} at {timeline.rate:g} fps, {needed} are needed {wanted}"
+    return f"{timeline.duration_s:.2f} s, more than {(settings.num_frames - 1) / settings.train_fps:.2f} s are needed {wanted}"
 
 
 def fit(image: Tensor, height: int, width: int) -> Tensor:

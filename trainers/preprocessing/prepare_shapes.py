@@ -33,12 +33,6 @@ def ensure(config: DataConfig, *, report: Callable[[str, int], None]) -> None:
     target, required = Path(config.path).resolve(), {"version": _VERSION, **config.prepare.model_dump(mode="json")}
     if _is_there(target, required):
         return
-    if config.latent_shape != (shapes.NUM_FRAMES, 4, 4):
-        raise UserError(
-            f"data.prepare makes clips of {shapes.NUM_FRAMES} frames of {shapes.SIZE}x{shapes.SIZE}, "
-            f"but data asks for {config.num_frames} of {config.height}x{config.width} with vae_stride {list(config.vae_stride)}",
-            f"num_frames: {shapes.NUM_FRAMES}, height: {shapes.SIZE}, width: {shapes.SIZE}, vae_stride: {list(shapes.VAE_STRIDE)}",
-        )
     try:
         _make_and_publish(config.prepare, target, required, report)
     except OSError as error:

@@ -106,7 +106,8 @@ def remarks(pairs: Pairs) -> list[str]:
     several = [captions for captions in pairs.clips.values() if len(captions) > 1]
     if several:
         first = several[0]
-        told.append(f"{first[0].name} is read, and {first[1].name} beside it is not; so for {len(several)} clips")
+        more = f"; so for {len(several)} clips" if len(several) > 1 else ""
+        told.append(f"{first[0].name} is read, and {first[1].name} beside it is not{more}")
     if pairs.left_out:
         told.append(f"{len(pairs.left_out)} files without a caption are not taken for clips, such as {pairs.left_out[0].name}")
     return told
@@ -128,4 +129,5 @@ def _read(path: Path, columns: Columns) -> tuple[str, Rejected | None]:
 
 
 def _spelling(path: Path) -> str:
-    return unicodedata.normalize("NFC", str(path))
+    """Return a path as all of its spellings are: a clip's suffix in lower case (x.MP4.txt beside x.mp4), letters with accents composed."""
+    return unicodedata.normalize("NFC", str(path.with_suffix(path.suffix.lower()) if is_clip(path) else path))

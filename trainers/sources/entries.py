@@ -71,7 +71,8 @@ def wrong_text(words: str) -> Rejected | None:
     """Return why words are no text, or None. Bytes that are not UTF-8 are surrogates in them, as Python's surrogateescape leaves them."""
     if (byte := _UNDECODED.search(words)) is not None:
         before = words[max(0, byte.start() - 12) : byte.start()]
-        return Rejected("not_utf8", f"its caption is not UTF-8 text: byte 0x{ord(byte[0]) - 0xDC00:02x} after {before!r}")
+        where = f"after {before!r}" if before else "at its start"
+        return Rejected("not_utf8", f"its caption is not UTF-8 text: byte 0x{ord(byte[0]) - 0xDC00:02x} {where}")
     if "\0" in words:
         return Rejected("not_utf8", "its caption is not UTF-8 text: it has NUL bytes, as UTF-16 has")
     return None

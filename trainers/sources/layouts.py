@@ -81,7 +81,7 @@ def present(folder: Path, files: Sequence[Path], pairs: beside.Pairs, split: str
         *more,
         *([Layout("merge", _MERGE, [top[_MERGE]])] if _MERGE in top else []),
         *lines,
-        *([Layout("splits", " and ".join(str(path.relative_to(folder)) for path in nested[:_SHOWN]), nested)] if nested else []),
+        *([_of_lists(folder, nested)] if nested else []),
         *(clips if not by_texts else []),
     ]
 
@@ -99,7 +99,19 @@ def of_split(path: Path, split: str | None) -> bool:
     return split is None or split in path.parts[:-1] or re.split(r"[-.]", path.name)[0] == split
 
 
-def choose_splits(folder: Path, lists: list[Path], split: str | None) -> tuple[list[Path], str | None]:
+def settle_splits(folder: Path, layout: Layout, split: str | None) -> tuple[Layout, list[str]]:
+    """Return the layout with those lists of folders that are read, and what to tell of others; any other layout stays as it is."""
+    if layout.kind != "splits":
+        return layout, []
+    lists, remark = _choose_splits(folder, layout.files, split)
+    return _of_lists(folder, lists), [remark] if remark else []
+
+
+def _of_lists(folder: Path, lists: list[Path]) -> Layout:
+    return Layout("splits", " and ".join(str(path.relative_to(folder)) for path in lists[:_SHOWN]), lists)
+
+
+def _choose_splits(folder: Path, lists: list[Path], split: str | None) -> tuple[list[Path], str | None]:
     """Return which lists of a folder's folders are read, and a remark where some are not; UserError where that is not clear."""
     names = {path: path.parent.relative_to(folder).as_posix() for path in lists}
     if split is not None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from . import columns as columns_
+from .beside import is_clip
 from .columns import CAPTION_COLUMNS, VIDEO_COLUMNS
 from .entries import Columns, Entry, Rejected, stem, text
 from .list_files import Row, names
@@ -57,7 +58,10 @@ def check_columns(place: str, there: list[str], columns: Columns) -> tuple[list[
         sought = " and ".join(f"{what} ({named})" if named else what for what, _, named in lacking)
         keys = " and ".join(f"preprocess.{key}" for _, key, _ in lacking)
         shown = ", ".join(map(repr, there[:_SHOWN])) + (f" and {len(there) - _SHOWN} more" if len(there) > _SHOWN else "")
-        raise UserError(f"{place}: no column for {sought} is known among its columns: {shown}", f"{keys} says which it is")
+        hint = f"{keys} {'says' if len(lacking) == 1 else 'say'} which it is"
+        if any(is_clip(Path(name.strip())) for name in there):
+            hint = f"a clip stands where the names of the columns belong: a first line such as {VIDEO_COLUMNS[1]},{CAPTION_COLUMNS[0]}"
+        raise UserError(f"{place}: no column for {sought} is known among its columns: {shown}", hint)
     return video, caption
 
 

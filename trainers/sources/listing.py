@@ -126,10 +126,12 @@ def _read_folder(folder: Path, wanted: Columns) -> Listing:
     there = layouts.present(folder, files, pairs, wanted.split, needs_video=wanted.needs_video) or _any_list(folder, files, wanted)
     if not there:
         raise layouts.unrecognised(folder, files, needs_video=wanted.needs_video)
-    chosen = there[0]
+    chosen, told = layouts.settle_splits(folder, there[0], wanted.split)
     others = [other for other in there[1:] if (chosen.kind, other.kind) != ("merge", "splits")]  # the sets that it names
     found = _READERS[chosen.kind](folder, chosen, pairs, wanted)
-    remarks = [*found.remarks, *_left_out(files, found.entries, chosen), *_splits(folder, pairs, chosen, wanted)]
+    unread = {path.parent for path in there[0].files if path not in chosen.files}
+    inside = [path for path in files if not unread.intersection(path.parents)]
+    remarks = [*told, *found.remarks, *_left_out(inside, found.entries, chosen), *_splits(folder, pairs, chosen, wanted)]
     if others:
         remarks.append(f"{folder} is read by {chosen.name}; {' and '.join(other.name for other in others)} there is not read")
     return Listing(found.entries, chosen.name, remarks)
@@ -201,9 +203,8 @@ def _read_lines(folder: Path, chosen: Layout, pairs: beside.Pairs, wanted: Colum
 
 
 def _read_splits(folder: Path, chosen: Layout, pairs: beside.Pairs, wanted: Columns) -> Listed:
-    lists, remark = layouts.choose_splits(folder, chosen.files, wanted.split)
-    found = Listed([], [remark] if remark else [])
-    for path in lists:
+    found = Listed([], [])
+    for path in chosen.files:
         one = _list(path, wanted, path.parent.relative_to(folder).as_posix())
         found.entries += one.entries
         found.remarks += one.remarks

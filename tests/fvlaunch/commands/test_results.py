@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from fvlaunch.commands.next_steps import what_next
 from fvlaunch.config.compose import compose
 from fvlaunch.lifecycle.tool_job import arguments, make, tool_of
 from fvlaunch.runs.directory import Record, create
 from fvlaunch.schedulers.slurm.tool_job import batch_script
+from fvlaunch.status.types import RunStatus
 
 RECORD = Record(
     name="a", recipe="r", cluster="c", executor="local", generation=1, token="t", max_steps=10, ranks=1, nodes=1, submitted_at=1.0,
@@ -102,6 +104,15 @@ def executable(path: Path, text: str) -> Path:
     path.write_text(text)
     path.chmod(0o755)
     return path
+
+
+@pytest.mark.parametrize(("model", "size"), [("tiny-wan", " --set tiny=true"), ("Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "")])
+def test_what_follows_a_preprocess_is_of_its_size_wherever_it_wrote(tmp_path: Path, model: str, size: str) -> None:
+    run = create(tmp_path / "runs/a", RECORD)
+    composed = compose("preprocess", "local", cwd=tmp_path, sets=[f"preprocess.model={model}", "preprocess.output=/clips"])
+    run.config_file.write_text(yaml.safe_dump({"recipe": composed.recipe_data, "cluster": composed.cluster_data}))
+    status = RunStatus("a", "r", "c", "finished", "", 1, 1, None, (), 1, None, 1.0, str(run.path))
+    assert what_next(run, status).endswith(f"fvlaunch submit finetune{size} --set train.data.path=/clips")
 
 
 @pytest.mark.parametrize("where", [[], ["--cluster", "./here.yaml"]])

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from fvlaunch.config.compose import compose
 from tests.support.configuration import RECIPE, Write, problems
+from trainers.config import check
 
 
 def test_all_errors_of_both_files_and_the_command_line_come_at_once(write: Write, here: Path) -> None:
@@ -74,6 +76,23 @@ def test_all_errors_of_both_files_and_the_command_line_come_at_once(write: Write
 def test_an_unknown_key_is_answered_with_what_was_meant(write: Write, here: Path, setting: str, hint: str) -> None:
     (problem,) = problems("r.yaml", cwd=here, sets=[setting])
     assert hint in problem.hint and str(problem.where) == f"--set {setting}"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "sets"),
+    [
+        ("shapes-finetune", ["tiny=true"]),
+        ("shapes-dfsft", ["tiny=yes"]),
+        ("shapes-finetune", ["train.data.num_frames=9"]),
+        ("shapes-finetune", ["train.data.height=16"]),
+    ],
+)
+def test_sizes_that_the_moving_shapes_do_not_have_are_refused_before_the_job(here: Path, recipe: str, sets: list[str]) -> None:
+    train = compose(recipe, "local", cwd=here, sets=sets).recipe.train
+    assert train is not None
+    found = [problem for problem in check(train, 1) if problem.path == ("data", "prepare")]
+    assert [problem.message.partition(" with")[0] for problem in found] == ["data.prepare makes clips of 5 frames of 8x8"]
+    assert "without tiny: true" in found[0].hint
 
 
 HUMAN = [

@@ -94,11 +94,6 @@ def test_a_folder_that_somebody_else_filled_is_refused(tmp_path: Path) -> None:
         prepare_shapes.ensure(config(tmp_path), report=quiet)
 
 
-def test_sizes_that_the_clips_do_not_have_are_refused_at_once(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"5 frames of 8x8, but data asks for 5 of 16x8"):
-        prepare_shapes.ensure(config(tmp_path / "data", height=16), report=quiet)
-
-
 def test_a_place_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for path in (tmp_path / "file", tmp_path / "file" / "below"):

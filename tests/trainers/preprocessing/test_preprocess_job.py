@@ -198,7 +198,7 @@ def test_clips_that_cannot_be_used_are_counted_and_named(tmp_path: Path) -> None
         "unreadable": 5,
     }
     texts = {problem["name"]: problem["text"] for problem in told["problems"]}
-    assert texts["short.mp4"] == "4 frames at 8 fps, 5 are needed"
+    assert texts["short.mp4"] == "4 frames at 8 fps, 5 are needed for num_frames 5 at fps 8"
     assert texts["sound.mp4"] == "it has no video stream"
     assert texts["absent.mp4"].startswith("there is no such file in ")
     assert texts["../in/videos/good.mp4"] == "its path leaves the folder of the videos"

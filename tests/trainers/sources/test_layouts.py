@@ -58,7 +58,10 @@ def test_a_preview_beside_a_clip_is_no_clip(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("suffix", "content"),
     [
-        *[(suffix, " a lamp\r\n") for suffix in ("txt", "TXT", "Txt", "caption", "CAPTION", "cap", "mp4.txt", "mp4.caption")],
+        *[
+            (suffix, " a lamp\r\n")
+            for suffix in ("txt", "TXT", "Txt", "caption", "CAPTION", "cap", "mp4.txt", "MP4.txt", "Mp4.TXT", "mp4.caption")
+        ],
         *[("json", json.dumps(value)) for value in ("a lamp", ["a lamp", "two"], {"caption": "a lamp"}, {"Prompt": ["a lamp"]})],
         *[("JSON", json.dumps(value)) for value in ({"fps": 8, "text": "a lamp"}, {"description": {"caption": "a lamp"}})],
     ],
@@ -145,7 +148,8 @@ def test_of_several_splits_the_one_to_train_on_is_read_and_told(tmp_path: Path, 
         (touch(tmp_path, f"data/{split}/a.mp4") / f"data/{split}" / name).write_text(content)
     found = read(tmp_path, Columns())
     assert told(found.entries) == [("data/train/a.mp4", "a lamp", None)]
-    assert found.remarks[0] == "data/train is read, data/validation is not: preprocess.split says which to take"
+    assert found.remarks == ["data/train is read, data/validation is not: preprocess.split says which to take"]
+    assert found.layout == f"data/train/{name}"
     assert told(read(tmp_path, Columns(split="validation")).entries) == [("data/validation/a.mp4", "a lamp", None)]
     with pytest.raises(UserError, match=r"has no split test\n.*data/train, data/validation"):
         read(tmp_path, Columns(split="test"))
@@ -212,7 +216,7 @@ def test_of_two_layouts_the_one_that_is_taken_is_told(tmp_path: Path) -> None:
     (tmp_path / "metadata.csv").rename(tmp_path / "metadata.bak")
     found = read(tmp_path, Columns())
     assert captions(found.entries) == {"a.mp4": "from the text"}
-    assert found.remarks[0] == "a.txt is read, and a.caption beside it is not; so for 1 clips"
+    assert found.remarks[0] == "a.txt is read, and a.caption beside it is not"
 
 
 def test_a_folder_that_is_not_recognised_is_told_by_what_lies_there(tmp_path: Path) -> None:

@@ -146,7 +146,15 @@ def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path: Path) -> None:
             {},
             r"no column for the video and the caption .*: 'clip_id', 'english'\n.*video_column",
         ),
-        ("metadata.csv", "a.mp4,a lamp\nb.mp4,a lamp", {}, r"among its columns: 'a.mp4', 'a lamp'"),
+        (
+            "metadata.csv",
+            "a.mp4,a lamp\nb.mp4,a lamp",
+            {},
+            r"among its columns: 'a.mp4', 'a lamp'\n.*a first line such as file_name,caption",
+        ),
+        ("metadata.tsv", "cats/A.MOV\ta lamp\nb.mp4\ta lamp", {}, r"\n.*a first line such as file_name,caption"),
+        ("metadata.csv", "Datei;Text\na.mp4;a lamp", {}, r"'Datei', 'Text'\n.*preprocess.video_column says which it is"),
+        ("metadata.csv", "Datei;Beschreibung\na.mp4;a lamp", {}, r"video_column and preprocess.caption_column say which it is"),
         ("metadata.csv", "file_name\tenglish\na.mp4\ta lamp", {}, r"for the caption is known .*: 'file_name', 'english'\n.*caption_column"),
         ("metadata.jsonl", '{"id": 1, "caption": "a"}', {}, r"for the video is known .*: 'id', 'caption'"),
         (

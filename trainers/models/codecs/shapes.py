@@ -18,10 +18,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
+from ...config.data import SHAPES_CLIP, SHAPES_STRIDE
 from ...errors import UserError
 
-NUM_FRAMES, SIZE, FPS = 5, 8, 8
-VAE_STRIDE = (1, 2, 2)
+NUM_FRAMES, SIZE, _ = SHAPES_CLIP
+FPS = 8
+VAE_STRIDE = SHAPES_STRIDE
 TEXT_DIM = 32
 SHAPES, DIRECTIONS = ("square", "cross"), ("right", "down")
 # 4x4 pixels each. Both set each of the four positions inside a 2x2 cell equally often, so all latent channels have one mean and std.
