@@ -1,7 +1,7 @@
 """Tries the versions that we admit: `python -m tests.versions [NAME ...]` makes environments, runs the short suite in each, prints a table.
 
-Ends with 1 if one fails. An environment takes some GB (PyPI's torch is a CUDA build) and is deleted after its trial, unless --folder says
-where to keep it. Must not judge versions itself: the short suite does.
+Ends with 1 if one fails, with 3 if none does and one could not be downloaded. An environment takes some GB (PyPI's torch is a CUDA build)
+and is deleted after its trial, unless --folder says where to keep it. Must not judge versions itself: the short suite does.
 """
 
 from __future__ import annotations
@@ -16,13 +16,15 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.versions.environments import ENVIRONMENTS, ROOT, NotAtHand, make, versions
+from tests.versions.environments import ENVIRONMENTS, ROOT, NotAtHand, NotDownloaded, make, versions
 
+EXIT_NOT_DOWNLOADED = 3
+_NOT_DOWNLOADED = "not downloaded"
 _SHOWN = ("torch", "diffusers", "transformers", "peft", "pydantic", "typer", "pyarrow", "submitit", "numpy", "av")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Try the named environments, or all; return 1 if one of them fails."""
+    """Try the named environments, or all; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.versions", description="Try the versions that pyproject.toml admits.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(ENVIRONMENTS)}; default: all")
     parser.add_argument("--folder", type=Path, help="make them there and keep them, one folder each; default: a temporary folder")
@@ -34,7 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rows = [_row(name, given.folder or Path(temporary), given.make, given.folder is not None) for name in given.names or ENVIRONMENTS]
     print(f"\n| environment | python | {' | '.join(_SHOWN)} | made | tried | verdict |\n{'|---' * (len(_SHOWN) + 5)}|")
     print("\n".join(rows))
-    return int(any("FAILS" in row for row in rows))
+    if any("FAILS" in row for row in rows):
+        return 1
+    return EXIT_NOT_DOWNLOADED if any(_NOT_DOWNLOADED in row for row in rows) else 0
 
 
 def _row(name: str, parent: Path, only_made: bool, keep: bool) -> str:
@@ -43,9 +47,10 @@ def _row(name: str, parent: Path, only_made: bool, keep: bool) -> str:
     environment, folder, started = ENVIRONMENTS[name], parent / name, time.monotonic()
     try:
         python = make(environment, folder)
-    except (NotAtHand, RuntimeError) as error:
+    except (NotAtHand, NotDownloaded, RuntimeError) as error:
         print(error, file=sys.stderr)
-        verdict = "not at hand" if isinstance(error, NotAtHand) else "**FAILS** to be made"
+        verdicts = {NotAtHand: "not at hand", NotDownloaded: _NOT_DOWNLOADED}
+        verdict = verdicts.get(type(error), "**FAILS** to be made")
         return f"| {name} | {environment.python} |{' |' * (len(_SHOWN) + 2)} {verdict} |"
     made = time.monotonic()
     verdict = "made" if only_made else "**FAILS**" if run_short_suite(python) else "holds"

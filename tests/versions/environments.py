@@ -26,6 +26,10 @@ class NotAtHand(Exception):
     """An environment that cannot be made on this machine; the argument says why."""
 
 
+class NotDownloaded(Exception):
+    """Packages that could not be got; what is said on stderr says why."""
+
+
 @dataclass(frozen=True)
 class Environment:
     """An interpreter, and which of the admitted versions are installed: the lowest of all, or the highest beside the pinned ones."""
@@ -45,7 +49,8 @@ ENVIRONMENTS = {
 def make(environment: Environment, folder: Path) -> Path:
     """Make the environment in `folder`, where it is not there already as pyproject.toml says now, and return its interpreter.
 
-    NotAtHand is raised where there is no such Python; for the lowest versions any will do, told in a line. RuntimeError is raised where
+    NotAtHand is raised where there is no such Python; for the lowest versions any will do, told in a line. NotDownloaded is raised where
+    the network does not give a package. RuntimeError is raised where
     the lowest versions together are not those that pyproject.toml names: then one of its bounds promises too much.
     """
     interpreter = _interpreter(environment)
@@ -118,7 +123,11 @@ def _install(python: Path, *arguments: object) -> None:
 
 
 def _uv(*arguments: object) -> str:
-    done = subprocess.run([sys.executable, "-m", "uv", *map(str, arguments)], stdout=subprocess.PIPE, text=True, check=False)
+    """Run uv, which trusts the certificates that this machine does. NotDownloaded where it fails and no versions contradict each other."""
+    environment = {"UV_NATIVE_TLS": "1", "UV_SYSTEM_CERTS": "1", "UV_HTTP_TIMEOUT": "120", **os.environ}
+    done = subprocess.run([sys.executable, "-m", "uv", *map(str, arguments)], capture_output=True, text=True, check=False, env=environment)
+    sys.stderr.write(done.stderr)
     if done.returncode:
-        raise RuntimeError(f"uv {' '.join(map(str, arguments))} ended with {done.returncode}")
+        kind = RuntimeError if "No solution found" in done.stderr else NotDownloaded
+        raise kind(f"uv {' '.join(map(str, arguments))} ended with {done.returncode}")
     return done.stdout

@@ -12,6 +12,7 @@ from fvlaunch.errors import ConfigError
 from fvlaunch.lifecycle import submit
 from fvlaunch.planning import planner
 from fvlaunch.runs.directory import Run
+from tests.support.parquet import write_samples
 
 RECIPE = """\
 extends: base/shapes
@@ -31,8 +32,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     (tmp_path / "clusters").mkdir()
     for name in ("here", "there"):
         (tmp_path / f"clusters/{name}.yaml").write_text(yaml.safe_dump({"executor": "local", "paths": {"data": f"{name}-data"}}))
-    (tmp_path / "here-data/clips").mkdir(parents=True)
-    (tmp_path / "here-data/clips/a.parquet").write_bytes(b"PAR1" + b"x" * 20 + b"PAR1")
+    write_samples(tmp_path / "here-data/clips/a.parquet", 64)
     (tmp_path / "own.yaml").write_text(RECIPE)
     _, plan = planner.plan_submission("./own.yaml", "here", sets=[], name="r", ranks=1, nodes=None, sbatch={}, runs_dir=Path("runs"))
     return submit.prepare(plan, take_snapshot=False, request={})
@@ -57,7 +57,7 @@ def test_the_name_is_remembered_through_several_moves(run: Run, tmp_path: Path) 
 def test_another_folder_is_taken_where_it_holds_the_same_files(run: Run, tmp_path: Path) -> None:
     shutil.copytree(tmp_path / "here-data/clips", tmp_path / "elsewhere")
     assert resumed(run, None, f"train.data.path={tmp_path / 'elsewhere'}") == str(tmp_path / "elsewhere")
-    (tmp_path / "elsewhere/b.parquet").write_bytes(b"PAR1" + b"x" * 20 + b"PAR1")
+    write_samples(tmp_path / "elsewhere/b.parquet", 64)
     with pytest.raises(ConfigError, match=r"train\.data makes the run what it is"):
         resumed(run, None, f"train.data.path={tmp_path / 'elsewhere'}")
     with pytest.raises(ConfigError, match=r"train\.data makes the run what it is"):
