@@ -52,7 +52,9 @@ def _logs(run: Run, ranks: tuple[int, ...] | None, attempt: str | None, grep: st
         shown = [newest] if newest is not None else []
     else:
         shown = [(number, files) for number in numbers if (files := reading.log_files(run, number, ranks))]
-    if not shown:
+    if not shown and not reading.agent_logs(run):
+        printing.say(f"{run.name} has no log: nothing of it has run yet; fvlaunch status {run.name} says why")
+    elif not shown:
         printing.say(f"{run.name} has no log of a rank; this is what its job printed itself, as --agent shows it")
         _of_jobs(run, grep, hide)
     num_lines = 0

@@ -85,7 +85,7 @@ def _failed(exit_code: str, reason: str) -> str:
     if reason == "BadConstraints":
         return "never ran: no node has what it asks for (BadConstraints); `scontrol show job {job}` shows what, `sinfo` what there is"
     code, _, number = exit_code.partition(":")
-    if exit_code == "0:53" or (reason == "JobLaunchFailure" and number in ("", "0")):  # it is the reason of a killed batch script, too
+    if number == "53" or (reason == "JobLaunchFailure" and number in ("", "0")):  # it is the reason of a killed batch script, too
         return "could not start (0:53): its output file could not be written, so there is no log; `scontrol show job {job}` shows the path"
     if number not in ("", "0"):
         return f"was ended by signal {number}"

@@ -49,6 +49,11 @@ def test_a_log_without_a_line_says_where_the_losses_are(call: Call, finished: Ru
     assert (answer.code, answer.out) == (0, "") and "nothing was logged" in answer.err and "metrics.jsonl has every step" in answer.err
 
 
+def test_logs_of_a_run_that_never_ran_say_so(call: Call, finished: Run) -> None:
+    answer = call("logs", "old")
+    assert (answer.code, answer.out) == (0, "") and "old has no log: nothing of it has run yet; fvlaunch status old says why" in answer.err
+
+
 def test_a_running_run_is_not_resumed(call: Call, finished: Run) -> None:
     from fvlaunch.schedulers.local_process import host_identity, local_job_id
 

@@ -234,6 +234,7 @@ def test_durations_and_versions() -> None:
         ("FAILED", "", "0:9", "signal 9"),
         ("FAILED", "JobLaunchFailure", "0:9", "was ended by signal 9"),
         ("FAILED", "JobLaunchFailure", "", "no log"),
+        ("FAILED", "JobLaunchFailure", "15:53", "no log"),
         ("CANCELLED by 1000", "", "0:15", "was cancelled (by 1000)"),
         ("TIMEOUT", "TimeLimit", "", "time limit"),
         ("", "", "", "not known to Slurm"),
