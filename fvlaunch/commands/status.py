@@ -39,6 +39,11 @@ def status(words: list[str], *, all_: bool, attempts: bool, json_: bool, runs_di
     if watch:
         return _watch(chosen, attempts=attempts, json_=json_, named=bool(words) or all_, one=len(words) == 1)
     runs, statuses, unreachable = _judged(chosen(), named=bool(words) or all_)
+    closed = [] if runs or json_ else registry.closed(folders(runs_dir))
+    if closed:
+        names = f"{len(closed)} of them, such as {Path(closed[0]).name}"
+        printing.say(f"the runs in {Path(closed[0]).parent} may not be read by you: {names}; their owner can open them to you")
+        return 0
     _print(runs, statuses, attempts=attempts, json_=json_, one=len(words) == 1 and len(runs) == 1)
     return _exit_code_of(unreachable)
 

@@ -80,6 +80,12 @@ def _record_in(file: str) -> dict[str, Any] | None:
     return {} if mine or os.access(file, os.R_OK) else None  # a colleague's record that cannot be read is not a broken one
 
 
+def closed(runs_dirs: Iterable[Path]) -> list[str]:
+    """Return the folders in runs folders that may not be looked into, such as the runs of a colleague."""
+    paths = [path for folder in runs_dirs for path in paths_in(folder)]
+    return [path for path in paths if os.path.isdir(path) and not os.access(path, os.R_OK | os.X_OK)]  # noqa: PTH112  as os.scandir has it
+
+
 def known_pipelines(runs_dirs: Iterable[Path] = ()) -> list[Pipeline]:
     """Return every pipeline whose record is whole, oldest first."""
     dated = []

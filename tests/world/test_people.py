@@ -72,7 +72,15 @@ def test_an_export_can_be_read_by_those_whom_the_umask_lets_and_anothers_run_is_
         done = subprocess.run(argv, cwd=folder, env=place.env, capture_output=True, text=True, check=False)
         assert done.returncode == 1 and done.stderr.count("error: ") == 1 and "Traceback" not in done.stderr, done.stderr
         assert ("user 65533's (d---------)" if rights else "its mode is d---------") in done.stderr and "hint: " in done.stderr
-    others.chmod(0o700)
+    shared = folder / "shared"
+    shared.mkdir()
+    others.rename(shared / "theirs")
+    for words in (["status"], ["list", "runs"]):
+        argv = [*rights, sys.executable, "-m", "fvlaunch", *words, "--runs-dir", str(shared)]
+        env = {**place.env, "XDG_STATE_HOME": str(folder / "new-account")}
+        done = subprocess.run(argv, cwd=folder, env=env, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (0, "") and "may not be read by you: 1 of them, such as theirs" in done.stderr, done.stderr
+    (shared / "theirs").chmod(0o700)
 
 
 @row("-", "two submits within a second")
