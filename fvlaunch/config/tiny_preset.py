@@ -28,7 +28,12 @@ def is_asked_for(recipe: Node) -> bool:
 
 
 def shrink(recipe: Node) -> Node:
-    """Return the recipe with every network, clip and batch replaced, and data of that size in a folder of its own."""
+    """Return the recipe with every network, clip and batch replaced, and data of that size in a folder of its own.
+
+    One that trains on the moving shapes is of a laptop's size as it is, and its clips come in one size: it is returned unchanged.
+    """
+    if _trains_on_shapes(recipe):
+        return recipe
     layer: dict[str, Any] = {"resources": {"ranks": 1}}
     if train := _block(recipe, "train"):
         data = {**_CLIP, **_BATCH, **_folder(_block(train["data"], "") if "data" in train else {}, "path")}
@@ -41,6 +46,12 @@ def shrink(recipe: Node) -> Node:
         sizes = {**_CLIP, "fps": _FPS} if _text(preprocess, "kind") == "videos" else {}
         layer["preprocess"] = {"model": MODEL, "revision": None, "dtype": "fp32", **sizes, **_folder(preprocess, "output")}
     return replace(merge(recipe, _node(layer)), place=recipe.place)
+
+
+def _trains_on_shapes(recipe: Node) -> bool:
+    data = _block(recipe, "train").get("data")
+    prepare = _block(data, "").get("prepare") if data is not None else None
+    return prepare is not None and prepare.value is not None
 
 
 def _block(node: Node, name: str) -> dict[str, Node]:

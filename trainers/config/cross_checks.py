@@ -115,7 +115,7 @@ def _sizes(config: TrainConfig) -> list[Problem]:
         problems.append(Problem(("data", "source"), "data.prepare makes parquet files, which need no source", "leave one of them out"))
     if data.prepare is not None and not isinstance(data.path, str):
         problems.append(Problem(("data", "path"), "data.prepare makes one folder", "name that folder, or set prepare: null"))
-    return [*problems, *_prepared_sizes(data)]
+    return problems or _prepared_sizes(data)
 
 
 def _prepared_sizes(data: DataConfig) -> list[Problem]:
@@ -125,7 +125,8 @@ def _prepared_sizes(data: DataConfig) -> list[Problem]:
     if data.prepare is None or data.latent_shape == fitting.latent_shape:
         return []
     asked = f"data says {data.num_frames} of {data.height}x{data.width} with vae_stride {list(data.vae_stride)}"
-    hint = f"shapes-* recipes are small without tiny: true; or num_frames: {frames}, height: {height}, width: {width}"
+    size = f"num_frames: {frames}, height: {height}, width: {width}, vae_stride: {list(SHAPES_STRIDE)}"
+    hint = f"{size}; or prepare: null, and clips of your own"
     message = f"data.prepare makes clips of {frames} frames of {height}x{width} with vae_stride {list(SHAPES_STRIDE)}, but {asked}"
     return [Problem(("data", "prepare"), message, hint)]
 

@@ -158,6 +158,8 @@ class Terminal:
 
 
 def _at_a_terminal() -> None:
-    """What a shell at a terminal gives its commands: the terminal, and Ctrl-C, which a test in the background would not have."""
+    """What a shell at a terminal gives its commands: the terminal, Ctrl-C and its hanging up. A test in the background, or
+    under nohup, would hand on that they are ignored."""
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)

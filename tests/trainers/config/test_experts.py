@@ -66,7 +66,7 @@ def test_a_preset_is_whole_but_for_its_data_and_models(tmp_path: Path, preset: s
     assert found and all(key == "train.data.path" or str(key).endswith(".init_from") for key in found), found
 
 
-@pytest.mark.parametrize("preset", [*PRESETS, "shapes-self-forcing-a14b"])
+@pytest.mark.parametrize("preset", PRESETS)
 def test_tiny_experts_stand_in_for_all(tmp_path: Path, preset: str) -> None:
     train: Any = compose(preset, "local", cwd=tmp_path, sets=["tiny=true"]).recipe.train
     for model in train.models.values():

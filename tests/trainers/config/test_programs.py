@@ -52,6 +52,12 @@ def test_every_preset_has_a_laptops_size_that_repeats_itself(tmp_path: Path, rec
     assert compose(str(tmp_path / "run/run.yaml"), cwd=tmp_path).recipe_data == plan.recipe
 
 
+def test_tiny_leaves_the_moving_shapes_as_they_are(tmp_path: Path) -> None:
+    """Their clips come in one size; another one was refused only in the job."""
+    train = resolved(tmp_path, "shapes-dmd2", "tiny=true").recipe.train
+    assert train is not None and train == resolved(tmp_path, "shapes-dmd2").recipe.train
+
+
 def test_tiny_gives_way_to_what_a_person_says(tmp_path: Path) -> None:
     train = resolved(tmp_path, "finetune", "tiny=true", "train.data.num_frames=17").recipe.train
     assert train is not None
