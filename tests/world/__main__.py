@@ -20,17 +20,12 @@ class Table:
     """Collects the rows while pytest runs: one for each mark and its inputs, with the worst outcome of its tests."""
 
     def __init__(self) -> None:
-        self._marks: dict[str, list[tuple[str, str]]] = {}
         self._outcomes: dict[tuple[str, str], list[str]] = {}
-
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        for item in items:
-            self._marks[item.nodeid] = [(mark.kwargs["number"], mark.kwargs["given"]) for mark in item.iter_markers("world")]
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "call" or report.outcome != "passed":
-            for key in self._marks.get(report.nodeid, []):
-                self._outcomes.setdefault(key, []).append(report.outcome)
+            for number, given in (value for name, value in report.user_properties if name == "world"):
+                self._outcomes.setdefault((number, given), []).append(report.outcome)
 
     def text(self) -> str:
         """Return the table in the order of the rows' numbers; a row of several tests fails with the first that does."""
@@ -55,7 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     chosen = [] if "--long" in given else ["-m", "not long"]
     table = Table()
-    code = pytest.main([str(FOLDER), *chosen, *(argument for argument in given if argument != "--long")], plugins=[table])
+    code = pytest.main(
+        ["-p", "tests.support.world", str(FOLDER), *chosen, *(argument for argument in given if argument != "--long")], plugins=[table]
+    )
     print(f"\n{table.text()}")
     return int(code)
 

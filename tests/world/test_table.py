@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.support.paths import ROOT
 
 FOLDER = ROOT / "tests/world"
@@ -30,7 +32,7 @@ import sys
 from tests.world import __main__ as world
 
 world.FOLDER = pathlib.Path({folder!r})
-sys.exit(world.main([]))
+sys.exit(world.main({arguments!r}))
 """
 
 
@@ -46,9 +48,10 @@ def test_every_test_of_the_world_names_its_row() -> None:
     assert nameless == [], "mark it with row() of tests/support/world.py"
 
 
-def test_a_row_with_one_failing_test_fails(tmp_path: Path) -> None:
+@pytest.mark.parametrize("arguments", [[], ["-n", "2"]], ids=["alone", "workers"])
+def test_a_row_with_one_failing_test_fails(tmp_path: Path, arguments: list[str]) -> None:
     (tmp_path / "test_made.py").write_text(MADE)
-    script = SCRIPT.format(folder=str(tmp_path))
+    script = SCRIPT.format(folder=str(tmp_path), arguments=arguments)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False
