@@ -6,7 +6,6 @@ looks before it submits and must not import this room. No row is read but the sh
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -15,9 +14,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from ..answers import answer
 from ..config import data_folder
 from ..config.data import Needs
-from ..errors import UserError
 from .parquet_files import DAMAGED, find, read_footers
 
 COUNTING_S = 8.0
@@ -26,14 +25,8 @@ _AT_ONCE = 64
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print {"error": MESSAGE, "hint": HINT}, or what `look` returns. The exit code is 0 either way."""
-    request = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
-    try:
-        found = look({Path(path): repeats for path, repeats in request["folders"].items()}, request["needs"])
-    except UserError as error:
-        found = {"error": error.message, "hint": error.hint}
-    sys.stdout.write(json.dumps(found) + "\n")
-    return 0
+    """Print the answer and return the exit code, as `answer` does."""
+    return answer(lambda asked: look({Path(path): repeats for path, repeats in asked["folders"].items()}, asked["needs"]), arguments)
 
 
 def look(folders: dict[Path, int], needs: Needs, counting_s: float = COUNTING_S) -> dict[str, Any]:

@@ -6,7 +6,6 @@ decoded or encoded, and neither torch nor PyAV is loaded. `python -m trainers.so
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,21 +13,15 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from ..answers import answer
 from ..config.programs.preprocess import Config
-from ..errors import UserError
 from . import mended_source, output_shards
 from .source_entries import SourceEntries
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print {"error": MESSAGE, "hint": HINT}, or what `look` returns. The exit code is 0 either way."""
-    block = TypeAdapter[Any](Config).validate_python(json.loads(Path(arguments[0]).read_text(encoding="utf-8")))
-    try:
-        found = look(block)
-    except UserError as error:
-        found = {"error": error.message, "hint": error.hint}
-    sys.stdout.write(json.dumps(found) + "\n")
-    return 0
+    """Print the answer and return the exit code, as `answer` does."""
+    return answer(lambda block: look(TypeAdapter[Any](Config).validate_python(block)), arguments)
 
 
 def look(block: Any) -> dict[str, Any]:

@@ -6,30 +6,23 @@ and neither torch nor PyAV is loaded.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections import Counter
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import TypeAdapter
 
+from ..answers import answer
 from ..config.programs.preprocess import Config, RewriteConfig
-from ..errors import UserError
 from . import listing
 
 _SHOWN = 5
 
 
-def main(arguments: list[str]) -> int:
-    """Print {"error": MESSAGE, "hint": HINT}, or what `look` returns. The exit code is 0 either way."""
-    block = TypeAdapter[Any](Config).validate_python(json.loads(Path(arguments[0]).read_text(encoding="utf-8")))
-    try:
-        found = look(block)
-    except UserError as error:
-        found = {"error": error.message, "hint": error.hint}
-    sys.stdout.write(json.dumps(found) + "\n")
-    return 0
+def main(arguments: Sequence[str]) -> int:
+    """Print the answer and return the exit code, as `answer` does."""
+    return answer(lambda block: look(TypeAdapter[Any](Config).validate_python(block)), arguments)
 
 
 def look(block: Any) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Owns validation during training: videos of fixed prompts and noise, a loss at fixed noise levels. Must not change the training.
 
 Weights are swapped and put back bit by bit, no generator of the training is touched, and every rank makes the same number of forward
-passes. The result is published as RUN/samples/step-XXXXXXXX/: NNN.mp4, sheet.png and validation.json.
+passes. The result is published as RUN/samples/step-00000500/: NNN.mp4, sheet.png and validation.json.
 """
 
 from __future__ import annotations
