@@ -6,7 +6,6 @@ import importlib.util
 import os
 import random
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.support.paths import ROOT
+from tests.support.small_disk import small_disk
 from trainers.checkpointing import manifest as manifests
 from trainers.checkpointing import store
 
@@ -90,22 +90,12 @@ def test_fault_3_a_disk_that_is_full_for_some_ranks_fails_the_save_on_all_and_th
     assert verifies(tmp_path / "c" / "step-00000001") and verifies(tmp_path / "c" / "step-00000004")
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], capture_output=True, check=False)
-    if made.returncode:
-        pytest.skip("mounting needs root; the limit on file sizes above is the ordinary user's form")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
-
-
-def test_fault_3_a_full_file_system_costs_one_checkpoint_and_leaves_nothing_behind(ranks: Any, small_disk: Path) -> None:
-    results = ranks.run(2, "full_tmpfs", small_disk / "c", filler=str(small_disk / "filler"), rows=2000)
-    old = ["step-00000001"]
-    assert results == [[[0, 1, old], [1, 1, old], [0, 3, [*old, "step-00000003"]]]] * 2
-    assert [result["step"] for result in ranks.run(2, "load", small_disk / "c", rows=2000)] == [3, 3]
+def test_fault_3_a_full_file_system_costs_one_checkpoint_and_leaves_nothing_behind(ranks: Any, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        results = ranks.run(2, "full_tmpfs", disk.path / "c", filler=str(disk.path / "filler"), rows=2000)
+        old = ["step-00000001"]
+        assert results == [[[0, 1, old], [1, 1, old], [0, 3, [*old, "step-00000003"]]]] * 2
+        assert [result["step"] for result in ranks.run(2, "load", disk.path / "c", rows=2000)] == [3, 3]
 
 
 def test_fault_13_death_with_a_save_in_flight_leaves_only_whole_checkpoints(ranks: Any, tmp_path: Path) -> None:
