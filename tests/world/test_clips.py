@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
+from tests.support.rows import row
 from tests.support.trainers.clip_files import finish, rows, write_clip
 from tests.support.trainers.ffmpeg_program import ffmpeg, make, shown
 from tests.support.trainers.mp4_boxes import ONE, with_edits, with_matrix
-from tests.support.world import row
 from trainers.models.codecs.shapes import ShapesCodec
 from trainers.preprocessing.clips import fit
 

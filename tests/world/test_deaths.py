@@ -13,7 +13,7 @@ import torch
 from tests.integration.slurm.cluster import SlurmCluster
 from tests.integration.slurm.cluster_files import can_limit_memory, missing_programs
 from tests.support.launcher import RECIPE, Workspace, metrics
-from tests.support.world import row
+from tests.support.rows import fault, row
 
 
 def told(workspace: Workspace, name: str, state: str = "failed") -> str:
@@ -59,6 +59,7 @@ def test_a_line_of_setup_that_fails_ends_the_job_once_with_the_line_and_its_code
     assert line in workspace.status(name)["reason"], "what it was is still known"
 
 
+@fault("34", "a python that is not there, or is no python")
 @row("-", "the interpreter deleted; a bad cluster.python")
 @pytest.mark.parametrize(
     ("python", "words"),
@@ -159,6 +160,7 @@ def test_the_next_attempt_stays_away_from_a_node_without_its_gpus(gpus: Workspac
     assert first["nodes"] == first["excluded"] != second["nodes"]
 
 
+@fault("35", "--mem 60M, a control group of version 1")
 @row("-", "--mem 60M: the agent itself killed by its cgroup")
 @pytest.mark.long
 @pytest.mark.skipif(bool(missing_programs()) or not can_limit_memory(), reason="needs Slurm, and control groups that may be made")

@@ -13,7 +13,7 @@ from fvlaunch.schedulers.python_processes import module_command
 from tests.support.foreign_modules import ForeignModules
 from tests.support.launcher import Workspace, metrics
 from tests.support.paths import ROOT
-from tests.support.world import row
+from tests.support.rows import row
 
 METHOD = """
 import helper

@@ -11,9 +11,9 @@ import av
 import numpy as np
 import pytest
 
+from tests.support.rows import row
 from tests.support.trainers.clip_files import Job, finish, rows, write_clip
 from tests.support.trainers.stored import config, part, run, write
-from tests.support.world import row
 from trainers.errors import UserError
 from trainers.sources import prompt_files
 

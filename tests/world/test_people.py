@@ -15,8 +15,8 @@ import pytest
 from fvlaunch.runs.directory import create
 from tests.support.launcher import Workspace
 from tests.support.records import record
+from tests.support.rows import row
 from tests.support.stored_runs import unpack
-from tests.support.world import row
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from tests.integration.slurm import accounting
 from tests.integration.slurm.cluster import SlurmCluster, missing_programs
 from tests.integration.slurm.stubs import Quick, sleeping, sleeping_profile
 from tests.support.launcher import RECIPE, Workspace
-from tests.support.world import row
+from tests.support.rows import row
 
 SHORT = "PartitionName=short Nodes=127.0.0.11 MaxTime=5 State=UP"
 PROFILE = {"partition": "low", "cpus-per-task": 1, "mem": "1000", "time": "00:10:00"}

@@ -17,8 +17,8 @@ from tests.support.launcher import RECIPE, Workspace
 from tests.support.parquet import write_samples
 from tests.support.paths import ROOT
 from tests.support.profiles import Call, caller_beside_a_profile
+from tests.support.rows import row
 from tests.support.trainers.clip_files import write_merged
-from tests.support.world import row
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from tests.support.paths import ROOT
 FOLDER = ROOT / "tests/world"
 MADE = """
 import pytest
-from tests.support.world import row
+from tests.support.rows import row
 
 @row("2", "what holds")
 def test_first():
@@ -45,7 +45,7 @@ def test_every_test_of_the_world_names_its_row() -> None:
         if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
         if not any(ast.unparse(decorator).startswith("row(") for decorator in node.decorator_list)
     ]
-    assert nameless == [], "mark it with row() of tests/support/world.py"
+    assert nameless == [], "mark it with row() of tests/support/rows.py"
 
 
 @pytest.mark.parametrize("arguments", [[], ["-n", "2"]], ids=["alone", "workers"])

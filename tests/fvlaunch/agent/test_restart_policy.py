@@ -9,6 +9,7 @@ import pytest
 from fvlaunch.agent.restart_policy import Action, bad_nodes, decide, may_start
 from fvlaunch.config.schema import Limits
 from fvlaunch.runs.attempts import Attempt, Cause, Failure
+from tests.support.rows import fault
 
 LIMITS = Limits()
 
@@ -76,6 +77,7 @@ def test_crashes_and_out_of_memory_have_budgets_of_their_own() -> None:
     assert after(*mixed).action is Action.RESTART
 
 
+@fault("24", "the policy alone: interrupted starts without a step")
 def test_endless_preemption_at_start_up_ends_the_run() -> None:
     attempts = [attempt(n, Cause.PREEMPTION, None) for n in range(1, 21)]
     assert may_start(attempts[:19], LIMITS, 1) is None

@@ -10,6 +10,7 @@ import pytest
 
 from fvlaunch.runs.directory import Run
 from tests.support.commands import Call, make_run, nothing_made, refused, write
+from tests.support.rows import fault
 
 pytestmark = pytest.mark.usefixtures("folder")
 
@@ -54,6 +55,7 @@ def test_logs_of_a_run_that_never_ran_say_so(call: Call, finished: Run) -> None:
     assert (answer.code, answer.out) == (0, "") and "old has no log: nothing of it has run yet; fvlaunch status old says why" in answer.err
 
 
+@fault("18", "resume of a run whose job runs")
 def test_a_running_run_is_not_resumed(call: Call, finished: Run) -> None:
     from fvlaunch.schedulers.local_process import host_identity, local_job_id
 

@@ -17,6 +17,7 @@ from fvlaunch.cli import app
 from fvlaunch.runs.directory import Run, create
 from fvlaunch.runs.pipeline_directory import Pipeline, PipelineRecord, StageRecord
 from tests.support.records import finished_record
+from tests.support.rows import fault
 
 RECORD = finished_record("good", ranks=8)
 
@@ -67,6 +68,7 @@ KINDS: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
+@fault("H8", "run.json broken in each way")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("command", [("status",), ("list", "runs"), ("status", "--all", "--attempts")])
 def test_a_broken_run_is_one_line_and_the_others_are_shown(folder: Path, kind: str, command: tuple[str, ...]) -> None:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from fvlaunch.config import strict_yaml
 from fvlaunch.errors import ConfigError, Place, render
+from tests.support.rows import fault
 
 SCALARS = [
     ("12:30:00", "12:30:00"),
@@ -96,6 +97,7 @@ REFUSED = [
 ]
 
 
+@fault("H3", "doubled keys, times, tags, control characters, depth")
 @pytest.mark.parametrize(("text", "line", "message"), REFUSED)
 def test_what_is_not_plain_is_refused_with_its_line(tmp_path: Path, text: str, line: int, message: str) -> None:
     path = tmp_path / "f.yaml"
@@ -120,6 +122,7 @@ def test_a_few_aliases_are_fine_and_their_values_shared() -> None:
     assert strict_yaml.parse("a: &x {b: [1]}\nc: *x\n", "f").plain == {"a": {"b": [1]}, "c": {"b": [1]}}
 
 
+@fault("H3", "an alias bomb")
 def test_an_alias_bomb_is_refused_at_once() -> None:
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 10)]
@@ -144,6 +147,7 @@ def test_a_large_file_is_refused_unread(tmp_path: Path) -> None:
 NONSENSE = ["[" * 999_999, "a: " + "{" * 900_000, "- " * 450_000, "? " * 450_000, "a: [" + "1, " * 330_000, "&a " * 300_000]
 
 
+@fault("H3", "a megabyte of brackets")
 @pytest.mark.parametrize("text", NONSENSE)
 def test_a_megabyte_of_nonsense_is_refused_within_a_second(text: str) -> None:
     start = time.process_time()
@@ -152,6 +156,7 @@ def test_a_megabyte_of_nonsense_is_refused_within_a_second(text: str) -> None:
     assert time.process_time() - start < 1
 
 
+@fault("H3", "memory of such files")
 def test_nonsense_takes_less_than_200_mb(tmp_path: Path) -> None:
     program = """
 import sys

@@ -21,6 +21,7 @@ from fvlaunch.errors import ConfigError, FvlaunchError, Place
 from fvlaunch.lifecycle import job_specs
 from fvlaunch.planning.plan import Plan, make_plan
 from fvlaunch.runs.directory import Run
+from tests.support.rows import Figures, fault
 
 TOKEN = "0123456789abcdef"
 PIECES = (
@@ -112,22 +113,27 @@ def trial(folder: Path, rng: random.Random) -> tuple[int, int]:
     return len(values) - len(refused), len(refused)
 
 
-def trials(folder: Path, num_values: int, seed: int) -> None:
+def trials(folder: Path, num_values: int, seed: int, figure: Figures) -> None:
     rng, whole, refused = random.Random(seed), 0, 0
     while whole + refused < num_values:
         arrived, not_taken = trial(folder, rng)
         whole, refused = whole + arrived, refused + not_taken
     assert not list(folder.parent.rglob("CANARY*"))
     assert min(whole, refused) > num_values / 10  # a test that refuses all, or nothing, shows nothing
+    figure.count("refused, or arrived whole and ran nothing", whole + refused, whole + refused)
 
 
-def test_hundreds_of_hostile_values_run_nothing(folder: Path) -> None:
-    trials(folder, 400, seed=1)
+@fault("H1", "values of every key of the batch script, rendered and run")
+@fault("H2", "the same values, those that may be written")
+def test_hundreds_of_hostile_values_run_nothing(folder: Path, figure: Figures) -> None:
+    trials(folder, 400, 1, figure)
 
 
+@fault("H1", "values of every key of the batch script, rendered and run")
+@fault("H2", "the same values, those that may be written")
 @pytest.mark.long
-def test_ten_thousand_hostile_values_run_nothing(folder: Path) -> None:
-    trials(folder, 10_000, seed=2)
+def test_ten_thousand_hostile_values_run_nothing(folder: Path, figure: Figures) -> None:
+    trials(folder, 10_000, 2, figure)
 
 
 def test_the_canary_is_one(folder: Path) -> None:
@@ -136,12 +142,14 @@ def test_the_canary_is_one(folder: Path) -> None:
     assert list(folder.parent.rglob("CANARY*"))
 
 
+@fault("H6", "names of runs")
 @pytest.mark.parametrize("name", ["", "..", "../x", "a/b", "/abs", "-rf", "a b", "a\nb", "a%j", "$(x)", "é", "a" * 200, ".hidden", "a;b"])
 def test_a_run_cannot_be_called_what_is_no_plain_name(name: str) -> None:
     with pytest.raises(ValueError):
         check_run_name(name)
 
 
+@fault("H6", "symlinks and `..` in recipes and extends")
 def test_a_link_that_leads_out_of_a_folder_of_recipes_is_refused(folder: Path) -> None:
     outside = folder.parent / "outside.yaml"
     outside.write_text("extends: base/shapes\n")
@@ -154,6 +162,7 @@ def test_a_link_that_leads_out_of_a_folder_of_recipes_is_refused(folder: Path) -
         compose("up", "local", cwd=folder)
 
 
+@fault("H8", "python, srun_args and slurm of a run.yaml")
 @pytest.mark.parametrize(
     ("key", "value"),
     [

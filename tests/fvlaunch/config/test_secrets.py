@@ -11,6 +11,7 @@ import yaml
 from fvlaunch.cli import app
 from fvlaunch.config import secrets as secret_values
 from fvlaunch.errors import FvlaunchError
+from tests.support.rows import fault
 
 CANARY = "cafe-0123456789-canary"
 
@@ -72,6 +73,7 @@ def test_text_and_files_lose_the_value_and_nothing_else(tmp_path: Path) -> None:
         secret_values.mask(tmp_path / other, secrets)
 
 
+@fault("H5", "a run that is prepared, shown and planned")
 @pytest.mark.parametrize("how", ["environment", "file"])
 def test_a_canary_is_in_no_file_of_a_prepared_run_and_in_nothing_that_is_printed(
     how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -28,6 +28,7 @@ from fvlaunch.schedulers.slurm import submission as slurm_submission
 from fvlaunch.schedulers.slurm.batch_script import sbatch_options
 from tests.support.paths import ROOT
 from tests.support.plans import CLUSTER, RECIPE, TOKEN, make, script_of
+from tests.support.rows import fault
 
 GOLDEN = Path(__file__).with_name("golden") / "batch_script.sh"
 REFRESH = "FVLAUNCH_REFRESH_GOLDEN=1 python -m pytest tests/fvlaunch/lifecycle/test_submit.py -k golden"
@@ -248,6 +249,7 @@ def test_where_squeue_does_not_answer_either_nothing_is_concluded(tmp_path: Path
     assert registry.known()[0].record().state == "submitting"
 
 
+@fault("20", "Ctrl-C while sbatch takes a new job")
 def test_ctrl_c_during_sbatch_keeps_the_job_that_was_taken(tmp_path: Path, slurm: Slurm) -> None:
     slurm.answers('take "$2"; kill -INT $PPID; sleep 1; echo 4711')
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # tests started in the background ignore it
@@ -260,6 +262,7 @@ def test_ctrl_c_during_sbatch_keeps_the_job_that_was_taken(tmp_path: Path, slurm
     assert (run.record().job_id, run.record().state) == ("4711", "submitted")
 
 
+@fault("20", "Ctrl-C while sbatch takes a resumed job")
 def test_ctrl_c_while_sbatch_takes_a_resumed_job_keeps_that_job_too(tmp_path: Path, slurm: Slurm) -> None:
     plan = make(tmp_path / "runs")
     run = submit(plan)

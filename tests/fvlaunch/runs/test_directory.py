@@ -16,6 +16,7 @@ from fvlaunch.runs.attempts import Cause, read_attempts
 from fvlaunch.runs.directory import Record, Run, create
 from fvlaunch.runs.run_names import find
 from tests.support.records import record
+from tests.support.rows import fault
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +52,7 @@ def test_an_unwritable_runs_folder_is_one_clear_error(tmp_path: Path) -> None:
         create(tmp_path / "file" / "a", record())
 
 
+@fault("23", "events.jsonl with a cut line in it")
 def test_a_line_cut_by_a_dying_writer_costs_only_itself(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     append_line(path, {"n": 1})

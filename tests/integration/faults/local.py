@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import fcntl
+import itertools
 import json
 import os
 import pty
@@ -17,6 +18,7 @@ import signal
 import subprocess
 import sys
 import termios
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +104,11 @@ def shard_digests(run: Path, step: int) -> dict[str, str]:
 
 def folder(run: Path, step: int) -> Path:
     return run / "checkpoints" / f"step-{step:08d}"
+
+
+def steps_lost(attempts: Sequence[Mapping[str, Any]]) -> int:
+    """Return the most steps that an attempt had to make again."""
+    return max(int(before["step_to"]) - int(after["step_from"]) for before, after in itertools.pairwise(attempts))
 
 
 def saved_steps(run: Path) -> list[int]:

@@ -1,4 +1,4 @@
-"""Faults 2, 3, 13, 21 and 29 of checkpoints: real ranks, damaged files, full disks, deaths. Each test prints its figure."""
+"""What is done to checkpoints: real ranks, damaged files, full disks, deaths, attempts that wake up late."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.support.paths import ROOT
+from tests.support.rows import Figures, fault
 from tests.support.small_disk import small_disk
 from trainers.checkpointing import manifest as manifests
 from trainers.checkpointing import store
@@ -60,7 +61,8 @@ def random_damages(number: int) -> list[list[list[Any]]]:
     return damages
 
 
-def test_fault_2_the_newest_sound_checkpoint_is_loaded_and_the_damaged_are_named(ranks: Any, tmp_path: Path) -> None:
+@fault("2", "each kind of damage to each file, on two ranks")
+def test_the_newest_sound_checkpoint_is_loaded_and_the_damaged_are_named(ranks: Any, tmp_path: Path, figure: Figures) -> None:
     ranks.run(2, "save", tmp_path / "c", steps=[1, 2, 3])
     damages = random_damages(24)
     results = ranks.run(2, "damage", tmp_path / "c", damages=damages)
@@ -73,11 +75,12 @@ def test_fault_2_the_newest_sound_checkpoint_is_loaded_and_the_damaged_are_named
         assert first["folders"] == folders, targets
         assert len(first["warnings"]) == len(hit) and all(targets[0][1] in first["warnings"][0] for _ in hit), first["warnings"]
         right += 1
-    print(f"fault 2: {right} of {len(damages)} damaged checkpoints found, the newest sound one loaded")
+    figure.count("found, the newest sound one loaded", right, len(damages))
 
 
+@fault("3", "a limit on file sizes for some of two ranks")
 @pytest.mark.parametrize("broken_ranks", [[0], [1], [0, 1]])
-def test_fault_3_a_disk_that_is_full_for_some_ranks_fails_the_save_on_all_and_the_next_works(
+def test_a_disk_that_is_full_for_some_ranks_fails_the_save_on_all_and_the_next_works(
     ranks: Any, tmp_path: Path, broken_ranks: list[int]
 ) -> None:
     (tmp_path / "c").mkdir()
@@ -90,7 +93,8 @@ def test_fault_3_a_disk_that_is_full_for_some_ranks_fails_the_save_on_all_and_th
     assert verifies(tmp_path / "c" / "step-00000001") and verifies(tmp_path / "c" / "step-00000004")
 
 
-def test_fault_3_a_full_file_system_costs_one_checkpoint_and_leaves_nothing_behind(ranks: Any, tmp_path: Path) -> None:
+@fault("3", "a full tmpfs")
+def test_a_full_file_system_costs_one_checkpoint_and_leaves_nothing_behind(ranks: Any, tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk") as disk:
         results = ranks.run(2, "full_tmpfs", disk.path / "c", filler=str(disk.path / "filler"), rows=2000)
         old = ["step-00000001"]
@@ -98,7 +102,8 @@ def test_fault_3_a_full_file_system_costs_one_checkpoint_and_leaves_nothing_behi
         assert [result["step"] for result in ranks.run(2, "load", disk.path / "c", rows=2000)] == [3, 3]
 
 
-def test_fault_13_death_with_a_save_in_flight_leaves_only_whole_checkpoints(ranks: Any, tmp_path: Path) -> None:
+@fault("13", "SIGKILL to one or both of two ranks that save without end")
+def test_death_with_a_save_in_flight_leaves_only_whole_checkpoints(ranks: Any, tmp_path: Path, figure: Figures) -> None:
     dice, trials, right, in_flight, newest = random.Random(13), 8, 0, 0, 0
     for trial in range(trials):
         pids = ranks.start(2, "endless", tmp_path / "c", rows=40_000)
@@ -118,13 +123,12 @@ def test_fault_13_death_with_a_save_in_flight_leaves_only_whole_checkpoints(rank
     loaded = ranks.run(2, "load", tmp_path / "c", rows=40_000)
     assert [(result["step"], result["equal"]) for result in loaded] == [(newest, True)] * 2
     assert not [name for name in names(tmp_path / "c") if name.startswith(".")]
-    print(f"fault 13: {right} of {trials} deaths ({in_flight} with a save in flight) left only whole checkpoints")
+    figure.count(f"only whole checkpoints left ({in_flight} with a save in flight)", right, trials)
 
 
+@fault("21", "a manifest, or a shard, that may not be deleted")
 @pytest.mark.parametrize("kind", ["manifest", "shards"])
-def test_fault_21_a_checkpoint_that_cannot_be_deleted_costs_one_place_on_the_disk_and_a_warning(
-    ranks: Any, tmp_path: Path, kind: str
-) -> None:
+def test_a_checkpoint_that_cannot_be_deleted_costs_one_place_on_the_disk_and_a_warning(ranks: Any, tmp_path: Path, kind: str) -> None:
     results = ranks.run(2, "undeletable", tmp_path, steps=[1, 2, 3, 4, 5], stuck=1, kind=kind)
     assert [result["failed"] for result in results] == [0, 0]
     held = [len(seen) for seen in results[0]["seen"]]
@@ -134,10 +138,9 @@ def test_fault_21_a_checkpoint_that_cannot_be_deleted_costs_one_place_on_the_dis
     assert verifies(tmp_path / "step-00000005") and verifies(tmp_path / "step-00000006")
 
 
+@fault("29", "SIGSTOP just before the rename of a checkpoint")
 @pytest.mark.parametrize("successor_saves", [True, False])
-def test_fault_29_an_attempt_that_slept_through_its_successors_start_publishes_nothing(
-    ranks: Any, tmp_path: Path, successor_saves: bool
-) -> None:
+def test_an_attempt_that_slept_through_its_successors_start_publishes_nothing(ranks: Any, tmp_path: Path, successor_saves: bool) -> None:
     """The old one is stopped when only the rename is left to do; the new one saves the same step, or has not got there yet."""
     current, hold, directory = tmp_path / "attempt.json", tmp_path / "hold", tmp_path / "c"
     current.write_text('{"generation": 1, "attempt": 1}')

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from tests.integration.faults.conftest import Figure
 from tests.integration.faults.local import LocalRuns, kill, shard_digests
 from tests.support.launcher import losses
 from tests.support.paths import SHAPES_TEACHER
+from tests.support.rows import Figures, fault
 
 STEPS = 20
 
@@ -40,9 +40,10 @@ def teacher(local: LocalRuns) -> None:
         shutil.copytree(SHAPES_TEACHER, local.folder / "models" / name)
 
 
+@fault("1", "SIGKILL to a distillation: self-forcing, dmd2, two experts")
 @pytest.mark.long
 @pytest.mark.parametrize("method", ["self-forcing", "dmd2", "self-forcing-a14b"])
-def test_a_killed_distillation_ends_bitwise(local: LocalRuns, figure: Figure, method: str) -> None:
+def test_a_killed_distillation_ends_bitwise(local: LocalRuns, figure: Figures, method: str) -> None:
     local.write(f"templates/recipes/small-{method}.yaml", recipe(method))
     target = random.Random(method).randrange(6, STEPS // 2)  # such steps are slow: it is not over before the rank is killed
     local.submit(f"{method}-whole", recipe=f"small-{method}", cluster="local")
@@ -55,4 +56,4 @@ def test_a_killed_distillation_ends_bitwise(local: LocalRuns, figure: Figure, me
     one, other = (local.runs / f"{method}-{how}" for how in ("whole", "killed"))
     assert losses(one) == losses(other) and [step for step, _ in losses(one)] == list(range(1, STEPS + 1))
     assert shard_digests(one, STEPS) == shard_digests(other, STEPS)
-    figure("1", f"local: {method} killed at about step {target}, bitwise", 1, 1)
+    figure.count("bitwise", 1, 1)

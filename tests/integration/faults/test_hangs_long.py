@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.integration.faults.conftest import Figure
-from tests.integration.faults.local import LocalRuns
+from tests.integration.faults.local import EVERY, LocalRuns, steps_lost
+from tests.support.rows import Figures, fault
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
@@ -40,8 +40,9 @@ class Stuck(FineTuneMethod):
 '''
 
 
+@fault("9", "a rank sleeps, or waits for a lock, in the user's own method")
 @pytest.mark.parametrize("how", ["sleep", "lock"])
-def test_a_rank_that_hangs_in_its_own_code_is_named_with_the_line_it_hangs_in(local: LocalRuns, figure: Figure, how: str) -> None:
+def test_a_rank_that_hangs_in_its_own_code_is_named_with_the_line_it_hangs_in(local: LocalRuns, figure: Figures, how: str) -> None:
     local.write("stuck.py", STUCK)
     local.write("templates/recipes/stuck.yaml", {"extends": "tiny", "train": {"method": {"kind": "./stuck.py:Stuck", "how": how}}})
     local.submit(f"stuck-{how}", recipe="stuck", cluster="strict")
@@ -53,4 +54,5 @@ def test_a_rank_that_hangs_in_its_own_code_is_named_with_the_line_it_hangs_in(lo
     assert failure["lines"][0].startswith("Current thread") and "in wait_for_ever" in failure["lines"][1]
     assert "in wait_for_ever" in local.log(f"stuck-{how}", 1, 1) and "most recent call first" in local.log(f"stuck-{how}", 1, 0)
     assert 0 <= first["step_to"] - last["step_from"] <= 10
-    figure("9", f"local: a rank hangs in its own code ({how}), found, named with its line, the run goes on", 1, 1)
+    figure.count("found, named with its line, gone on", 1, 1)
+    figure.most("steps lost", steps_lost([first, last]), EVERY)

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.faults.conftest import Figure
 from tests.integration.faults.local import (
     EVERY,
     STEPS,
@@ -26,9 +25,11 @@ from tests.integration.faults.local import (
     kill,
     last_step,
     saved_steps,
+    steps_lost,
 )
 from tests.integration.faults.storms import storm
 from tests.support.launcher import losses, metrics
+from tests.support.rows import Figures, fault
 
 SEED = 20
 SHORT = 2 * EVERY
@@ -48,7 +49,8 @@ def copied(local: LocalRuns, trained: Path, name: str) -> Path:
     return Path(shutil.copytree(trained, local.runs / name))
 
 
-def test_closing_the_terminal_and_killing_the_agent_lose_nothing(local: LocalRuns, figure: Figure) -> None:
+@fault("28", "SIGKILL to the agent of a local run")
+def test_closing_the_terminal_and_killing_the_agent_lose_nothing(local: LocalRuns, figure: Figures) -> None:
     terminal = Terminal(local, "submit", "gated", "--cluster", "here", "--name", "chain", "--ranks", "1", "--wait")
     local.until(lambda: terminal.shows("chain") and (local.runs / "chain").exists(), "the terminal shows the run")
     local.gate("chain").reach(3)
@@ -61,7 +63,7 @@ def test_closing_the_terminal_and_killing_the_agent_lose_nothing(local: LocalRun
     status = local.status("chain")
     assert "fvlaunch resume chain" in status["reason"], status
     assert local.call("wait", "chain", check=False).returncode == 1
-    figure("28", "local: agent killed, no rank left behind, shown as lost", 1, 1)
+    figure.count("no rank left, shown as lost", 1, 1)
 
 
 def test_sigterm_to_the_agent_saves_and_stops(local: LocalRuns) -> None:
@@ -73,7 +75,8 @@ def test_sigterm_to_the_agent_saves_and_stops(local: LocalRuns) -> None:
     assert status["last_checkpoint_step"] == status["step"] == last_step(local.runs / "signalled") == 16
 
 
-def test_a_flipped_byte_costs_one_checkpoint_and_not_the_run(local: LocalRuns, trained: Path, figure: Figure) -> None:
+@fault("2", "a bit of a local run's newest checkpoint flipped")
+def test_a_flipped_byte_costs_one_checkpoint_and_not_the_run(local: LocalRuns, trained: Path, figure: Figures) -> None:
     run = copied(local, trained, "flipped")
     flip_a_byte(folder(run, SHORT), random.Random(SEED))
     former = (run / "run.yaml").read_text()
@@ -85,10 +88,11 @@ def test_a_flipped_byte_costs_one_checkpoint_and_not_the_run(local: LocalRuns, t
     assert local.attempts("flipped")[-1]["step_from"] == EVERY
     assert (status["step"], status["last_checkpoint_step"]) == (40, 40)
     assert [line["step"] for line in metrics(run)] == list(range(1, 41))
-    figure("2", "local: byte flipped in the newest checkpoint, the older one used", 1, 1)
+    figure.count("found, the older one used", 1, 1)
 
 
-def test_a_changed_model_at_resume_ends_with_the_mismatched_keys(local: LocalRuns, trained: Path, figure: Figure) -> None:
+@fault("31", "num_layers changed in run.yaml")
+def test_a_changed_model_at_resume_ends_with_the_mismatched_keys(local: LocalRuns, trained: Path, figure: Figures) -> None:
     changed = copied(local, trained, "changed")
     text = (changed / "run.yaml").read_text()
     (changed / "run.yaml").write_text(re.sub(r"num_layers: 1\b", "num_layers: 2", text))
@@ -99,10 +103,11 @@ def test_a_changed_model_at_resume_ends_with_the_mismatched_keys(local: LocalRun
     assert local.attempts("changed")[-1]["cause"] == "no_restart"
     assert condemned(changed) == [] and saved_steps(changed) == saved_steps(trained)
     assert losses(changed) == losses(trained)
-    figure("31", "local: model changed at resume, told by its keys, nothing condemned", 1, 1)
+    figure.count("told by its keys, nothing condemned", 1, 1)
 
 
-def test_a_run_whose_checkpoints_are_all_damaged_never_starts_again_silently(local: LocalRuns, trained: Path, figure: Figure) -> None:
+@fault("2", "a bit of each checkpoint of a local run flipped")
+def test_a_run_whose_checkpoints_are_all_damaged_never_starts_again_silently(local: LocalRuns, trained: Path, figure: Figures) -> None:
     broken = copied(local, trained, "broken")
     for step in saved_steps(broken):
         flip_a_byte(folder(broken, step), random.Random(step))
@@ -113,11 +118,12 @@ def test_a_run_whose_checkpoints_are_all_damaged_never_starts_again_silently(loc
     assert condemned(broken) == [f"step-{step:08d}.bad" for step in (EVERY, SHORT)]
     assert saved_steps(broken) == []
     assert losses(broken) == losses(trained)
-    figure("2", "local: all checkpoints damaged, ended with the reason", 1, 1)
+    figure.count("found, ended with the reason", 1, 1)
 
 
+@fault("1", "one run: its agent killed, signalled, its checkpoint damaged, stopped, trained on")
 @pytest.mark.long
-def test_a_run_that_is_killed_signalled_damaged_stopped_and_trained_on_ends_bitwise(local: LocalRuns, figure: Figure) -> None:
+def test_a_run_that_is_killed_signalled_damaged_stopped_and_trained_on_ends_bitwise(local: LocalRuns, figure: Figures) -> None:
     run, gate = local.submit("hard", "--ranks", "1", "--set", "train.max_steps=40", recipe="gated"), local.gate("hard")
     gate.reach(12)
     kill(local.agent_pid("hard"))
@@ -143,10 +149,11 @@ def test_a_run_that_is_killed_signalled_damaged_stopped_and_trained_on_ends_bitw
     local.call("resume", "hard")
     local.ended_as("hard", local.undisturbed("alone", "--ranks", "1"))
     assert [a["cause"] for a in local.attempts("hard")] == ["interrupted", "stopped", "finished", "stopped", "finished"]
-    figure("1", "local: agent killed, signalled, checkpoint damaged, stopped, trained on: bitwise", 1, 1)
+    figure.count("bitwise", 5, 5)
 
 
-def test_the_same_crash_at_each_start_ends_the_run_and_names_it(local: LocalRuns, figure: Figure) -> None:
+@fault("11", "an exception at step 4 of each attempt")
+def test_the_same_crash_at_each_start_ends_the_run_and_names_it(local: LocalRuns, figure: Figures) -> None:
     local.submit("boom", "--ranks", "1", "--set", "train.method.raise_at=4", recipe="gated")
     local.gate("boom").open()
     status = local.over("boom", "failed")
@@ -156,7 +163,7 @@ def test_the_same_crash_at_each_start_ends_the_run_and_names_it(local: LocalRuns
     for words in ("3 starts in a row failed without a new step", "rank 0 on ", "at step 3", "ValueError: boom at iteration 4"):
         assert words in status["reason"] and words in told, (words, told)
     assert "Traceback" in status["reason"] or "raise ValueError" in status["reason"], status["reason"]
-    figure("11", "local: the same crash at each start, ended after 3 without a new step", 1, 1)
+    figure.most("starts without a new step", len(attempts) - 1, 3)
 
 
 def test_a_command_line_returns_before_its_run_ends_and_detaches_at_ctrl_c(local: LocalRuns) -> None:
@@ -173,7 +180,8 @@ def test_a_command_line_returns_before_its_run_ends_and_detaches_at_ctrl_c(local
     local.call("cancel", "seen")
 
 
-def test_five_random_kills_of_a_rank_end_bitwise(local: LocalRuns, reference: Path, figure: Figure) -> None:
+@fault("1", "SIGKILL to one of two ranks at random, also while saving")
+def test_five_random_kills_of_a_rank_end_bitwise(local: LocalRuns, reference: Path, figure: Figures) -> None:
     """On two ranks, one kill while a checkpoint is written."""
     local.submit("storm", recipe="gated")
     victims = storm(local, "storm", random.Random(SEED), kills=5, ranks=2, during_save={2})
@@ -181,4 +189,5 @@ def test_five_random_kills_of_a_rank_end_bitwise(local: LocalRuns, reference: Pa
     *killed, last = local.attempts("storm")
     assert ([a["cause"] for a in killed], last["cause"]) == (["crash"] * 5, "finished")
     assert [(a["failure"]["rank"], a["failure"]["what"]) for a in killed] == [(v, "killed by SIGKILL") for v in victims]
-    figure("1", "local: one of two ranks killed at random, bitwise", 5, 5)
+    figure.count("bitwise", 5, 5)
+    figure.most("steps lost", steps_lost([*killed, last]), EVERY)

@@ -9,6 +9,7 @@ import pytest
 
 from fvlaunch.config import secrets as secret_values
 from tests.support.launcher import LIMITS, Workspace
+from tests.support.rows import fault
 
 CANARY = "cafe-9876543210-canary"
 LEAKY = """
@@ -23,6 +24,7 @@ class Leaky(FineTuneMethod):
 """
 
 
+@fault("H5", "a rank prints its environment and dies of an error with the secret in it")
 def test_a_canary_is_in_no_file_under_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     workspace = Workspace(tmp_path, {key: value for key, value in os.environ.items() if key != "LAB_TOKEN"})
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))

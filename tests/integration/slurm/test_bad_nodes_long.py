@@ -7,6 +7,7 @@ import pytest
 from tests.integration.slurm.cluster import SlurmCluster
 from tests.integration.slurm.runs import causes, finished_as, job_of
 from tests.support.launcher import RECIPE, STRICT, Workspace, losses
+from tests.support.rows import fault
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
@@ -36,6 +37,7 @@ class BadNode(FineTuneMethod):
 '''
 
 
+@fault("8", "a node on which the run hangs twice")
 def test_a_run_leaves_the_node_on_which_it_hung_twice(workspace: Workspace, slurm: SlurmCluster) -> None:
     train = {**RECIPE["train"], "max_steps": 60, "checkpoint": {"every_steps": 10, "every_minutes": None}}
     workspace.write("bad_node.py", BAD_NODE)

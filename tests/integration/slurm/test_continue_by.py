@@ -11,6 +11,7 @@ import pytest
 from tests.integration.slurm.cluster import SlurmCluster, missing_programs
 from tests.integration.slurm.runs import causes
 from tests.support.launcher import Workspace, metrics
+from tests.support.rows import fault
 
 CUT = "PartitionName=cut Nodes=127.0.0.11 PriorityTier=1 PreemptMode=CANCEL GraceTime=20 MaxTime=INFINITE State=UP"
 SHORT = ("--ranks", "1", "--set", "train.max_steps=20")
@@ -44,6 +45,7 @@ def whole(runs: Workspace, name: str) -> None:
     assert [line["step"] for line in metrics(runs.runs / name)] == list(range(1, 21))
 
 
+@fault("4", "a preemption that cancels (continue_by: resubmit)")
 @pytest.mark.long
 def test_where_preemption_cancels_a_new_job_goes_on_with_the_same_run(site: SlurmCluster, runs: Workspace) -> None:
     runs.submit("cut", *SHORT, "--begin", "now", recipe="gated", cluster="cut")
@@ -60,6 +62,7 @@ def test_where_preemption_cancels_a_new_job_goes_on_with_the_same_run(site: Slur
     whole(runs, "cut")
 
 
+@fault("27", "scancel where each life is a new job")
 @pytest.mark.long
 def test_a_scancelled_run_is_not_submitted_again(site: SlurmCluster, runs: Workspace) -> None:
     runs.submit("ended", *SHORT, recipe="gated", cluster="cut")
@@ -69,6 +72,7 @@ def test_a_scancelled_run_is_not_submitted_again(site: SlurmCluster, runs: Works
     runs.until(lambda: site.jobs() == [], "no job is left")
 
 
+@fault("26", "no program of Slurm on the node, and a preemption")
 @pytest.mark.long
 def test_without_scontrol_on_the_node_the_batch_script_requeues(site: SlurmCluster, runs: Workspace) -> None:
     runs.submit("bare", *SHORT, recipe="gated", cluster="bare")

@@ -15,6 +15,7 @@ from tests.integration.slurm.cluster import SlurmCluster
 from tests.integration.slurm.runs import causes, finished_as, job_of
 from tests.support.gates import Gate
 from tests.support.launcher import Workspace, agent_pids, losses, metrics, rank_pids
+from tests.support.rows import fault
 
 STEPS, EVERY = 40, 10
 """Steps, and steps between checkpoints."""
@@ -46,6 +47,7 @@ def ends(workspace: Workspace, slurm: SlurmCluster, gate: Gate, reference: Refer
     assert slurm.wait_state(job_of(workspace, gate.name), {"COMPLETED"}) == "COMPLETED"  # exit code 0 only when the run is finished
 
 
+@fault("4", "a requeue by an administrator, on two nodes")
 def test_a_requeue_by_an_administrator_costs_no_step(workspace: Workspace, slurm: SlurmCluster, reference: Reference) -> None:
     job, gate = submit(workspace, "requeued")
     status = workspace.status("requeued")
@@ -58,6 +60,7 @@ def test_a_requeue_by_an_administrator_costs_no_step(workspace: Workspace, slurm
     ends(workspace, slurm, gate, reference)
 
 
+@fault("4", "a preemption on two nodes")
 def test_a_preemption_costs_no_step(workspace: Workspace, slurm: SlurmCluster, reference: Reference) -> None:
     job, gate = submit(workspace, "preempted")
     slurm.preempt(job)
@@ -68,6 +71,7 @@ def test_a_preemption_costs_no_step(workspace: Workspace, slurm: SlurmCluster, r
     ends(workspace, slurm, gate, reference)
 
 
+@fault("8", "slurmd and all processes of one of two nodes killed")
 def test_a_lost_node_costs_what_was_not_saved(workspace: Workspace, slurm: SlurmCluster, reference: Reference) -> None:
     job, gate = submit(workspace, "bereft")
     gate.reach(EVERY + 5, ranks=2)
@@ -82,6 +86,7 @@ def test_a_lost_node_costs_what_was_not_saved(workspace: Workspace, slurm: Slurm
     ends(workspace, slurm, gate, reference)
 
 
+@fault("8", "one of two nodes set down")
 def test_a_node_set_down_gives_the_job_another_life(workspace: Workspace, slurm: SlurmCluster, reference: Reference) -> None:
     job, gate = submit(workspace, "waiting")
     slurm.node_down(slurm.nodes[1])
@@ -110,6 +115,7 @@ def test_stop_saves_ends_the_job_and_resume_makes_another(workspace: Workspace, 
     ends(workspace, slurm, gate, reference)
 
 
+@fault("1", "SIGKILL to a rank of a job on two nodes")
 def test_a_killed_rank_is_told_by_name(workspace: Workspace, slurm: SlurmCluster, reference: Reference) -> None:
     _, gate = submit(workspace, "wounded")
     os.kill(rank_pids(gate.run)[0], signal.SIGKILL)
@@ -121,6 +127,7 @@ def test_a_killed_rank_is_told_by_name(workspace: Workspace, slurm: SlurmCluster
     ends(workspace, slurm, gate, reference)
 
 
+@fault("28", "SIGKILL to the head agent on Slurm")
 def test_a_killed_head_takes_its_rank_with_it_and_the_batch_script_acts(
     workspace: Workspace, slurm: SlurmCluster, reference: Reference
 ) -> None:
@@ -133,6 +140,7 @@ def test_a_killed_head_takes_its_rank_with_it_and_the_batch_script_acts(
     ends(workspace, slurm, gate, reference)
 
 
+@fault("28", "SIGKILL to the follower on Slurm")
 @pytest.mark.long
 def test_a_killed_follower_takes_its_rank_with_it_and_the_head_notices(
     workspace: Workspace, slurm: SlurmCluster, reference: Reference

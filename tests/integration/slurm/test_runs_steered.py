@@ -12,10 +12,12 @@ from typing import Any
 from tests.integration.slurm.cluster import SlurmCluster
 from tests.integration.slurm.runs import finished_as, job_of
 from tests.support.launcher import LIMITS, Workspace, losses
+from tests.support.rows import fault
 
 SHORT = ("--ranks", "1", "--set", "train.max_steps=20")
 
 
+@fault("27", "scancel and `fvlaunch cancel` of running and waiting jobs")
 def test_scancel_and_cancel_end_running_and_waiting_runs_for_good(workspace: Workspace, slurm: SlurmCluster) -> None:
     for name in ("scancelled", "cancelled"):  # a node each
         workspace.submit(name, *SHORT, recipe="gated", cluster="real")
@@ -53,6 +55,7 @@ def test_a_time_limit_is_seen_coming_and_the_run_goes_on(workspace: Workspace, s
     assert last["step_from"] == before[-1]["step_to"]
 
 
+@fault("16", "the same through the command line")
 def test_a_lost_reply_of_sbatch_is_adopted_not_repeated(workspace: Workspace, slurm: SlurmCluster, tmp_path: Path) -> None:
     """A wrapper submits and then fails: exactly one job, and the run knows it."""
     wrapper = tmp_path / "sbatch"
@@ -75,6 +78,7 @@ def test_a_refused_submission_leaves_nothing_behind(workspace: Workspace, slurm:
     assert not (workspace.runs / "refused").exists()
 
 
+@fault("15", "slurmctld stopped; the command line")
 def test_without_slurmctld_status_tells_the_last_known_and_submit_leaves_no_doubt(workspace: Workspace, slurm: SlurmCluster) -> None:
     workspace.submit("unseen", "--begin", "now+1hour", cluster="real")
     began = time.monotonic()
@@ -95,6 +99,7 @@ def test_without_slurmctld_status_tells_the_last_known_and_submit_leaves_no_doub
     workspace.call("cancel", "unseen")
 
 
+@fault("17", "three command lines at once")
 def test_two_shells_resuming_one_run_make_one_job(workspace: Workspace, slurm: SlurmCluster) -> None:
     workspace.submit("raced", "--begin", "now+1hour", cluster="real")
     workspace.call("cancel", "raced")

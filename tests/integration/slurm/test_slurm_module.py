@@ -19,6 +19,7 @@ from fvlaunch.schedulers.slurm import site as slurm_site
 from tests.integration.slurm import processes
 from tests.integration.slurm.cluster import SlurmCluster
 from tests.support.paths import ROOT
+from tests.support.rows import fault
 
 Sightings = list[dict[str, Any]]
 
@@ -337,6 +338,7 @@ def test_a_surrounding_job_does_not_leak_into_a_call(slurm: SlurmCluster, monkey
 # --- no answer
 
 
+@fault("15", "slurmctld stopped; each question")
 def test_a_dead_controller_is_no_answer_whatever_is_asked(slurm: SlurmCluster) -> None:
     slurm.stop_ctld()
     try:

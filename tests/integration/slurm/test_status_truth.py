@@ -16,6 +16,7 @@ from tests.integration.slurm import accounting
 from tests.integration.slurm.cluster import SlurmCluster, missing_programs
 from tests.integration.slurm.stubs import Quick, sleeping, sleeping_profile
 from tests.support.launcher import Workspace
+from tests.support.rows import fault
 
 BARE = pytest.mark.parametrize("site", [False], indirect=True, ids=["without accounts"])
 """For what accounts make no difference to."""
@@ -124,6 +125,7 @@ def test_where_preemption_cancels_it_is_the_end_and_told_as_such(site: SlurmClus
     assert state == "stopped" and "fvlaunch resume cut" in reason
 
 
+@fault("26", "jobs that Slurm has forgotten, with and without accounts")
 def test_a_failed_and_a_cancelled_job_and_then_all_that_slurm_has_forgotten(site: SlurmCluster, runs: Workspace) -> None:
     """Two of each; only the first of them is looked at before Slurm forgets it."""
     jobs = {name: sleeping(runs, name, "--begin", "now+1hour", behave=behave)
@@ -166,6 +168,7 @@ def test_a_job_with_the_number_of_one_long_gone_is_not_taken_for_it(site: SlurmC
     site.cancel_all()
 
 
+@fault("15", "slurmctld stopped, and frozen")
 @BARE
 def test_without_slurmctld_the_last_known_and_its_age_within_five_seconds(site: SlurmCluster, runs: Workspace) -> None:
     job = sleeping(runs, "blind", "--begin", "now+1hour")
@@ -184,6 +187,7 @@ def test_without_slurmctld_the_last_known_and_its_age_within_five_seconds(site: 
     site.run("scancel", job)
 
 
+@fault("26", "slurmdbd stopped")
 @ACCOUNTED
 def test_without_slurmdbd_an_end_is_unknown_and_not_guessed(site: SlurmCluster, runs: Workspace) -> None:
     job = sleeping(runs, "unaccounted", "--begin", "now+1hour")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.rows import Figures, fault
 from trainers import files
 from trainers.checkpointing import manifest as manifests
 from trainers.checkpointing import store
@@ -68,7 +69,8 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert manifests.wrong_files(folder, manifest, manifest.files) == []
 
 
-def test_every_flipped_bit_of_a_manifest_is_noticed_or_harmless(tmp_path: Path) -> None:
+@fault("2", "a bit of each byte of a manifest flipped")
+def test_every_flipped_bit_of_a_manifest_is_noticed_or_harmless(tmp_path: Path, figure: Figures) -> None:
     """One bit in each byte: either the manifest is refused, or it says the same as before (spacing, a letter's case in \\u)."""
     folder = publish(tmp_path, 500)
     original, sound = manifests.read(folder), (folder / MANIFEST).read_bytes()
@@ -83,6 +85,7 @@ def test_every_flipped_bit_of_a_manifest_is_noticed_or_harmless(tmp_path: Path) 
         except (BadManifest, NewerFormat) as error:
             assert isinstance(error, BadManifest)
     assert harmless < len(sound) / 4
+    figure.count("refused, or meant the same", len(sound), len(sound))
 
 
 @pytest.mark.parametrize("text", ["", "null", "[]", "{}", '{"self": 1}', "[" * 100_000, '{"format": 1', "\x00" * 50])
@@ -186,7 +189,8 @@ def crash_at(number: int) -> Callable[[], None]:
     return context.undo
 
 
-def test_death_at_any_operation_leaves_a_whole_checkpoint_or_a_temporary_folder(tmp_path: Path) -> None:
+@fault("13", "death before each operation that publishes")
+def test_death_at_any_operation_leaves_a_whole_checkpoint_or_a_temporary_folder(tmp_path: Path, figure: Figures) -> None:
     points = 0
     for number in range(1, 40):
         directory = tmp_path / str(number)
@@ -205,9 +209,11 @@ def test_death_at_any_operation_leaves_a_whole_checkpoint_or_a_temporary_folder(
         store.remove_leftovers(directory)
         assert len(tree(directory)) == len(published)
     assert points >= 5  # mkdir, the manifest and its two fsyncs, rename, fsync of the parent
+    figure.count("only whole checkpoints left", points, points)
 
 
-def test_death_at_any_operation_of_pruning_never_leaves_something_that_looks_whole_and_is_not(tmp_path: Path) -> None:
+@fault("21", "death before each operation that prunes")
+def test_death_at_any_operation_of_pruning_never_leaves_something_that_looks_whole_and_is_not(tmp_path: Path, figure: Figures) -> None:
     points = 0
     for number in range(1, 40):
         directory = tmp_path / str(number)
@@ -227,6 +233,7 @@ def test_death_at_any_operation_of_pruning_never_leaves_something_that_looks_who
         assert store.prune(directory, keep_last=2, keep_every=None, protected=None) == []
         assert tree(directory) == ["step-00000200", "step-00000300"]  # what had begun is finished
     assert points >= 5
+    figure.count("nothing left that only looks whole", points, points)
 
 
 @pytest.mark.parametrize(

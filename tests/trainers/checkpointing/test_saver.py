@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING, Metadata
 
 from tests.support.paths import ROOT
+from tests.support.rows import fault
 from trainers.checkpointing import manifest as manifests
 from trainers.checkpointing import store
 from trainers.checkpointing.dcp_io import read_metadata
@@ -288,6 +289,7 @@ class Malicious:
         return os.system, (f"touch {os.environ['CANARY']}",)
 
 
+@fault("H4", "a .metadata that runs a program, its manifest agreeing")
 def test_a_malicious_index_runs_nothing(checkpointer: Checkpointer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Even with a manifest that agrees with it."""
     monkeypatch.setenv("CANARY", str(tmp_path / "canary"))

@@ -18,6 +18,7 @@ import safetensors.torch
 import torch
 
 from tests.support.paths import ROOT
+from tests.support.rows import Figures, fault
 from tests.support.trainers.stored import ONE_RANK, Row, config, indices, latents, part, rewrite, run, same, sample, write
 from trainers.data import parquet_rows, samples
 from trainers.data.batches import batches
@@ -181,6 +182,7 @@ BAD = [
 ]
 
 
+@fault("22", "rows of training data that are bad in each way")
 @pytest.mark.parametrize(("columns", "message"), BAD)
 def test_a_bad_row_is_replaced_by_another_one_and_told_once(data: Path, columns: Row, message: str) -> None:
     whole = run(config(data))
@@ -202,6 +204,7 @@ def test_the_replacement_depends_on_nothing_but_seed_and_place(data: Path) -> No
     assert len({found.usable((epoch, 6))[1] for epoch in range(20)}) > 3  # not always the same one
 
 
+@fault("22", "more bad rows than max_bad_share")
 def test_too_many_bad_rows_end_the_run(data: Path) -> None:
     path = rewrite(data, lambda row: {**row, "vae_latent_bytes": None})
     with pytest.raises(UserError, match=rf"1 of the \d+ rows read are bad, more than data.max_bad_share 0 .*{path}: row 2"):
@@ -233,8 +236,11 @@ def test_damage_inside_a_file_is_told_by_row_and_the_rest_is_trained_on(data: Pa
     assert len(told) == 1 and told[0].startswith(f"{path}: row 1 cannot be read: ") and 5 not in indices(found)
 
 
+@fault("H7", "parquet files with flipped bytes")
 @pytest.mark.parametrize("count", [pytest.param(60), pytest.param(1000, marks=pytest.mark.long)])
-def test_files_with_flipped_bytes_are_read_or_refused_in_words(data: Path, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_with_flipped_bytes_are_read_or_refused_in_words(
+    data: Path, count: int, figure: Figures, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In a process of its own, which such bytes could end: pyarrow reads them in C++."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     command = [
@@ -248,6 +254,7 @@ def test_files_with_flipped_bytes_are_read_or_refused_in_words(data: Path, count
     assert done.returncode == 0, done.stderr[-3000:]
     outcomes = json.loads(done.stdout)
     assert sum(outcomes.values()) == count and outcomes.keys() == {"whole", "rows replaced", "refused"}, outcomes
+    figure.count("read, or refused in words", sum(outcomes.values()), count)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "float64", "bfloat16"])

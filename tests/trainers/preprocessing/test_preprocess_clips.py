@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.support.rows import Figures, fault
 from tests.support.trainers.clip_files import write_clip, write_sound
 from trainers.preprocessing.clips import Settings, fit, read_clip
 from trainers.preprocessing.decode_workers import Decoders
@@ -133,7 +134,8 @@ def test_files_that_hold_no_clip_are_rejected_with_the_reason(tmp_path: Path) ->
             assert rejected.value.reason == reason, video
 
 
-def test_a_thousand_damaged_files_are_read_or_rejected(tmp_path: Path) -> None:
+@fault("H7", "videos with flipped bytes")
+def test_a_thousand_damaged_files_are_read_or_rejected(tmp_path: Path, figure: Figures) -> None:
     good, random = write_clip(tmp_path / "good.mp4").read_bytes(), np.random.RandomState(0)
     outcomes = set()
     for _ in range(1000):
@@ -145,6 +147,7 @@ def test_a_thousand_damaged_files_are_read_or_rejected(tmp_path: Path) -> None:
         except Rejected as rejected:
             outcomes.add(rejected.reason)
     assert {torch.Size([3, 5, 4, 8]), "unreadable"} <= outcomes
+    figure.count("read or rejected", 1000, 1000)
 
 
 class _Deadly:

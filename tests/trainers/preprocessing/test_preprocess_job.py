@@ -16,6 +16,7 @@ import pytest
 import safetensors
 import torch
 
+from tests.support.rows import fault
 from tests.support.trainers.clip_files import Job, finish, rows, write_clip, write_merged, write_sound
 from trainers.data.parquet_schema import T2V
 from trainers.models.codecs.shapes import ShapesCodec
@@ -170,6 +171,7 @@ def test_a_holdout_is_never_trained_on_and_stays_the_same(clips: Path, whole: Pa
     assert rows(tmp_path / "again", "holdout/combined_parquet_dataset") == held
 
 
+@fault("22", "clips and captions that cannot be used, in 14 ways")
 def test_clips_that_cannot_be_used_are_counted_and_named(tmp_path: Path) -> None:
     videos = tmp_path / "in/videos"
     good = write_clip(videos / "good.mp4").read_bytes()
@@ -219,6 +221,7 @@ def test_heavy_crops_are_told(tmp_path: Path) -> None:
     assert warned == ["1 clips lose most of their picture to the wanted aspect ratio; the worst, wide.mp4, keeps 25%"]
 
 
+@fault("22", "more rejected clips than max_rejected")
 def test_too_many_that_cannot_be_used_end_the_job_with_the_first_of_them(clips: Path, tmp_path: Path) -> None:
     job = Job(clips, tmp_path / "out", num_frames=6, world=2)
     assert job.join() == [76, 76]

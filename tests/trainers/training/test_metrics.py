@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from tests.support.rows import fault
 from trainers.training.metrics import DelayedMetrics, MetricsFile
 
 
@@ -14,6 +15,7 @@ def line(step: int, loss: float) -> str:
     return json.dumps({"step": step, "loss": loss}) + "\n"
 
 
+@fault("23", "metrics.jsonl with a cut line, doubled and later steps")
 def test_opening_drops_later_steps_a_cut_line_and_doubles(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text(line(1, 1.0) + line(2, 2.0) + line(3, 3.0) + line(2, 2.5) + "[]\n" + line(4, 4.0) + '{"step": 5, "lo')

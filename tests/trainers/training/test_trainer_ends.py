@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.rows import fault
 from tests.support.trainers.trainer_ranks import ARCHITECTURE, losses, metrics, read, tiny
 
 OWN_METHODS = '''
@@ -82,6 +83,7 @@ def test_the_launcher_sees_each_phase_in_order(runs: Any, data: Path, tmp_path: 
     assert [m["step"] for m in attempt.sent() if m["kind"] == "checkpoint"] == [4, 6]
 
 
+@fault("10", "a gradient of one step of one of two ranks")
 def test_a_gradient_that_is_not_finite_skips_the_update_on_all_ranks(runs: Any, data: Path, own: str, tmp_path: Path) -> None:
     config = tiny(data, max_steps=4, checkpoint__every_steps=1, checkpoint__keep_last=9, method=method(own, "NotFinite", (2,)))
     run = runs.finish(config, tmp_path, world=2)
@@ -93,6 +95,7 @@ def test_a_gradient_that_is_not_finite_skips_the_update_on_all_ranks(runs: Any, 
     assert not read(run, 3)["roles.student.transformer.proj_out.weight"].equal(after["roles.student.transformer.proj_out.weight"])
 
 
+@fault("10", "gradients with on_nonfinite: stop, or over nonfinite_limit")
 @pytest.mark.parametrize("policy", [{"on_nonfinite": "stop"}, {"nonfinite_limit": 2}], ids=["stop", "limit"])
 def test_too_many_of_them_end_the_run_for_good(runs: Any, data: Path, own: str, tmp_path: Path, policy: dict[str, Any]) -> None:
     attempt = runs.start(tiny(data, method=method(own, "NotFinite", (2, 3)), **policy), tmp_path)
@@ -125,6 +128,7 @@ def test_a_crash_leaves_its_last_lines_and_a_code_that_restarts(runs: Any, data:
     assert failures(attempt)[0].endswith("RuntimeError: the seventh seal")
 
 
+@fault("3", "saves that fail once, and in a row")
 def test_failed_saves_in_a_row_end_the_run_and_one_does_not(runs: Any, data: Path, own: str, tmp_path: Path) -> None:
     run = runs.finish(
         tiny(data, checkpoint__every_steps=2, failed_saves=2, method=method(own, "DiskFull", bad_saves=(2,))), tmp_path / "one"

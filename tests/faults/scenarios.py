@@ -1,0 +1,58 @@
+"""Owns the list of faults that the suite injects, and what has to hold under each. The tests that inject them name its numbers.
+
+Must not know where a test lies.
+"""
+
+from __future__ import annotations
+
+SCENARIOS: dict[str, tuple[str, str]] = {
+    "1": ("kill -9 at random points, saves included", "steps lost at most the checkpoint interval; losses and final weights bitwise"),
+    "2": ("a truncated, missing, bit-flipped or zeroed shard; a bad manifest", "each found; the newest sound checkpoint is loaded"),
+    "3": ("disk full during a save", "training goes on; the older checkpoint is whole; the next save works; no leftovers"),
+    "4": ("a storm of preemptions", "every one resumes; no step twice; no budget is used"),
+    "5": ("a notice shorter than a save", "the last published checkpoint counts; the requeue still happens"),
+    "6": ("a notice while a rank sits in a collective", "the agent reacts at once; saved, or killed by the deadline"),
+    "7": ("ranks see the notice at different steps", "the same step saved everywhere; no deadlock"),
+    "8": ("a lost node", "requeued; at most the interval lost; a bad node is left after its second strike"),
+    "9": ("a hung rank: SIGSTOP, sleep, a lock held", "found within the limit; stacks saved; the run goes on"),
+    "10": ("a loss that is not finite", "no optimizer steps on any rank; skipped or ended by policy, never requeued in a loop"),
+    "11": ("the same crash every time", "ended after 3 starts without a new step, with rank, node, step and last lines"),
+    "12": ("resume at another world size", "the same samples and noise; losses within rounding"),
+    "13": ("killed with a save in flight", "nothing half-published; the older checkpoint is loaded"),
+    "14": ("the clock jumps by an hour, forth and back", "nothing is taken for hung or over; each step once; bitwise"),
+    "15": ("slurmctld is down", "status tells the last known and its age in time, exit code 3; exactly one job in the end"),
+    "16": ("sbatch's reply is lost", "the job is adopted: exactly one"),
+    "17": ("two shells resume one run at once", "exactly one wins; the other is told who"),
+    "18": ("a second job on one run directory", "refused until the scheduler says that the first is gone; never by age"),
+    "19": ("scancel against preemption", "a cancelled run never comes back"),
+    "20": ("Ctrl-C at any moment of submit", "nothing, or a run that status explains; no job without a run"),
+    "21": ("pruning whose deletes fail", "the last sound checkpoint survives; one place more on the disk at most"),
+    "22": ("unreadable videos, corrupt rows", "counted and replaced in the same order; over the threshold ended with the list"),
+    "23": ("a last line cut in records", "read without it; no step twice"),
+    "24": ("preempted during start-up or the first step", "no endless loop; counts as no progress"),
+    "25": ("10,000 runs", "status in a second, with one squeue and at most one sacct"),
+    "26": ("no accounting; no scontrol on the node", "status from records and squeue; the batch script requeues"),
+    "27": ("a plain scancel of a running job", "never requeued"),
+    "28": ("kill -9 the agent: head, follower, local", "its ranks die with it; the run goes on or is shown as what it is"),
+    "29": ("an attempt that slept wakes up beside its successor", "it publishes nothing and writes no metrics"),
+    "30": ("stop, cancel and resume at every stage", "the last word counts"),
+    "31": ("a model changed by mistake at resume", "ended with the mismatched keys; no checkpoint condemned; never from step 0"),
+    "32": ("a full disk at every kind of write", "no rank and no agent ends; told once; caught up, or the gap is named"),
+    "33": ("a quota that ends in mid-run and returns", "the same"),
+    "34": ("the interpreter or the environment deleted between lives", "ended once, with what is missing by name"),
+    "35": ("the agent killed by the memory limit of its job", "ended by the budget of memory"),
+    "36": ("slurmctld frozen during each command", "an answer in time that says what may have happened; exactly one job in the end"),
+    "37": ("a node whose shared folder is stale", "it trains nothing and publishes nothing; what is wrong is told"),
+    "38": ("a log of 10 GB", "logs and status answer in seconds, in little memory"),
+    "39": ("a hang inside the user's method, default limits", "found and said so"),
+    "40": ("two agents of one run that both believe to be head", "one trains; the other publishes nothing and ends"),
+    "H1": ("control characters in a value that reaches the batch script", "refused with the key's place; nothing is run"),
+    "H2": ("blanks, quotes, `;`, `$()`, a leading `-`, `%j` in paths and names", "arrive whole, or are refused"),
+    "H3": ("YAML: doubled keys, times, tags, alias bombs, nonsense, 10 MB", "a configuration error with its line; < 1 s, < 200 MB"),
+    "H4": ("a malicious pickle in a checkpoint", "runs nothing"),
+    "H5": ("secrets in the environment of ranks", "in no file under the run"),
+    "H6": ("`../`, absolute paths, symlinks in names", "refused"),
+    "H7": ("damaged parquet files and videos", "read or refused in words; no crash"),
+    "H8": ("a tampered run.yaml; broken records", "refused before anything of it is used"),
+}
+"""number -> (what is injected, what must hold); H: hostile values"""
