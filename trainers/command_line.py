@@ -1,15 +1,19 @@
-"""Owns what the programs that a person starts (export, sample) share: their log lines and how an error is printed."""
+"""Owns what the programs that a person starts (export, sample) share: their options, their log lines and how an error is printed.
+
+The environment may hold TRAINER_COMMAND, what a person typed where it was not this program: hints name it.
+"""
 
 from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Callable
 from typing import NoReturn
 
 from .config.os_errors import explain
-from .errors import UserError
+from .errors import NodeError, UserError
 
 log = logging.getLogger(__name__)
 
@@ -18,7 +22,11 @@ class Parser(argparse.ArgumentParser):
     """A parser whose refusals are a person's mistakes like any other: a UserError, for `exit_code_of` to print."""
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(message.removeprefix("argument "), f"{self.prog} --help")
+        raise UserError(message.removeprefix("argument "), f"{os.environ.get('TRAINER_COMMAND') or self.prog} --help")
+
+    def add_check_only(self) -> None:
+        """Add the option of a launcher that asks before it queues a job: nothing is made, and no weights are read."""
+        self.add_argument("--check-only", choices=["options", "all"], help=argparse.SUPPRESS)
 
 
 def exit_code_of(run: Callable[[], None]) -> int:
@@ -29,7 +37,7 @@ def exit_code_of(run: Callable[[], None]) -> int:
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="warning: %(message)s", force=True)
     try:
         run()
-    except UserError as error:
+    except (UserError, NodeError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
     except KeyboardInterrupt:

@@ -19,7 +19,7 @@ from typing import get_args
 from .checkpointing import reader
 from .command_line import Parser, exit_code_of
 from .config.export_folder import WeightsKind
-from .inference.export.folder import export, push
+from .inference.export.folder import check, export, push
 from .inference.export.weights import ExportRequest
 
 
@@ -28,11 +28,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(options: argparse.Namespace) -> None:
-    checkpoint = reader.open_checkpoint(options.run, options.step)
+    if options.check_only == "options":
+        return
+    checkpoint = reader.open_checkpoint(options.run, options.step, verify=not options.check_only)
     request = ExportRequest(
         checkpoint, options.to, options.role, options.weights, options.merge, options.dtype, options.max_shard_gb, options.lora_keys,
         options.push_to_hub,
     )  # fmt: skip
+    if options.check_only:
+        check(request)
+        return
     made = export(request)
     sys.stderr.write(f"step {checkpoint.step}, {options.weights} weights of {options.role}: {request.kind} in {made}\n")
     if options.push_to_hub:
@@ -53,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--dtype", choices=["fp32", "bf16"], default="fp32", help="fp32 is bit by bit what was trained")
     add("--max-shard-gb", type=float, default=10.0, help="larger weights are written in several files")
     add("--push-to-hub", metavar="ORG/NAME", help="then upload it to the Hugging Face hub (private)")
+    parser.add_check_only()
     return parser
 
 

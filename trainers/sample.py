@@ -24,7 +24,7 @@ from .distributed import mesh
 from .errors import UserError
 from .files import check_writable
 from .inference import video_files
-from .inference.video_makers import SamplerOverrides, maker_of
+from .inference.video_makers import SamplerOverrides, check, maker_of
 from .sources import prompt_files
 
 _OTHER_KINDS = frozenset(
@@ -42,12 +42,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(options: argparse.Namespace) -> None:
+    if options.check_only == "options":
+        return
     prompts = _prompts(options)
     count = len(prompts) * options.num_videos
     to = options.to or Path("sample.mp4" if count == 1 else "samples")
     targets = _targets(to, count)
     overrides = SamplerOverrides(**{name: getattr(options, name) for name in vars(SamplerOverrides())})
-    make, settings = maker_of(options.source, overrides, step=options.step, weights=options.weights, role=options.role)
+    choice = {"step": options.step, "weights": options.weights, "role": options.role}
+    if options.check_only:
+        check(options.source, overrides, **choice)
+        return
+    make, settings = maker_of(options.source, overrides, **choice)
     targets[0].parent.mkdir(parents=True, exist_ok=True)
     shown = []
     for number, path in enumerate(targets):
@@ -127,6 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--step", type=_at_least(1), help="a run's checkpoint; default: the newest that verifies")
     add("--weights", choices=get_args(WeightsKind), default="live")
     add("--role", default="student")
+    parser.add_check_only()
     return parser
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
@@ -252,9 +252,10 @@ class Cluster(Section):
     ranks_per_node: PositiveInt | None = None
     """Processes on a full node. null: as many as GPUs are asked for (slurm.gpus-per-node, gres and the like), else 1; of a local cluster
     as many as the recipe asks for, all on this machine."""
-    device: Literal["cpu"] | None = None
-    """cpu: ranks compute on the CPU, whatever is there. null: on GPUs; where the job was given some and torch cannot use them, it ends with
-    an error. Only a job that asks for none computes on the CPU where it sees none."""
+    device: Literal["cpu", "gpu"] | None = None
+    """cpu: ranks compute on the CPU, whatever is there. gpu: on a GPU each, although the job may ask for none, as where they come with the
+    partition. null: on GPUs; where the job was given some and torch cannot use them, it ends with an error. Only a job that asks for none
+    computes on the CPU where it sees none, and submit says so."""
     gpu_memory_gb: PositiveFloat | None = None
     """Memory of one GPU: submit warns where the estimate of a run's memory is more."""
     runs_dir: Annotated[str, BeforeValidator(_run_path)] | None = None
@@ -299,7 +300,13 @@ class Cluster(Section):
         if self.device == "cpu":
             return 0
         gpus = given if given is not None else gpu_counts.num_gpus(self.slurm)
+        if self.device == "gpu":
+            return ranks
         return min(gpus, ranks) if gpus else None
+
+    def leaves_device_open(self, options: Mapping[str, Any]) -> bool:
+        """Return whether a job with these options asks for no GPU, nor for a part of one, while nothing says what its ranks compute on."""
+        return self.device is None and not gpu_counts.num_gpus(options) and not gpu_counts.share(options)
 
     def default_ranks_per_node(self) -> int | None:
         """Ranks on a full node; None for a local profile that leaves it open."""

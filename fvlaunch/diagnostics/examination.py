@@ -21,7 +21,7 @@ from ..schedulers.registry import scheduler
 from ..schedulers.slurm import commands as slurm
 from ..schedulers.slurm import site as slurm_site
 from . import node_probe
-from .site_checks import Finding, Site, Verdict, check_environment, check_node, check_site, worst
+from .site_checks import Finding, Site, Verdict, check_environment, check_gpus, check_node, check_site, worst
 
 _RUNS = 30
 _LITTLE = 50e9
@@ -56,13 +56,12 @@ def _slurm(cluster: Cluster, name: str, *, node: bool, wait_s: float) -> Iterato
             yield Finding("Slurm", Verdict.WARN, found, f"unset {variable}: submit refuses it")
     problem = slurm_site.accounts_problem() if config.get("AccountingStorageType", "").endswith("/slurmdbd") else ""
     yield from check_site(Site(cluster, config, partitions, measured_save(name), problem))
+    yield from check_gpus(cluster)
     if node:
         yield from _node(cluster, wait_s)
 
 
 def _node(cluster: Cluster, wait_s: float) -> Iterator[Finding]:
-    from ..schedulers.slurm import gpu_counts
-
     try:
         answer = node_probe.look_at_a_node(cluster, wait_s)
     except FvlaunchError as error:
@@ -73,7 +72,7 @@ def _node(cluster: Cluster, wait_s: float) -> Iterator[Finding]:
         return
     if not answer.get("error"):
         yield Finding("shared folder", Verdict.OK, "what a node writes into runs_dir is seen here")
-    wants_gpu = cluster.device != "cpu" and bool(gpu_counts.num_gpus(cluster.slurm))
+    wants_gpu = bool(cluster.gpus_of_a_node(None, 1))
     yield from check_node(answer, _here(), wants_gpu, resubmits=cluster.continue_by == "resubmit")
     yield from check_environment(answer.get("nccl", {}), 1)
 

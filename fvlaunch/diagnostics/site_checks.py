@@ -200,6 +200,13 @@ def check_environment(variables: Mapping[str, str], nodes: int) -> Iterator[Find
         )
 
 
+def check_gpus(cluster: Cluster) -> Iterator[Finding]:
+    """Judge a profile whose jobs ask for no GPU and that does not say that this is meant."""
+    if cluster.leaves_device_open(cluster.slurm):
+        cure = "gpus-per-node: N; device: gpu where GPUs come with the partition; device: cpu where the CPU is meant"
+        yield Finding("GPUs", Verdict.WARN, "the profile asks for none: runs compute on the CPU of a node that shows none", cure)
+
+
 def check_node(answer: Mapping[str, Any], here: Mapping[str, Any], wants_gpu: bool, *, resubmits: bool = False) -> Iterator[Finding]:
     """Judge what the job on a node saw against this machine."""
     if answer.get("error"):

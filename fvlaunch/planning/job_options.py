@@ -108,19 +108,29 @@ def _give_of_shell(options: JobOptions, one: ShellOption) -> dict[str, str]:
 
 
 def _tell_lost_gpus(options: JobOptions, profile: Mapping[str, Any]) -> None:
-    if gpu_counts.num_gpus(profile) and not any(gpu_counts.names_gpus(form, options.values.get(form)) for form in gpu_counts.FORMS):
+    if gpu_counts.num_gpus(profile) and not gpu_counts.names_any(options.values):
         form = next(form for form in gpu_counts.FORMS if gpu_counts.names_gpus(form, profile.get(form)))
         options.notes.append(f"note: no GPU is asked for: {form}: {profile[form]} of the profile is replaced by what names none")
 
 
 def _tell_uncounted_gpus(options: JobOptions) -> None:
     """Tell of a job that may hold GPUs without asking for any: it gets one rank on each node."""
-    if any(gpu_counts.names_gpus(form, options.values.get(form)) for form in gpu_counts.FORMS):
+    if gpu_counts.names_any(options.values):
         return
-    share = next((item for item in str(options.values.get("gres", "")).split(",") if item.startswith(("shard", "mps"))), "")
+    share = gpu_counts.share(options.values)
     whole = "exclusive holds whole nodes, and no GPU is asked for" if options.values.get("exclusive") else ""
     if held := f"gres: {share} is a part of a GPU" if share else whole:
         options.notes.append(f"note: {held}: one rank on each node, unless ranks_per_node says more")
+
+
+def without_gpus(cluster: Cluster, options: Mapping[str, Any], what: str = "the job") -> tuple[str, ...]:
+    """Return the line that tells of a job for Slurm that may compute on the CPU although nobody has said that this is meant."""
+    if not cluster.leaves_device_open(options):
+        return ()
+    return (
+        f"note: {what} asks for no GPU (gpus-per-node, gres and the like) and computes on the CPU of a node that shows none; "
+        "device in the profile says what is meant: cpu, or gpu where GPUs come with the partition",
+    )
 
 
 def _check_srun(options: JobOptions, arguments: Sequence[str]) -> None:

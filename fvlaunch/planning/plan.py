@@ -31,6 +31,8 @@ from .job_options import COMMAND_LINE, JobOptions
 _RANKS: KeyPath = ("resources", "ranks")
 _THREADS: KeyPath = ("resources", "threads_per_rank")
 _MICRO: KeyPath = ("train", "data", "micro_batch_size")
+_COMPUTING = ("train", "preprocess", "evaluate")
+"""Programs whose ranks take a GPU."""
 _ONCE = ("dependency", "begin", "hold")
 """Options of one submission: a resumed or repeated run does not have them."""
 
@@ -174,7 +176,7 @@ def make_plan(
             **({_RANKS: "command line"} if ranks or nodes else {}),
             **{("sbatch", key): origin for key, origin in options.origins.items()},
         },
-        notes=tuple(options.notes),
+        notes=(*options.notes, *_without_gpus(composed, fitted)),
     )
 
 
@@ -228,6 +230,12 @@ def _options(composed: Composed, given: Mapping[str, Any], shell: Mapping[str, s
         else:
             options.problems.append(Problem("a local run takes no sbatch options", COMMAND_LINE, f"--{key}", hint))
     return options
+
+
+def _without_gpus(composed: Composed, options: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return what is told of a job that computes and asks for no GPU."""
+    takes_options = scheduler(composed.cluster.executor).takes_sbatch_options
+    return job_options.without_gpus(composed.cluster, options) if takes_options and composed.recipe.program in _COMPUTING else ()
 
 
 def _shape(

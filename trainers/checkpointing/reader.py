@@ -101,8 +101,11 @@ def is_run(folder: Path) -> bool:
     return (folder / "checkpoints").is_dir() and (folder / "attempts").is_dir()
 
 
-def open_checkpoint(run: Path, step: int | None = None) -> Checkpoint:
-    """Open the checkpoint of `step`, or the newest that verifies; a damaged one that is passed over is named in the log."""
+def open_checkpoint(run: Path, step: int | None = None, *, verify: bool = True) -> Checkpoint:
+    """Open the checkpoint of `step`, or the newest that verifies; a damaged one that is passed over is named in the log.
+
+    Without `verify` nothing but the index is read, to know what there is: what it returns is not to be loaded.
+    """
     config = read_config(run)
     checkpoints = run / "checkpoints"
     steps = store.steps(checkpoints)
@@ -112,7 +115,7 @@ def open_checkpoint(run: Path, step: int | None = None) -> Checkpoint:
         raise UserError(f"{run} has no checkpoint of step {step}", f"there are: {', '.join(map(str, steps))}")
     for candidate in [step] if step is not None else reversed(steps):
         folder = store.folder_of(checkpoints, candidate)
-        problem = _problem(folder)
+        problem = _problem(folder) if verify else ""
         if not problem:
             return Checkpoint(run, candidate, folder, config, dict(read_metadata(folder).state_dict_metadata))
         log.warning("the checkpoint of step %d is damaged: %s", candidate, problem)

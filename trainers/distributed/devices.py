@@ -29,7 +29,7 @@ def choose() -> torch.device:
         raise _missing(int(given), seen)
     if not seen:
         if os.environ.get("RANK", "0") == "0":
-            log.info("no GPU is seen by torch %s: this runs on the CPU", torch.__version__)
+            log.warning("no GPU is seen by torch %s: this runs on the CPU", torch.__version__)
         return torch.device("cpu")
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % seen)
     try:

@@ -52,12 +52,7 @@ def network_of(
     if reader.is_run(folder):
         checkpoint = reader.open_checkpoint(folder, step)
         return TrainedNetwork(restored(checkpoint, role, weights, parallel), checkpoint.config, checkpoint.step)
-    refuse_choice(folder, step, weights)
-    training = training_of(folder)
-    if training is None or not (folder / COMPONENT).is_dir():
-        raise UserError(
-            f"{folder} is neither a run nor a folder that can be sampled", f"a pipeline has model_index.json, an export {TRAINING}"
-        )
+    training = sampled_training(folder, step, weights)
     own: Any = training.section.model_copy(
         update={"init_from": str(folder), "revision": None, "architecture": None, "lora": None, "activation_checkpointing": "none"}
         | ({"experts": {}} if hasattr(training.section, "experts") else {})
@@ -65,6 +60,17 @@ def network_of(
     model = built(own, training.role, training.train, parallel, load_weights=True)
     models = {**training.train.models, training.role: own.model_copy(update={"init_from": None})}
     return TrainedNetwork(model, training.train.model_copy(update={"models": models}), training.step)
+
+
+def sampled_training(folder: Path, step: int | None, weights: WeightsKind) -> TrainedAs:
+    """Return what an exported folder's weights were trained as; UserError for a folder that holds none."""
+    refuse_choice(folder, step, weights)
+    training = training_of(folder)
+    if training is None or not (folder / COMPONENT).is_dir():
+        raise UserError(
+            f"{folder} is neither a run nor a folder that can be sampled", f"a pipeline has model_index.json, an export {TRAINING}"
+        )
+    return training
 
 
 def refuse_choice(folder: Path, step: int | None, weights: WeightsKind) -> None:

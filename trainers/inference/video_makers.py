@@ -24,7 +24,7 @@ from ..config.parallel import ParallelConfig
 from ..config.validation import ValidationConfig
 from ..data.dataset import statistics
 from ..diffusion.samplers import few_step_solver
-from ..distributed import mesh
+from ..distributed import devices, mesh
 from ..errors import UserError, first_line
 from ..models.attention import sparse_network
 from ..models.base import ModelBase
@@ -32,7 +32,7 @@ from ..models.loading import diffusers_weights as model_weights
 from ..models.loading import model_folder
 from . import generation, prompt_encoding
 from .settings import refuse, sampling_of
-from .trained_network import TrainedAs, network_of, refuse_choice, training_of
+from .trained_network import TrainedAs, network_of, refuse_choice, sampled_training, training_of
 
 Make = Callable[[str, int], Iterator[Tensor]]
 """Makes a video of (prompt, seed): [3, T, H, W] in [-1, 1] on the CPU, in one or more parts along T, as they are made."""
@@ -116,27 +116,60 @@ def by_stock_pipeline(pipeline: Any, settings: ValidationConfig, sizes: dict[str
     return make
 
 
+def check(source: Path, overrides: SamplerOverrides, *, step: int | None, weights: WeightsKind, role: str) -> None:
+    """Raise UserError for what `maker_of` would refuse, as far as that can be known before weights are read and a device is taken."""
+    if _is_for_stock(source):
+        _stock_settings(source, overrides, step, weights)
+        return
+    _check_own(source, overrides)
+    if reader.is_run(source):
+        checkpoint = reader.open_checkpoint(source, step, verify=False)
+        for network in checkpoint.networks(role):
+            checkpoint.names(role, weights, network)
+    else:
+        sampled_training(source, step, weights)
+
+
 def maker_of(
     source: Path, overrides: SamplerOverrides, *, step: int | None, weights: WeightsKind, role: str
 ) -> tuple[Make, ValidationConfig]:
     """Return what makes videos from a run or a folder, and the settings that it does so with. UserError where it is neither."""
-    is_pipeline = (source / "model_index.json").is_file()
-    if not reader.is_run(source) and (is_pipeline or (source / LORA_FILE).is_file()) and not _is_causal(training := training_of(source)):
-        refuse_choice(source, step, weights)
-        settings, sizes = overrides.over(training.train if training else None), _sizes(overrides, training)
-        refuse(size_misfits(_vae_stride(_base_of(source, training, settings)), **{name: sizes.get(name) for name in _SIZES}))
-        return by_stock_pipeline(_pipeline(source, training, settings), settings, sizes), settings
-    if (source / LORA_FILE).is_file():
-        raise UserError(f"{source} is the adapter of a causal network, which stock pipelines do not sample", "export the run with --merge")
-    if (train := _configured(source)) is not None:
-        refuse(overrides.over(train).sizes(train.data).misfits())  # sooner than the weights are loaded
+    if _is_for_stock(source):
+        settings, sizes = _stock_settings(source, overrides, step, weights)
+        return by_stock_pipeline(_pipeline(source, training_of(source), settings), settings, sizes), settings
+    _check_own(source, overrides)
     trained = network_of(source, mesh.start(ParallelConfig()), step=step, weights=weights, role=role)
     settings = overrides.over(trained.train)
-    if is_pipeline and settings.model is None:
+    if (source / "model_index.json").is_file() and settings.model is None:
         settings = settings.model_copy(update={"model": str(source)})
     if reader.is_run(source):
         sys.stderr.write(f"step {trained.step}, {weights} weights of {role}\n")
     return as_validated(trained.model, trained.train, settings), settings
+
+
+def _is_for_stock(source: Path) -> bool:
+    """Say whether stock diffusers samples it: a whole pipeline or an adapter, and of no causal network."""
+    holds_one = (source / "model_index.json").is_file() or (source / LORA_FILE).is_file()
+    return holds_one and not reader.is_run(source) and not _is_causal(training_of(source))
+
+
+def _stock_settings(
+    source: Path, overrides: SamplerOverrides, step: int | None, weights: WeightsKind
+) -> tuple[ValidationConfig, dict[str, int]]:
+    """Return how a stock pipeline samples, and the sizes to give to it. UserError for sizes that it does not take."""
+    refuse_choice(source, step, weights)
+    training = training_of(source)
+    settings, sizes = overrides.over(training.train if training else None), _sizes(overrides, training)
+    refuse(size_misfits(_vae_stride(_base_of(source, training, settings)), **{name: sizes.get(name) for name in _SIZES}))
+    return settings, sizes
+
+
+def _check_own(source: Path, overrides: SamplerOverrides) -> None:
+    """Raise UserError for sizes that this project's sampler does not take, sooner than the weights are loaded."""
+    if (source / LORA_FILE).is_file():
+        raise UserError(f"{source} is the adapter of a causal network, which stock pipelines do not sample", "export the run with --merge")
+    if (train := _configured(source)) is not None:
+        refuse(overrides.over(train).sizes(train.data).misfits())
 
 
 def _configured(source: Path) -> TrainConfig | None:
@@ -184,9 +217,10 @@ def _pipeline(folder: Path, training: TrainedAs | None, settings: ValidationConf
 
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
-    base, gpu = _base_of(folder, training, settings), torch.cuda.is_available()
+    base, device = _base_of(folder, training, settings), devices.choose()
     try:
-        pipeline = WanPipeline.from_pretrained(base, dtype=torch.bfloat16 if gpu else torch.float32, local_files_only=True)
+        dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+        pipeline = WanPipeline.from_pretrained(base, dtype=dtype, local_files_only=True)
         for name in (COMPONENT, *(("transformer_2",) if getattr(pipeline, "transformer_2", None) is not None else ())):
             _sparse_again(getattr(pipeline, name), model_weights.subfolder(base, name), training)
         if (folder / LORA_FILE).is_file():
@@ -197,7 +231,7 @@ def _pipeline(folder: Path, training: TrainedAs | None, settings: ValidationConf
         assert training is not None
         pipeline.scheduler = few_step_solver(settings.timesteps, training.train.flow_shift, stochastic=settings.solver == "sde")
     pipeline.set_progress_bar_config(disable=not sys.stderr.isatty())
-    return pipeline.to("cuda" if gpu else "cpu")
+    return pipeline.to(device)
 
 
 def _vae_stride(base: Path) -> tuple[int, int, int]:

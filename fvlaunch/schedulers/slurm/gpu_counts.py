@@ -118,6 +118,16 @@ def names_gpus(option: str, value: Any) -> bool:
         return True
 
 
+def names_any(options: Mapping[str, Any]) -> bool:
+    """Say whether options ask for GPUs, in any form."""
+    return any(names_gpus(form, options.get(form)) for form in FORMS)
+
+
+def share(options: Mapping[str, Any]) -> str:
+    """Return the part of a GPU that options ask for, as they write it; empty where they ask for none."""
+    return next((item for item in str(options.get("gres", "")).split(",") if item.startswith(("shard", "mps"))), "")
+
+
 def without_gpus(option: str, value: Any) -> str | None:
     """Return what an option says besides of GPUs: of gres gpu:2,nvme:1 the nvme:1; None where nothing is left."""
     if option not in _LISTS:

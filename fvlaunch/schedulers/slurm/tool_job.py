@@ -24,6 +24,8 @@ from . import gpu_counts
 
 _OF_THE_RUN = ("exclusive", "nodes", "ntasks", "ntasks-per-node", "dependency", "begin", "array", "hold", "requeue", "comment")
 """sbatch options of a profile that a job of one process does not take over."""
+_GIVEN = '[ "${SLURM_GPUS_ON_NODE:-0}" = 0 ] || export TRAINER_GPUS="${TRAINER_GPUS:-1}"'
+"""The one process must find a GPU where Slurm gave one, asked for or not."""
 _POLL_S = 0.5
 SBATCH_WAIT_S = 60.0
 
@@ -145,6 +147,7 @@ def batch_script(tool: ToolSpec, log: Path) -> str:
     lines = ["unset SLURM_EXPORT_ENV"]  # srun is to hand on what is set here, however little of the shell --export gave this job
     lines += [f"export {name}={shlex.quote(value)}" for name, value in (tool.environment or {}).items()]
     lines += [_secret_line(name, file) for name, file in (tool.secret_files or {}).items()]
+    lines.append(_GIVEN)
     command = shlex.join(["srun", "--ntasks=1", *tool.launcher_options, *tool.argv])
     said = shlex.quote(str(_said(log)))
     ending = ["code=$?", f"echo $code >{said}.tmp && mv {said}.tmp {said}", "exit $code"]

@@ -24,10 +24,10 @@ RECORD = Record(
 )  # fmt: skip
 
 
-def call(folder: Path, *argv: str) -> subprocess.CompletedProcess[str]:
+def call(folder: Path, *argv: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "fvlaunch", *argv], cwd=folder, capture_output=True, text=True, check=False, timeout=240,
-        env={**os.environ, "XDG_STATE_HOME": str(folder / "state")},
+        env={**os.environ, "XDG_STATE_HOME": str(folder / "state"), **environment},
     )  # fmt: skip
 
 
@@ -165,3 +165,50 @@ def test_a_local_profile_gives_its_interpreter_setup_and_environment(tmp_path: P
     done = call(tmp_path, "sample", "model", "--prompt", "-x y", "--cluster", "./here.yaml")
     assert done.returncode == 7, done.stderr
     assert done.stdout.startswith("hello up -c ") and " trainers.sample model --prompt=-x y --num-videos=1 --seed=0" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["sample", "model", "--prompt", "x", "--steps", "0"], ["--steps: 0 is not 1 or more", "hint: fvlaunch sample --help"]),
+        (["export", "a", "--to", "x", "--dtype", "fp8"], ["--dtype: invalid choice: 'fp8'", "hint: fvlaunch export --help"]),
+    ],
+)
+def test_what_a_job_would_refuse_is_told_here_and_nothing_is_submitted(tmp_path: Path, words: list[str], told: list[str]) -> None:
+    executable(tmp_path / "bin/sbatch", f"#!/bin/sh\ntouch {tmp_path}/submitted\nexit 1\n")
+    create(tmp_path / "runs/a", RECORD)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "there.yaml").write_text("executor: slurm\npaths: {data: data}\nslurm: {partition: main}\n")
+    done = call(tmp_path, *words, "--cluster", "./there.yaml", PATH=f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    assert done.returncode == 1 and all(text in done.stderr for text in told) and done.stderr.count("error:") == 1, done.stderr
+    assert not (tmp_path / "submitted").exists() and "asks for no GPU" not in done.stderr
+
+
+def test_a_program_that_cannot_check_here_is_submitted(tmp_path: Path) -> None:
+    executable(tmp_path / "bin/sbatch", f"#!/bin/sh\ntouch {tmp_path}/submitted\nexit 1\n")
+    (tmp_path / "model").mkdir()
+    no_torch = executable(tmp_path / "bin/python-of-nodes", "#!/bin/sh\necho 'Traceback: no module named torch' >&2\nexit 1\n")
+    profile = f"executor: slurm\npaths: {{data: data}}\npython: {no_torch}\nslurm: {{partition: main}}\n"
+    (tmp_path / "there.yaml").write_text(profile)
+    done = call(tmp_path, "sample", "model", "--prompt", "x", "--cluster", "./there.yaml", PATH=f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    assert (tmp_path / "submitted").exists() and "asks for no GPU" in done.stderr and "sbatch refused the job" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("profile", "given"),
+    [
+        ("slurm: {gres: 'gpu:h100:8'}", "1"), ("slurm: {partition: main}", None), ("device: cpu\nslurm: {gpus-per-node: 2}", "0"),
+        ("device: gpu\nslurm: {exclusive: true}", "1"),
+    ],
+)  # fmt: skip
+def test_a_sample_must_find_the_gpu_that_its_job_was_given(tmp_path: Path, profile: str, given: str | None) -> None:
+    (tmp_path / "there.yaml").write_text(f"executor: slurm\npaths: {{data: data}}\n{profile}\n")
+    executable(tmp_path / "bin/srun", '#!/bin/sh\nshift\nexec "$@"\n')
+    tool = tool_of(
+        "sample", ["sh", "-c", "echo ${TRAINER_GPUS-none}"], "there", compose("shapes-finetune", str(tmp_path / "there.yaml")).cluster
+    )
+    script = batch_script(tool, tmp_path / "x.log")
+    for on_node, wanted in ((None, given or "none"), ("1", given or "1")):  # where the partition gives one without being asked
+        env = {**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", **({"SLURM_GPUS_ON_NODE": on_node} if on_node else {})}
+        done = subprocess.run(["bash"], input=script, env=env, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+        assert done.stdout == f"{wanted}\n", done.stderr

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from fvlaunch.config.compose import compose
+from fvlaunch.config.schema import Cluster
 from fvlaunch.errors import ConfigError, Problem
 from fvlaunch.planning.plan import Plan, make_plan
 
@@ -21,9 +22,11 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     (tmp_path / "clusters").mkdir()
 
-    def plan(slurm: str, shell: dict[str, str] | None = None, more: str = "", **given: Any) -> Plan:
-        (tmp_path / "clusters/lab.yaml").write_text(f"executor: slurm\npaths: {{data: d}}\n{more}slurm: {{{slurm}}}\n")
-        composed = compose("shapes-finetune", "lab", cwd=tmp_path)
+    def plan(
+        slurm: str, shell: dict[str, str] | None = None, more: str = "device: cpu\n", recipe: str = "shapes-finetune", **given: Any
+    ) -> Plan:
+        (tmp_path / "clusters/lab.yaml").write_text(f"executor: slurm\npaths: {{data: d, models: m}}\nslurm: {{{slurm}}}\n{more}")
+        composed = compose(recipe, "lab", cwd=tmp_path)
         return make_plan(composed, now=datetime(2026, 1, 2), cwd=tmp_path, shell=shell, **given)
 
     return plan
@@ -118,7 +121,7 @@ def test_gpus_of_the_command_line_replace_every_form_of_the_profile(make: Make) 
 
 def test_ranks_beside_their_gpus_are_told_and_so_is_a_job_without_any(make: Make) -> None:
     (note,) = make("gpus-per-node: 2", more="ranks_per_node: 1\n").notes
-    assert "2 GPUs of a node asked for (gpus-per-node: 2, clusters/lab.yaml:4), and 1 rank on each (ranks_per_node)" in note
+    assert "2 GPUs of a node asked for (gpus-per-node: 2, clusters/lab.yaml:3), and 1 rank on each (ranks_per_node)" in note
     (note,) = make("gres: 'gpu:1'", sbatch={"gres": "nvme:1"}).notes
     assert "no GPU is asked for: gres: gpu:1 of the profile is replaced" in note
 
@@ -129,7 +132,46 @@ def test_ranks_beside_their_gpus_are_told_and_so_is_a_job_without_any(make: Make
 )
 def test_a_job_that_may_hold_gpus_without_asking_for_any_is_told(make: Make, slurm: str, words: str) -> None:
     assert make(slurm).notes == (f"note: {words}: one rank on each node, unless ranks_per_node says more",)
-    assert make(slurm, more="ranks_per_node: 1\n").notes == ()
+    assert make(slurm, more="device: gpu\nranks_per_node: 1\n").notes == ()
+
+
+# --- no GPU
+
+
+def lacking(plan: Plan) -> list[str]:
+    return [note for note in plan.notes if "asks for no GPU" in note]
+
+
+@pytest.mark.parametrize(
+    "slurm", ["partition: low", "gres: 'nvme:1'", "exclusive: true", "gpus: 0", "gres: 'gpu:0'", "partition: low, constraint: a100"]
+)
+def test_a_job_that_asks_for_no_gpu_is_told_once_unless_the_profile_says_what_is_meant(make: Make, slurm: str) -> None:
+    (note,) = lacking(make(slurm, more=""))
+    assert "computes on the CPU of a node that shows none; device in the profile" in note and "\n" not in note
+    assert not lacking(make(slurm, more="device: cpu\n")) and not lacking(make(slurm, more="device: gpu\n"))
+    assert lacking(make(slurm, more="ranks_per_node: 4\n", ranks=4))
+
+
+@pytest.mark.parametrize(
+    "slurm", ["gpus-per-node: 1", "gres: 'gpu:a100:1'", "gpus: 1", "gpus-per-task: 1", "gres: shard:2", "gres: mps:50"]
+)
+def test_a_job_that_asks_for_gpus_or_for_a_part_of_one_is_not_told_that_it_lacks_one(make: Make, slurm: str) -> None:
+    assert not lacking(make(slurm, more=""))
+
+
+def test_gpus_of_the_command_line_and_of_the_shell_count_and_so_does_their_absence(make: Make) -> None:
+    assert not lacking(make("partition: low", more="", sbatch={"gpus-per-node": "1"}))
+    assert not lacking(make("partition: low", {"SBATCH_GRES": "gpu:1"}, more=""))
+    assert lacking(make("gpus-per-node: 1", more="", sbatch={"gres": "gpu:0"}))
+
+
+def test_a_download_needs_no_gpu(make: Make) -> None:
+    assert not lacking(make("partition: low", more="", recipe="download"))
+
+
+def test_where_gpus_come_with_the_partition_each_rank_must_find_one(make: Make) -> None:
+    cluster = Cluster.model_validate(make("exclusive: true", more="device: gpu\nranks_per_node: 4\n", ranks=4).cluster)
+    assert (cluster.gpus_of_a_node(None, 4), cluster.gpus_of_a_node(8, 4), cluster.gpus_of_a_node(2, 4)) == (4, 4, 4)
 
 
 # --- a narrow environment

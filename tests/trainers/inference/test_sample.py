@@ -100,7 +100,36 @@ def test_what_cannot_be_sampled_is_told(
     monkeypatch.chdir(tmp_path)
     code, out, err = run_sample(capsys, run, *words)
     assert (code, out) == (1, "") and said in err and "Traceback" not in err and err.count("error:") == 1
+    if said != "no word 'circle'":  # known only to the codec
+        asked = run_sample(capsys, run, *words, "--check-only", "all")
+        assert asked[:2] == (code, out) and asked[2] == err[err.index("error:") :], "what a launcher is told before it queues a job"
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("words", [("--steps", 2, "--weights", "ema"), ("--step", 4, "--width", 32)])
+def test_what_can_be_sampled_passes_the_check_and_nothing_is_made(
+    capsys: pytest.CaptureFixture[str], run: Path, tmp_path: Path, words: tuple[object, ...]
+) -> None:
+    asked = run_sample(capsys, run, "--prompt", "a cross moving down", *words, "--to", tmp_path / "x.mp4", "--check-only", "all")
+    assert asked == (0, "", "") and not list(tmp_path.iterdir())
+
+
+def test_the_check_of_options_alone_reads_no_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    words = [tmp_path / "in a container", "--prompts", "there.txt", "--check-only", "options"]
+    assert run_sample(capsys, *words) == (0, "", "")
+    assert "--steps: 0 is not 1 or more" in run_sample(capsys, *words, "--steps", 0)[2]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for a machine without a GPU")
+def test_a_gpu_that_was_given_and_is_not_there_is_an_error_for_runs_and_for_stock_pipelines(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, run: Path, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TRAINER_GPUS", "1")
+    sizes = ["--num-frames", 5, "--height", 32, "--width", 32]
+    for source, words in ((run, []), (build(tmp_path / "wan"), sizes)):
+        code, out, err = run_sample(capsys, source, "--prompt", "a cross moving down", *words, "--to", tmp_path / "x.mp4")
+        assert (code, out) == (1, "") and "error: 1 GPU was given to this node's ranks, and torch" in err and "Traceback" not in err
+        assert not (tmp_path / "x.mp4").exists()
 
 
 def test_a_suffix_in_capitals_is_a_file_and_a_folder_may_have_a_point(

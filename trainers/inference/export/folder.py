@@ -33,13 +33,7 @@ _DEFAULT_PROMPT = "a cat walks on the grass"
 
 def export(request: ExportRequest) -> Path:
     """Make the folder `request.to` and return it; UserError where it exists already or something is missing."""
-    if request.to.exists() or request.to.is_symlink():
-        raise UserError(f"{request.to} exists already", "nothing is ever overwritten: give another folder, or remove it")
-    _refuse_foreign(request)
-    for one in request.each:
-        request.checkpoint.names(one.role, one.weights, one.network)  # fails early
-    if request.merge and request.model.lora is None:
-        raise UserError(f"{request.role!r} was trained without LoRA: there is nothing to merge", "leave out --merge")
+    check(request)
     target = request.to.absolute()
     try:
         with new_folder(target) as temporary:
@@ -50,6 +44,17 @@ def export(request: ExportRequest) -> Path:
         words = refusal.message if refusal is not None else error.strerror or error
         raise UserError(f"cannot write {target}: {words}", "--to needs a folder on a disk with room") from error
     return request.to
+
+
+def check(request: ExportRequest) -> None:
+    """Raise UserError for what can be known before any weights are read: the folder, the role and which of its weights there are."""
+    if request.to.exists() or request.to.is_symlink():
+        raise UserError(f"{request.to} exists already", "nothing is ever overwritten: give another folder, or remove it")
+    _refuse_foreign(request)
+    for one in request.each:
+        request.checkpoint.names(one.role, one.weights, one.network)  # fails early
+    if request.merge and request.model.lora is None:
+        raise UserError(f"{request.role!r} was trained without LoRA: there is nothing to merge", "leave out --merge")
 
 
 def _refuse_foreign(request: ExportRequest) -> None:
