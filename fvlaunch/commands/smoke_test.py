@@ -68,7 +68,7 @@ def _print_outcome(run: Run, *, json_: bool) -> int:
         "run": run.name,
         "ok": steps == list(range(1, LAST + 1)) and resumed == FIRST,
         "resumed_from": resumed,
-        "losses": [line["loss"] for line in lines],
+        "losses": [line.get("loss") for line in lines],
         "step_s": lines[-1].get("step_s") if lines else None,
         "save_s": max((a.save_s for a in attempts if a.save_s is not None), default=None),
         "path": str(run.path),

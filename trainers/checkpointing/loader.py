@@ -53,6 +53,13 @@ class Loader:
             self._warn_of_differences(manifest)
         return manifest.step, absent
 
+    def carried(self, name: str) -> bytes:
+        """Return a file that the loaded checkpoint carries besides the state; nothing where it does not."""
+        if self.loaded is None:
+            return b""
+        path = store.folder_of(self._directory, self.loaded) / name
+        return path.read_bytes() if path.exists() else b""
+
     def _choose(self) -> Manifest | None:
         """Return the manifest of the newest checkpoint whose every byte is as published; newer ones that are damaged are put aside."""
         self._peers.from_rank_0(self._clear)

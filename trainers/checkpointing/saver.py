@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from pathlib import Path
@@ -44,8 +44,9 @@ class Checkpointer:
         self._pending: tuple[int, Path, Future[str | None]] | None = None
         self._hashed_bytes = 0
         self._undeletable: set[str] = set()
-        self.before_publish: Callable[[], None] = lambda: None
-        """Called on rank 0, in the saving thread, before a checkpoint gets its name; raising fails the save."""
+        self.before_publish: Callable[[int], Mapping[str, bytes]] = lambda _step: {}
+        """Called on rank 0, in the saving thread, before the checkpoint of a step gets its name; raising fails the save. Returns files, by
+        name, that the checkpoint carries besides the state; `carried` gives them back."""
         self.failed_in_a_row = 0
         self.last_published: int | None = None
         self.absent: set[str] = set()
@@ -100,6 +101,10 @@ class Checkpointer:
         step, self.absent = self._loader.load(state)
         self.last_published = step
         return step
+
+    def carried(self, name: str) -> bytes:
+        """Return, on rank 0, a file that the loaded checkpoint carries; nothing where it carries none. Not collective."""
+        return self._loader.carried(name) if self._peers.rank == 0 else b""
 
     def close(self) -> None:
         """Wait, and free what staging holds; to be called before destroy_process_group."""
@@ -163,8 +168,8 @@ class Checkpointer:
         failures = list(dict.fromkeys(failure for _files, failure in parts if failure))
         try:
             if not failures:
-                self.before_publish()
                 files = {name: entry for part, _failure in parts for name, entry in part.items()}
+                files |= store.add(temporary, self.before_publish(step))
                 self._peers.end_if_superseded()
                 store.publish(temporary, Manifest(step, self._peers.world_size, self._config_digest, self._facts, files))
                 return None

@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import count
 from pathlib import Path
 
-from ..files import fsync_path
+from ..files import FileEntry, digest_file, fsync_path
 from . import manifest as manifests
 from .manifest import MANIFEST, Manifest
 from .step_names import STEP_NAME, step_name, step_of
@@ -48,6 +48,14 @@ def new_temporary(directory: Path, step: int) -> Path:
 def remove_leftovers(directory: Path) -> list[str]:
     """Delete the temporary folders of dead attempts; return what could not be deleted, a line each."""
     return [problem for name in _names(directory) if _TEMPORARY.fullmatch(name) for problem in delete(directory / name)]
+
+
+def add(temporary: Path, contents: Mapping[str, bytes]) -> dict[str, FileEntry]:
+    """Write files beside the shards of a checkpoint that is not published yet; return their sizes and digests, by name."""
+    for name, content in contents.items():
+        (temporary / name).write_bytes(content)
+        fsync_path(temporary / name)
+    return {name: digest_file(temporary / name) for name in contents}
 
 
 def publish(temporary: Path, manifest: Manifest) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import pwd
+import sqlite3
 import stat
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +16,11 @@ from typing import NamedTuple
 _ENDS_HERE = frozenset({errno.EBADF, errno.ECHILD, errno.EFAULT, errno.ENOTSOCK, errno.EINVAL, errno.ENOEXEC, errno.EDEADLK})
 """Without a file's name these are mistakes of a program, not of a person or a machine."""
 _FULL = {errno.ENOSPC: "there is no space left on the device", errno.EDQUOT: "the disk quota is used up"}
+_SITE_FAULTS = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.EREMOTEIO, errno.ENODEV, errno.ENXIO, errno.ENOTCONN}
+    | {errno.EACCES, errno.EPERM, errno.EFBIG, errno.ETIMEDOUT, errno.ENOMEDIUM}
+)
+"""What a disk says that is full, used up, taken away or broken, or that an account has lost: it may be there again later."""
 
 
 class Refusal(NamedTuple):
@@ -36,6 +42,18 @@ def explain(error: OSError) -> Refusal | None:
     if error.errno in (errno.EACCES, errno.EPERM):
         return _not_permitted(Path(names[-1]) if len(names) > 1 and _readable(Path(names[0])) else Path(names[0]))
     return _named(error, Path(names[0]))
+
+
+def is_site_fault(error: BaseException) -> bool:
+    """Return whether an error, or one that led to it, is a disk's refusal and no mistake of a program."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in _SITE_FAULTS:
+            return True
+        if isinstance(cause, sqlite3.OperationalError):
+            return any(words in str(cause) for words in ("disk", "readonly", "unable to open"))
+        cause = cause.__cause__ or cause.__context__
+    return False
 
 
 def not_readable(path: Path) -> Refusal | None:

@@ -32,8 +32,10 @@ from ..models.base import ModelBase
 from ..optim import optimizers
 from ..optim.ema import EMACallback
 from ..preprocessing import prepare_shapes
-from .metrics import DelayedMetrics, Record, Tracker
+from .metrics import DelayedMetrics, Record
+from .metrics_file import CARRIED
 from .provenance import config_digest, numerics
+from .tracker import Tracker
 
 if TYPE_CHECKING:
     from .validation import Validation
@@ -96,8 +98,11 @@ class Trainer:
         self.step = self._resume()
         self._announce_step()
         self.batches = self._batches()
-        self.tracker = Tracker(run_dir, self.step, config.tracking, config.resolved(), enabled=parallel.rank == 0)
-        self.checkpointer.before_publish = self.tracker.sync
+        self.tracker = Tracker(
+            run_dir, self.step, config.tracking, config.resolved(), enabled=parallel.rank == 0,
+            carried=self.checkpointer.carried(CARRIED), tell=self._warn, is_current=control.is_current,
+        )  # fmt: skip
+        self.checkpointer.before_publish = self.tracker.before_checkpoint
         self.delayed, self.nonfinite_in_a_row = DelayedMetrics(), 0
         self._first_step, self._saved_at, self._loss = self.step, time.monotonic(), math.nan
 
@@ -330,7 +335,7 @@ class Trainer:
         self.control.progress("finishing", self.step)
         del self.batches  # ends the loader's processes
         self.checkpointer.close()
-        self.tracker.close()
+        self.tracker.close(self.checkpointer.last_published)
 
     def _warn(self, text: str) -> None:
         if self.parallel.rank == 0:

@@ -302,10 +302,11 @@ def scenario_attempt(rank: int, directory: str, current: str, attempt: int, step
     state = make_state(0)
     loaded = checkpointer.load(state)
 
-    def sleep() -> None:
+    def sleep(_step: int) -> dict[str, bytes]:
         Path(f"{hold}.reached").touch()
         while hold and Path(hold).exists():
             time.sleep(0.01)
+        return {}
 
     if hold:
         checkpointer.before_publish = sleep

@@ -165,12 +165,17 @@ def test_a_publication_is_reported_with_its_step_and_time(checkpointer: Checkpoi
 
 
 def test_metrics_come_first_and_their_failure_fails_the_save(checkpointer: Checkpointer, tmp_path: Path, control: Any) -> None:
-    seen: list[list[str]] = []
-    checkpointer.before_publish = lambda: seen.append([name for name in tree(tmp_path) if not name.startswith(".")])
-    checkpointer.save(1, small(1), wait=True)
-    assert seen == [[]]
+    seen: list[tuple[int, list[str]]] = []
 
-    def full() -> None:
+    def look(step: int) -> dict[str, bytes]:
+        seen.append((step, [name for name in tree(tmp_path) if not name.startswith(".")]))
+        return {}
+
+    checkpointer.before_publish = look
+    checkpointer.save(1, small(1), wait=True)
+    assert seen == [(1, [])]
+
+    def full(_step: int) -> dict[str, bytes]:
         raise OSError(28, "No space left on device")
 
     checkpointer.before_publish = full
@@ -178,6 +183,18 @@ def test_metrics_come_first_and_their_failure_fails_the_save(checkpointer: Check
     assert (checkpointer.failed_in_a_row, checkpointer.last_published) == (1, 1)
     assert tree(tmp_path) == ["step-00000001"]
     assert control.warnings() == ["the checkpoint of step 2 failed (1 in a row): OSError: [Errno 28] No space left on device"]
+
+
+def test_what_a_checkpoint_carries_is_verified_with_it_and_given_back(checkpointer: Checkpointer, tmp_path: Path, control: Any) -> None:
+    assert checkpointer.carried("notes") == b""
+    checkpointer.before_publish = lambda step: {"notes": f"of step {step}".encode()}
+    checkpointer.save(1, small(1), wait=True)
+    checkpointer.save(2, small(2), wait=True)
+    assert set(manifests.read(tmp_path / "step-00000002").files) == {".metadata", "__0_0.distcp", "notes"}
+    assert checkpointer.load(small(0)) == 2 and checkpointer.carried("notes") == b"of step 2"
+    (tmp_path / "step-00000002" / "notes").write_bytes(b"of step 3")
+    assert checkpointer.load(small(0)) == 1 and checkpointer.carried("notes") == b"of step 1"
+    assert checkpointer.carried("others") == b""
 
 
 def test_a_directory_that_cannot_be_made_is_a_failed_save(alone: None, tmp_path: Path, control: Any) -> None:

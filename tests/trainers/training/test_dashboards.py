@@ -14,7 +14,8 @@ import pytest
 from trainers.config.tracking import TrackingConfig
 from trainers.errors import UserError
 from trainers.inference.video_files import write_png
-from trainers.training.metrics import Record, Tracker
+from trainers.training.metrics import Record
+from trainers.training.tracker import Tracker
 
 STAND_IN = """
 import json, pathlib
