@@ -18,6 +18,7 @@ from torch.nn.functional import interpolate
 from ..errors import first_line
 from ..sources.entries import Rejected
 from . import animated_webp
+from .container_crop import crop_of
 from .frame_times import Timeline, read_times
 from .upright_pictures import UprightPictures
 from .video_decoding import required_frames
@@ -71,7 +72,7 @@ def _read(video: Path | bytes, settings: Settings, start: float) -> Clip:
         return _clip(animated_webp.required_pictures(video, indices), timeline, indices, settings)
     with opened(video) as (container, stream):
         timeline = read_times(container, stream, longest_s)
-        upright = UprightPictures(stream.sample_aspect_ratio)
+        upright = UprightPictures(stream.sample_aspect_ratio, crop_of(video, container, stream))
     indices = _indices(timeline, settings, start)
     pictures = ((index, upright.picture(frame)) for index, frame in required_frames(video, timeline, indices))
     return _clip(pictures, timeline, indices, settings)

@@ -1,4 +1,4 @@
-"""Owns how a decoded frame is shown: its colours, the right way up, with square pixels. Must not know which frames are required.
+"""Owns how a decoded frame is shown: its colours, cropped, the right way up, with square pixels. Must not know which frames are required.
 
 All of it is done by FFmpeg's own filters, as its program does it by default: so a picture here is the one that `ffmpeg -i x` shows, to the
 rounding of one conversion. No tone mapping: HDR is converted by its matrix and range alone.
@@ -17,16 +17,17 @@ from av.sidedata.sidedata import Type
 from torch import Tensor
 
 from ..sources.entries import Rejected
+from .container_crop import Crop
 from .video_streams import LARGEST_PICTURE
 
 Matrix = tuple[int, ...]
 
 
 class UprightPictures:
-    """Converts frames of one video, whose pixels are `aspect` times as wide as high."""
+    """Converts frames of one video, whose pixels are `aspect` times as wide as high; `crop`: edges that its container does not show."""
 
-    def __init__(self, aspect: Fraction | None) -> None:
-        self._aspect = aspect if aspect else Fraction(1)
+    def __init__(self, aspect: Fraction | None, crop: Crop | None = None) -> None:
+        self._aspect, self._crop = aspect if aspect else Fraction(1), crop
         self._key: Any = None
         self._graph: Any = None
 
@@ -35,7 +36,7 @@ class UprightPictures:
         matrix = _display_matrix(frame)
         key = (frame.width, frame.height, frame.format.name, int(frame.colorspace), int(frame.color_range), matrix)
         if key != self._key:
-            self._key, self._graph = key, _graph(frame, turns(matrix), self._aspect)
+            self._key, self._graph = key, _graph(frame, self._crop, turns(matrix), self._aspect)
         self._graph.vpush(frame)
         return torch.from_numpy(self._graph.vpull().to_ndarray())
 
@@ -73,23 +74,23 @@ def _angle(matrix: Matrix) -> float:
     return angle - 360 * math.floor(angle / 360 + 0.9 / 360)
 
 
-def square_size(width: int, height: int, aspect: Fraction) -> tuple[int, int]:
-    """Return the size that makes pixels square: the width changes, rounded as by ffmpeg's scale=iw*sar:ih."""
-    size = max(1, int(width * (aspect.numerator / aspect.denominator))), height
-    if size[0] * size[1] > LARGEST_PICTURE:
-        raise Rejected("unreadable", f"its frames are {size[0]}x{size[1]} in square pixels")
-    return size
+def _square(width: int, height: int, aspect: Fraction) -> str:
+    """Return how FFmpeg's scale filter makes pixels square: the width changes. Rejected where that makes too large a picture."""
+    if width * aspect * height > LARGEST_PICTURE:
+        raise Rejected("unreadable", f"its frames are {int(width * aspect)}x{height} in square pixels")
+    return f"max(1,iw*({aspect.numerator}/{aspect.denominator})):ih"
 
 
-def _graph(frame: Any, turning: list[tuple[str, str | None]], aspect: Fraction) -> Graph:
+def _graph(frame: Any, crop: Crop | None, turning: list[tuple[str, str | None]], aspect: Fraction) -> Graph:
     graph = Graph()
     size = f"video_size={frame.width}x{frame.height}:pix_fmt={frame.format.name}:time_base=1/1"
     nodes = [graph.add("buffer", f"{size}:colorspace={int(frame.colorspace)}:range={int(frame.color_range)}")]
+    nodes += [graph.add("crop", crop.of(frame.width, frame.height))] if crop else []
     nodes += [graph.add(name, how) for name, how in turning]
     width, height = frame.width, frame.height
     if turning and turning[0][0] == "transpose":
         width, height, aspect = height, width, 1 / aspect
     if aspect != 1:
-        nodes.append(graph.add("scale", "{}:{}".format(*square_size(width, height, aspect))))
+        nodes.append(graph.add("scale", _square(width, height, aspect)))
     graph.link_nodes(*nodes, graph.add("format", "rgb24"), graph.add("buffersink")).configure()
     return graph

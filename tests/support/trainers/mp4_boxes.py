@@ -1,4 +1,4 @@
-"""Owns changing what the header of an MP4 file says: display matrix and edit list (ISO/IEC 14496-12)."""
+"""Owns changing what the header of an MP4 file says: display matrix, edit list and clean aperture (ISO/IEC 14496-12)."""
 
 from __future__ import annotations
 
@@ -35,5 +35,19 @@ def with_edits(source: Path, path: Path, *edits: tuple[float, float]) -> Path:
     for box in (b"elst", b"edts", b"trak", b"moov"):
         size = content.index(box) - 4
         struct.pack_into(">I", content, size, struct.unpack_from(">I", content, size)[0] + 12 * (len(edits) - number))
+    path.write_bytes(content)
+    return path
+
+
+def with_clean_aperture(source: Path, path: Path, *numbers: int) -> Path:
+    """Write a copy of which only a part is to be shown: width, height and the middle's offsets across and down, each as two numbers of a
+    fraction. The source's header has to come last."""
+    content = bytearray(source.read_bytes())
+    box = struct.pack(">I4s8i", 40, b"clap", *numbers)
+    entry = content.index(b"stsd") + 12  # behind version, flags and the number of entries
+    at = entry + struct.unpack_from(">I", content, entry)[0]
+    content[at:at] = box
+    for size in [content.rindex(kind, 0, entry) - 4 for kind in (b"stsd", b"stbl", b"minf", b"mdia", b"trak", b"moov")] + [entry]:
+        struct.pack_into(">I", content, size, struct.unpack_from(">I", content, size)[0] + len(box))
     path.write_bytes(content)
     return path
