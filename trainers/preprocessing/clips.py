@@ -66,7 +66,7 @@ def read_clip(video: Path | bytes, settings: Settings, start: float = 0.0) -> Cl
 
 def _read(video: Path | bytes, settings: Settings, start: float) -> Clip:
     longest_s = settings.duration_tolerance * settings.num_frames / settings.train_fps
-    if animated_webp.only_pillow_reads(video):
+    if animated_webp.is_animated_webp(video):
         timeline = animated_webp.read_times(video, longest_s)
         indices = _indices(timeline, settings, start)
         return _clip(animated_webp.required_pictures(video, indices), timeline, indices, settings)

@@ -98,3 +98,21 @@ def test_an_animated_webp_is_read(tmp_path: Path) -> None:
     ffmpeg("-i", path, "-frames:v", 1, "-c:v", "libwebp", tmp_path / "still.webp")
     with pytest.raises(Rejected):
         read_clip(tmp_path / "still.webp", SETTINGS)
+
+
+def test_colours_of_a_lossy_webp_are_those_of_its_own_decoder(tmp_path: Path) -> None:
+    for name, words in {"a": "", "half": "-vf format=rgba,colorchannelmixer=aa=0.5 -pix_fmt yuva420p"}.items():
+        path = make(tmp_path / f"{name}.webp", f"{words} -c:v libwebp_anim -quality 90", rate=10, duration_s=1)
+        ffmpeg("-i", path, "-frames:v", 1, "-f", "rawvideo", "-pix_fmt", "yuv420p", tmp_path / name)
+        ours = ((read_clip(path, SETTINGS).frames[:, 0].permute(1, 2, 0) + 1) * 127.5).round()
+        assert (ours - _by_libwebp((tmp_path / name).read_bytes(), 64, 48)).abs().max() <= 2
+    assert differs(make(tmp_path / "grey.webp", "-vf hue=s=0 -c:v libwebp_anim -quality 90", rate=10, duration_s=1), 5, fps=10) == ""
+
+
+def _by_libwebp(planes: bytes, width: int, height: int) -> torch.Tensor:
+    """Return a picture [h, w, 3] of 4:2:0 planes: BT.601 of limited range, chroma interpolated 9:3:3:1 (src/dsp/upsampling.c)."""
+    y, u, v = torch.tensor(list(planes), dtype=torch.float32).split([width * height, width * height // 4, width * height // 4])
+    chroma = torch.stack([u, v]).view(1, 2, height // 2, width // 2) - 128
+    u, v = torch.nn.functional.interpolate(chroma, (height, width), mode="bilinear", align_corners=False)[0]
+    y = 255 / 219 * (y.view(height, width) - 16)
+    return torch.stack([y + 1.596 * v, y - 0.392 * u - 0.813 * v, y + 2.017 * u], -1).clamp(0, 255)
