@@ -24,10 +24,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from . import own_code
 from .config import TrainConfig, check, guidance
+from .config.os_errors import explain, is_site_fault
 from .config.programs import download, evaluate, export, preprocess
 from .control import EXIT_NO_RESTART, EXIT_SAVED, EXIT_WRONG_NODE, Control
 from .errors import NodeError, UserError
 from .inference.export import required_exports
+from .output import outlive_full_disk
 
 EXIT_CRASHED = 1
 PROGRAMS: dict[str, tuple[Any, str]] = {
@@ -42,6 +44,7 @@ PROGRAMS: dict[str, tuple[Any, str]] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program that the configuration names; return the exit code. Every failure is reported to the launcher."""
+    outlive_full_disk()
     control = Control().start()
     options = _parser().parse_args(arguments)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format=f"%(asctime)s rank {control.rank}: %(message)s", force=True)
@@ -62,11 +65,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"error: {error}\n")
         control.report("failure", text=str(error))
         return EXIT_WRONG_NODE
-    except BaseException:
-        text = traceback.format_exc()
-        sys.stderr.write(text)
-        control.report("failure", text="\n".join(text.strip().splitlines()[-5:])[-2000:])
+    except OSError as error:
+        if not is_site_fault(error):
+            return _crashed(control)
+        text = _site_fault(error)
+        sys.stderr.write(f"error: {text}\n")
+        control.report("failure", text=text)
         return EXIT_CRASHED
+    except BaseException:
+        return _crashed(control)
+
+
+def _crashed(control: Control) -> int:
+    """Report the exception that is being handled, with its traceback."""
+    text = traceback.format_exc()
+    sys.stderr.write(text)
+    control.report("failure", text="\n".join(text.strip().splitlines()[-5:])[-2000:])
+    return EXIT_CRASHED
+
+
+def _site_fault(error: OSError) -> str:
+    """Return in a line what a disk refused, and where in the code, which may be a user's."""
+    refusal = explain(error)
+    frame = traceback.extract_tb(error.__traceback__)[-1] if error.__traceback__ is not None else None
+    where = "" if frame is None else f" (at {frame.filename}:{frame.lineno})"
+    return str(UserError(f"{error if refusal is None else refusal.message}{where}", "" if refusal is None else refusal.hint))
 
 
 def read_config(path: Path) -> tuple[str, Any]:
@@ -80,6 +103,8 @@ def read_config(path: Path) -> tuple[str, Any]:
         [(program, block)] = content.items()
         config = TypeAdapter(PROGRAMS[program][0]).validate_python(block)
     except OSError as error:
+        if is_site_fault(error):
+            raise
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     except ValidationError as error:
         hints = [guidance.conversions(e["input"]) for e in error.errors() if e["loc"] and e["loc"][-1] == guidance.OTHERS_KEY]

@@ -15,6 +15,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from .control import SIGNALS
+from .output import outlive_full_disk
 
 _OFF_THE_WORKING_DIRECTORY = "import sys; sys.path[:] = [part for part in sys.path if part]; "
 """Python puts the working directory first on the module path of a program that it gets with -c (as it does with -m), so that what a user
@@ -41,8 +42,12 @@ def _spawn_off_the_working_directory(path: bytes, args: Sequence[Any], passfds: 
 multiprocessing.util.spawnv_passfds = _spawn_off_the_working_directory  # all of them go through this one; there is no option for it
 
 
-def ignore_rank_signals() -> None:
-    """Ignore the signals that are sent to the whole process group: they are for the rank, which still needs its workers to finish."""
+def begin_as_helper() -> None:
+    """Ignore the signals that are sent to the whole process group: they are for the rank, which still needs its workers to finish.
+
+    Nor does a log that cannot be written end any of them.
+    """
+    outlive_full_disk()
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 

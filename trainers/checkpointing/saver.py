@@ -44,6 +44,7 @@ class Checkpointer:
         self._pending: tuple[int, Path, Future[str | None]] | None = None
         self._hashed_bytes = 0
         self._undeletable: set[str] = set()
+        self._left_over: set[Path] = set()  # of failed saves: tried again before each
         self.before_publish: Callable[[int], Mapping[str, bytes]] = lambda _step: {}
         """Called on rank 0, in the saving thread, before the checkpoint of a step gets its name; raising fails the save. Returns files, by
         name, that the checkpoint carries besides the state; `carried` gives them back."""
@@ -114,6 +115,7 @@ class Checkpointer:
 
     def _open(self, step: int) -> tuple[Path | None, str | None]:
         """Return, on rank 0, (temporary folder, why there is none); both are None where this step is published already."""
+        self._left_over = {folder for folder in self._left_over if store.delete(folder)}
         try:
             if manifests.is_complete(store.folder_of(self._directory, step)):
                 return None, None
@@ -175,8 +177,9 @@ class Checkpointer:
                 return None
         except Exception as error:
             failures = [one_line(error)]
-        for problem in store.delete(temporary):
-            self._peers.warn(f"a leftover of the failed checkpoint stays: {problem}")
+        if problems := store.delete(temporary):
+            self._left_over.add(temporary)
+            self._peers.warn(f"a leftover of the failed checkpoint stays until it can be removed: {'; '.join(problems)}")
         return "; ".join(failures)
 
     def _prune(self) -> None:

@@ -101,7 +101,8 @@ def delete(folder: Path, unlink: Callable[[Path], None] = Path.unlink) -> list[s
     if problem:
         return [f"{folder.name}: {problem}"]
     try:
-        fsync_path(folder)
+        if not _TEMPORARY.fullmatch(folder.name):  # which nobody takes for one: a failing disk need not be waited for
+            fsync_path(folder)
         problems = {_attempt(path, unlink) for path in list(folder.iterdir())} - {""}
     except FileNotFoundError:
         return []

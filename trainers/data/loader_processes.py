@@ -23,7 +23,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from ..control import SIGNALS, die_with_parent
 from ..errors import UserError
-from ..processes import ignore_rank_signals, kill_at_exit
+from ..processes import begin_as_helper, kill_at_exit
 
 Item = TypeVar("Item")
 Loaded = TypeVar("Loaded", covariant=True)
@@ -148,7 +148,7 @@ def receive(pipe: Connection[Any, Any]) -> Any:
 
 def _serve(source: Source[Any], keys: Connection[Any, Any], items: Connection[Any, Any], parent: int) -> None:
     """Answer keys until the rank closes the pipe; the process was started with the rank's signals blocked."""
-    ignore_rank_signals()
+    begin_as_helper()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     die_with_parent(parent)
     ready: queue.SimpleQueue[Any] = queue.SimpleQueue()  # holds no more items than were requested

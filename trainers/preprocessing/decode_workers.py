@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from ..control import die_with_parent
-from ..processes import ignore_rank_signals, kill_at_exit
+from ..processes import begin_as_helper, kill_at_exit
 from ..sources.entries import Rejected
 from .clips import Clip, Settings, read_clip
 
@@ -131,7 +131,7 @@ class _Worker:
 
 def _serve(pipe: Connection, settings: Settings) -> None:
     """Decode until the rank closes the pipe; signals to the process group are for the rank, and a decoder never outlives it."""
-    ignore_rank_signals()
+    begin_as_helper()
     die_with_parent()  # a parent that is dead already closes the pipe
     resource.setrlimit(resource.RLIMIT_DATA, (_MEMORY_BYTES, _MEMORY_BYTES))
     torch.set_num_threads(1)
