@@ -187,12 +187,18 @@ def fork(
     wait: bool, take_snapshot: bool, json_: bool, runs_dir: Path | None,
 ) -> int:  # fmt: skip
     from ..lifecycle.fork import fork as made_of
+    from ..planning.warnings import passed_over, warnings_of
 
     chosen = registry.runs_dir_option(runs_dir)
     old = find(word, runs_dir, to="fork")
-    run, plan = made_of(old, step, name, cluster, sets=sets, ranks=ranks, sbatch=sbatch, runs_dir=chosen, take_snapshot=take_snapshot)
-    for line in plan.notes:
-        printing.say(line)
+
+    def tell(plan: Any) -> None:
+        for line in (*warnings_of(plan), *passed_over(plan)):
+            printing.say(line)
+
+    run, plan = made_of(
+        old, step, name, cluster, sets=sets, ranks=ranks, sbatch=sbatch, runs_dir=chosen, take_snapshot=take_snapshot, tell=tell
+    )
     printing.say(f"{run.name}: starts from step {step} of {old.name}")
     return _submitted(run, plan.summary, wait=wait, json_=json_)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,12 @@ from . import submit as submission
 
 def fork(
     old: Run, step: int, name: str, cluster: str | None, *, sets: Sequence[str], ranks: int | None, sbatch: Mapping[str, Any],
-    runs_dir: Path | None, take_snapshot: bool,
+    runs_dir: Path | None, take_snapshot: bool, tell: Callable[[Plan], None],
 ) -> tuple[Run, Plan]:  # fmt: skip
-    """Make the new run and its job. Anything may be set that the checkpoint still fits; what does not fit ends the run with the keys."""
+    """Make the new run and its job. Anything may be set that the checkpoint still fits; what does not fit ends the run with the keys.
+
+    `tell` gets the plan before anything of it is done, to say what a person should know.
+    """
     source = stored_checkpoints.checkpoint_of(old, step)
     composed = compose(str(old.config_file), cluster, sets=sets)
     if composed.recipe.train is None:
@@ -42,6 +45,8 @@ def fork(
         copy_checkpoint(source, new.checkpoints)
         _copy_metrics(old, new, step)
 
+    submission.check_scheduler(plan)
+    tell(plan)
     run = submission.submit(plan, take_snapshot=take_snapshot, request={"fork": old.name, "step": step, "set": list(sets)}, fill=fill)
     return run, plan
 

@@ -92,6 +92,12 @@ def test_a_fork_that_cannot_be_is_refused_before_anything_is_made(
     assert done.returncode == 1 and words in done.stderr and not (workspace.runs / "never").exists()
 
 
+def test_what_a_fork_changes_is_told_before_it_is_submitted(workspace: Workspace) -> None:
+    rate = ("--set", "train.optimizers.student.lr=0.5")
+    done = workspace.call("fork", "first", "--step", "20", "--name", "first", *rate, check=False)
+    assert done.returncode == 1 and -1 < done.stderr.find("learning rate") < done.stderr.find("exists already"), done.stderr
+
+
 def test_a_fork_goes_on_from_the_step_with_what_is_set_and_leaves_the_old_run_alone(workspace: Workspace) -> None:
     before = losses(workspace.runs / "first")
     workspace.call("fork", "first", "--step", "20", "--name", "forked", "--set", "train.seed=5")  # which resume refuses
