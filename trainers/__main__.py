@@ -24,6 +24,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from . import own_code
 from .config import TrainConfig, check, guidance
+from .config.checkpoint import AUTO
 from .config.os_errors import explain, is_site_fault
 from .config.programs import download, evaluate, export, preprocess
 from .control import EXIT_NO_RESTART, EXIT_SAVED, EXIT_WRONG_NODE, Control
@@ -118,6 +119,9 @@ def read_config(path: Path) -> tuple[str, Any]:
         raise UserError(
             f"{path}: " + "; ".join(f"{'.'.join(p.path)}: {p.message}" for p in wrong), "; ".join(p.hint for p in wrong if p.hint)
         )
+    if isinstance(config, TrainConfig) and config.checkpoint.every_minutes == AUTO:
+        what = "checkpoint.every_minutes: auto depends on how often the machines fail, which a rank does not know"
+        raise UserError(f"{path}: {what}", "a number of minutes; whatever starts the ranks of a cluster works it out")
     return program, config
 
 

@@ -112,7 +112,7 @@ class Control:
         self._send({"kind": "progress", "phase": phase, "count": count, **details})
 
     def report(self, kind: str, **details: Any) -> None:
-        """Send what the launcher records: kind "checkpoint" (step, save_s), "resumed" (step), "warning" or "failure" (text).
+        """Send what the launcher records: kind "checkpoint" (step, save_s, stall_s), "resumed" (step), "warning" or "failure" (text).
 
         A failure carries the last step done, too: the heartbeat may have left it out.
         """

@@ -41,12 +41,20 @@ def show(
     ],
     cluster: ClusterName = None,
     sets: Sets = None,
+    ettr: Annotated[
+        bool, typer.Option("--ettr", help="Instead: the effective training time of 8 to 1,024 nodes there, and how often to save.")
+    ] = False,
     json_: AsJson = False,
 ) -> None:
     """A recipe on a cluster, resolved, with each value's origin."""
     from ..commands import listing
 
-    listing.show(recipe, cluster, sets or [], json_=json_)
+    if ettr:
+        from ..commands import effective_training
+
+        effective_training.show(recipe, cluster, sets or [], json_=json_)
+    else:
+        listing.show(recipe, cluster, sets or [], json_=json_)
 
 
 Step = Annotated[int | None, typer.Option("--step", help="Checkpoint; default: the newest that verifies.")]

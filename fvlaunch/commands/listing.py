@@ -32,9 +32,9 @@ def list_(what: str, *, json_: bool, runs_dir: Path | None) -> int:
 
 def show(recipe: str, cluster: str | None, sets: list[str], *, json_: bool) -> None:
     from ..config.compose import compose
-    from ..planning.planner import named_cluster
+    from ..planning import planner
 
-    composed = compose(recipe, named_cluster(recipe, cluster), sets=sets)
+    composed = planner.with_auto_resolved(compose(recipe, planner.named_cluster(recipe, cluster), sets=sets))
     data = {**composed.recipe_data, "cluster": composed.cluster_data}
     if json_:
         printing.as_json(

@@ -20,9 +20,10 @@ from trainers.config.section import Section
 from ..schedulers import registry
 from ..schedulers.slurm import gpu_counts
 from . import sbatch_options
+from .reliability import Reliability
 from .values import ENV_NAME, SECRET_NAME, TIME_HINT, seconds, time_text
 
-__all__ = ["Cluster", "ClusterResources", "Limits", "Recipe", "Resources", "seconds"]
+__all__ = ["Cluster", "ClusterResources", "Limits", "Recipe", "Reliability", "Resources", "seconds"]
 
 _OURS = re.compile(
     r"(RANK|LOCAL_RANK|WORLD_SIZE|LOCAL_WORLD_SIZE|MASTER_ADDR|MASTER_PORT|OMP_NUM_THREADS|(TRAINER|SLURM|SBATCH|FVLAUNCH)_.*)"
@@ -283,14 +284,16 @@ class Cluster(Section):
     requeue, or have no scontrol in their containers."""
     limits: Limits = Limits()
     """When a failing run is given up, and how patiently the agents watch the ranks."""
+    reliability: Reliability | None = None
+    """How often this cluster interrupts a run, and what that costs; null: as its keys' defaults say. Nothing at run time depends on it."""
     notify: Notify | None = None
     """A command that is run on the first node when a run ends or stalls; null: none."""
     resources: ClusterResources = ClusterResources()
     """This cluster's values for a recipe's `resources`; --set comes before them."""
 
     def resolved(self) -> dict[str, Any]:
-        """Plain data that parses back to the same profile. `device` is left out where it says nothing: older copies of the code lack it."""
-        return self.model_dump(mode="json", exclude={"device"} if self.device is None else None)
+        """Plain data that parses back to the same profile. What older copies of the code lack is left out where it says nothing."""
+        return self.model_dump(mode="json", exclude={key for key in ("device", "reliability") if getattr(self, key) is None})
 
     def gpus_of_a_node(self, given: int | None, ranks: int) -> int | None:
         """Return how many GPUs a node with so many ranks must have. 0: the CPU is meant; None: none were asked for.

@@ -144,7 +144,7 @@ def make_plan(
     return Plan(
         name=name,
         runs_dir=folder,
-        recipe=_filled(composed.recipe_data, {_RANKS: shape.ranks, **chosen}),
+        recipe=filled(composed.recipe_data, {_RANKS: shape.ranks, **chosen}),
         cluster={
             **composed.cluster_data,
             "slurm": kept if scheduler(cluster.executor).takes_sbatch_options else composed.cluster_data["slurm"],
@@ -307,9 +307,9 @@ def _at(data: Any, path: KeyPath) -> Any:
     return data
 
 
-def _filled(data: dict[str, Any], values: Mapping[KeyPath, Any]) -> dict[str, Any]:
+def filled(data: dict[str, Any], values: Mapping[KeyPath, Any]) -> dict[str, Any]:
     """Return a copy of nested data with some leaves set."""
     for path, value in values.items():
         first, *rest = path
-        data = {**data, str(first): _filled(data[str(first)], {tuple(rest): value}) if rest else value}
+        data = {**data, str(first): filled(data[str(first)], {tuple(rest): value}) if rest else value}
     return data

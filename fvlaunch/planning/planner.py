@@ -24,8 +24,9 @@ from ..runs.pipeline_directory import of_stage
 from ..schedulers import local_process
 from ..schedulers.registry import scheduler
 from . import lockfile, rates
+from .checkpoint_interval import MINUTES, STEPS, is_auto, with_interval
 from .input_contents import check_contents
-from .plan import Plan, free_name, make_plan
+from .plan import Plan, filled, free_name, make_plan
 from .preflight import check_inputs, check_own_code
 
 FROZEN = ("method", "models", "data", "seed", "flow_shift", "precision", "deterministic", "parallel")
@@ -85,7 +86,18 @@ def plan_of(composed: Composed, **request: Any) -> Plan:
         shell=shell_for(composed.cluster.executor),
         **request,
     )
+    plan = with_interval(composed, plan)
     return plan if request.get("name") else replace(plan, name=free_name(plan.name, plan.runs_dir))
+
+
+def with_auto_resolved(composed: Composed) -> Composed:
+    """Return the same with what `auto` stands for at a submission, and its origin."""
+    if not is_auto(composed):
+        return composed
+    plan = plan_of(composed, name=None, ranks=None, nodes=None, sbatch={}, runs_dir=None)
+    saving = plan.recipe["train"]["checkpoint"]
+    told = {path: plan.origins[path] for path in (MINUTES, STEPS)}
+    return replace(composed, recipe_data=filled(composed.recipe_data, {MINUTES[:-1]: saving}), origins={**composed.origins, **told})
 
 
 def shell_for(executor: str) -> dict[str, str]:
@@ -107,6 +119,8 @@ def plan_resume(run: Run, cluster: str | None, *, sets: Sequence[str], ranks: in
     check_own_code(after)
     plan = plan_of(after, name=run.path.name, ranks=ranks, nodes=None, sbatch=sbatch, runs_dir=run.path.parent)
     _check_unfinished(run, run.record(), plan)
+    if before.cluster.reliability is None:  # the run's copy of the code may be older than that key, and nothing it runs needs it
+        plan = replace(plan, cluster={key: value for key, value in plan.cluster.items() if key != "reliability"})
     plan = replace(plan, notes=(*plan.notes, *rate_jumps(before, after, run.last_checkpoint_step())))
     return replace(plan, pipeline=run.path.parent.name) if of_stage(run) else plan
 

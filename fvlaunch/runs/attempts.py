@@ -80,6 +80,10 @@ class Attempt:
     ranks: int = 1
     excluded: tuple[str, ...] = ()
     """Nodes that the next attempt stays away from."""
+    stall_s: float | None = None
+    """Seconds that training stood still for its last checkpoint; None: not measured."""
+    resumed_at: float | None = None
+    """When its ranks had loaded the checkpoint that it went on from."""
 
 
 def read_attempt(run: Run, number: int, *, newest: bool) -> Attempt | None:
@@ -114,6 +118,8 @@ def _of_events(run: Run, events: list[dict[str, Any]], number: int, *, newest: b
         next=last.get("decided", {}).get("next", ""),
         ranks=int(start.get("ranks") or 1),
         excluded=tuple(last.get("decided", {}).get("exclude") or ()),
+        stall_s=last.get("checkpoint", {}).get("stall_s"),
+        resumed_at=last.get("resumed", {}).get("time"),
     )
 
 

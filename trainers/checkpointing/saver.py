@@ -67,7 +67,8 @@ class Checkpointer:
             self._settle(step, failure)
             return
         staged, planner = self._stager.stage(state)
-        self._pending = step, temporary, self._threads.submit(self._finish, staged, planner, temporary, step, started)
+        spans = started, time.monotonic() - started
+        self._pending = step, temporary, self._threads.submit(self._finish, staged, planner, temporary, step, *spans)
         if wait:
             self.wait()
 
@@ -139,12 +140,15 @@ class Checkpointer:
 
     # From here on: in the saving thread.
 
-    def _finish(self, staged: dict[str, Any], planner: StagedPlanner, temporary: Path, step: int, started: float) -> str | None:
+    def _finish(
+        self, staged: dict[str, Any], planner: StagedPlanner, temporary: Path, step: int, started: float, stall_s: float
+    ) -> str | None:
         """Write, gather, publish and prune; return why there is no new checkpoint, the same on all ranks, or None."""
         parts = self._publishing.gather(self._write(staged, planner, temporary))
         failure = self._publishing.from_rank_0(lambda: self._publish(temporary, step, parts))
         if self._peers.rank == 0 and failure is None:
-            self._control.report("checkpoint", step=step, save_s=round(time.monotonic() - started, 3))
+            save_s = time.monotonic() - started
+            self._control.report("checkpoint", step=step, save_s=round(save_s, 3), stall_s=round(stall_s, 3))
             self._prune()
         return failure
 

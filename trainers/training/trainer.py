@@ -300,7 +300,7 @@ class Trainer:
         config = self.config.checkpoint
         by_steps = config.every_steps is not None and self.step % config.every_steps == 0
         waited_s = time.monotonic() - self._saved_at
-        return by_steps or (self.parallel.rank == 0 and config.every_minutes is not None and waited_s >= config.every_minutes * 60)
+        return by_steps or (self.parallel.rank == 0 and config.every_s is not None and waited_s >= config.every_s)
 
     def _save(self, wait: bool) -> None:
         self.control.progress("saving", self.step)

@@ -19,8 +19,9 @@ UNITS = {
     "generator_update_interval": "steps", "interval": "steps", "start_step": "steps", "nonfinite_limit": "steps", "step": "steps",
     "keep_last": "checkpoints", "crashes": "attempts", "hangs": "attempts", "out_of_memory": "attempts",
     "starts_without_progress": "attempts", "interrupted_starts": "attempts", "failed_saves": "saves",
+    "failures_per_node_day": "failures", "preemptions_per_day": "preemptions",
 }  # fmt: skip
-_ENDINGS = {"_s": "seconds", "_gb": "GB", "_minutes": "minutes", "_steps": "steps"}
+_ENDINGS = {"_gb_per_s": "GB/s", "_s": "seconds", "_gb": "GB", "_minutes": "minutes", "_steps": "steps"}
 
 
 def alternatives(value: Schema) -> list[Schema]:
