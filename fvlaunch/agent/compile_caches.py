@@ -8,9 +8,10 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-import sys
 import tempfile
 from pathlib import Path
+
+from . import own_output
 
 
 class CompileCaches:
@@ -21,7 +22,7 @@ class CompileCaches:
         self._passing: Path | None = None
         if not _is_private(usual):
             self._passing = Path(tempfile.mkdtemp(prefix="fvlaunch-"))
-            sys.stderr.write(f"warning: {usual} is not a folder that only you can write in; compile caches are in {self._passing}\n")
+            own_output.say(f"warning: {usual} is not a folder that only you can write in; compile caches are in {self._passing}")
         self._folder = (self._passing or usual) / run_name
 
     def of_rank(self, rank: int) -> dict[str, str]:

@@ -1,34 +1,37 @@
-"""Owns the attempts of a run on the job's first node: numbers them, publishes them, judges their ends, and acts.
+"""Owns the attempts of a run on the job's first node: begins them, judges their ends, and acts.
 
-The only writer of attempts/NNNN.jsonl, attempt.json and heartbeat.json. Must not write once a later attempt is current.
+Must not write once a later attempt is current, nor end because a record cannot be written: attempt_records.py keeps it then, and
+room_wait.py waits for what an attempt cannot begin without.
 """
 
 from __future__ import annotations
 
-import secrets
 import signal
-import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from ..config import secrets as secret_values
 from ..errors import FvlaunchError
-from ..files import append_line, overwrite_json, publish_json, read_json
-from ..runs.attempts import Attempt, Cause, Failure, read_attempts
+from ..files import read_json
+from ..runs.attempts import Attempt, Cause, Failure
 from ..runs.directory import FINAL_STATES, Intent, Run
 from ..runs.job_folder import ContinuationRequest, handed_over, take_back_handover
 from ..runs.pipeline_directory import unfinished_before
-from ..runs.run_config import RunConfig, World
-from . import user_hook
+from ..runs.run_config import RunConfig
+from . import own_output, user_hook
 from .attempt_monitor import Watch
+from .attempt_records import AttemptRecords
 from .failure_attribution import NodeEnd, judge
 from .node_heartbeats import NodeHeartbeats, report_file
 from .placement import Placement
 from .rank_processes import Ranks, listen
 from .rank_spawner import ForkServer
 from .restart_policy import Action, Decision, decide, may_start
+from .room_wait import when_there_is_room
 from .stop_notices import Clock, Notice, Signals, understand
 
 SETTLE_S = 10.0
@@ -37,6 +40,8 @@ REQUEUE_WAIT_S = 300.0
 """After a requeue the scheduler ends this job; an agent that outlives that by so long ends by itself."""
 RESTART_NEEDS_S = 60.0
 STAGE_WAIT_S = 30.0
+LAST_WORD_S = 120.0
+"""How long the run's final state may take to be written, where the disk does not take it; the ranks have ended by then."""
 _BY_HAND = "fvlaunch resume goes on; `continue_by: resubmit` in the cluster file does it by itself"
 
 
@@ -52,7 +57,7 @@ class Head:
         self.clock = Clock(placement, self.limits.notice_lead_s)
         self._secrets = secret_values.values(config.cluster.secrets)
         self.generation = 0
-        self.attempt = 0
+        self.records = AttemptRecords(run, placement, self._secrets)
         self.notice: Notice | None = None
         self.word: tuple[ContinuationRequest, Sequence[str]] = (ContinuationRequest.NOTHING, ())
         """Left for the batch script: what it has to do, and the nodes to stay away from."""
@@ -61,18 +66,19 @@ class Head:
     def main(self) -> int:
         """Attempt after attempt; the exit code of this task: 0 only when the run is finished."""
         try:
-            self._claim()
+            decision = when_there_is_room(self._claim, self.run, "the run", self.limits.phase_s, self._interruption)
             while True:
-                decision = self._before_attempt() or self._one_attempt()
+                decision = decision or self._before_attempt() or self._one_attempt()
                 if decision.action is Action.END:
-                    code = self._act(decision)
-                    self._notify(self.run.record().state, decision.reason)
-                    return code
+                    decision = self._end(decision)
+                    self._notify(decision.state, decision.reason)
+                    return 0 if decision.state == "finished" else 1
                 self._notify("", "")
                 if decision.action is Action.REQUEUE:
-                    return self._act(decision)
+                    return self._requeue(decision)
+                decision = None
         except Superseded as reason:
-            print(f"agent: {reason}; nothing is left to do here", file=sys.stderr, flush=True)
+            own_output.say(f"{reason}; nothing is left to do here")
             return 1
 
     def _claim(self) -> None:
@@ -92,7 +98,8 @@ class Head:
                 self.run.write_record(replace(record, job_id=self.placement.job_id, job_ids=job_ids, state="submitted"))
             take_back_handover(folder, self.placement.job_id)
             self.generation = record.generation
-        for attempt in read_attempts(self.run):  # the notice's lead follows from what saves of this run took, in any life of it
+        self.records.load()
+        for attempt in self.records.attempts():  # the notice's lead follows from what saves of this run took, in any life of it
             if attempt.save_s is not None:
                 self.clock.saved(attempt.save_s)
 
@@ -101,9 +108,9 @@ class Head:
         if intent.want != "run":
             state = "stopped" if intent.want == "stop" else "cancelled"
             return Decision(Action.END, state, f"fvlaunch {intent.want}, before an attempt started")
-        if not self.run.attempt_numbers() and (why := self._too_early()):
+        if not self.records.last and (why := self._too_early()):
             return Decision(Action.END, "failed", why)
-        return may_start(read_attempts(self.run), self.limits, self.generation)
+        return may_start(self.records.attempts(), self.limits, self.generation)
 
     def _too_early(self) -> str | None:
         """Why a pipeline's stage must not start. What another node has just written may take a while to be seen here."""
@@ -118,50 +125,49 @@ class Head:
         return intent if intent.generation >= self.generation else Intent("run", self.generation)
 
     def _one_attempt(self) -> Decision:
-        numbers = self.run.attempt_numbers()
-        for log in self.run.rank_log(numbers[-1], 0).parent.glob("*.log") if numbers and self._secrets else ():
+        before = self.records.last
+        for log in self.run.rank_log(before, 0).parent.glob("*.log") if before and self._secrets else ():
             secret_values.mask(log, self._secrets)  # its agent may have been killed before it could
-        self.attempt, self.notice = (numbers[-1] if numbers else 0) + 1, None
-        publish_json(self.run.attempts / f"{self.attempt:04d}.config.json", self.config.program)
+        self.notice = None
         bind, address = self.placement.listen_address()
         store = listen(bind)
-        self.peers = NodeHeartbeats(self.run, self.placement.hosts, self.limits)
         world = self.config.world(self.placement.node, address, store.getsockname()[1], self.placement.gpus)
-        self._log("started", **self._started(world))
-        self._publish(address, world.master_port, outcome=None)
+        begin = partial(self.records.begin, self.config, self.generation, world)
+        if decision := when_there_is_room(begin, self.run, f"attempt {before + 1}", self.limits.phase_s, self._interruption):
+            store.close()
+            return decision
+        self.peers = NodeHeartbeats(self.run, self.placement.hosts, self.limits)
         ranks = Ranks(self.run, self.attempt, self.generation, world, store, self.server)
         watch = Watch(self.run, self.placement.host, ranks, self.limits, SETTLE_S, self._secrets)
         self._watch = watch
         end = watch.until_over(self._tick)
         return self._judge([end, *self._reports(wait=len(self.placement.hosts) > 1)])
 
-    def _started(self, world: World) -> dict[str, Any]:
-        return {
-            "attempt": self.attempt,
-            "generation": self.generation,
-            "job_id": self.placement.job_id,
-            "restart_count": self.placement.restart_count,
-            "nodes": self.placement.hosts,
-            "ranks": world.size,
-        }
+    @property
+    def attempt(self) -> int:
+        return self.records.number
 
-    def _publish(self, address: str, port: int, outcome: str | None) -> None:
-        """Tell followers (and rank 0) which attempt is the current one."""
-        self._record = {
-            "job_id": self.placement.job_id,
-            "restart_count": self.placement.restart_count,
-            "generation": self.generation,
-            "attempt": self.attempt,
-            "host": address,
-            "port": port,
-            "nonce": secrets.token_hex(4),
-            "outcome": outcome,
-        }
-        overwrite_json(self.run.attempt_file, self._record)
-
-    def _log(self, event: str, **details: Any) -> None:
-        masked = secret_values.redacted(details, self._secrets)
-        append_line(self.run.attempt_log(self.attempt), {"time": time.time(), "event": event, **masked})
+    def _interruption(self, why: str) -> Decision | None:
+        """Return what is to be done instead of waiting for room any longer; None: go on waiting."""
+        if not self.placement.is_held():
+            raise Superseded("the process that holds this job is gone")
+        with suppress(FvlaunchError):
+            if self.run.record().token != self.placement.token:
+                raise Superseded("another submission owns this run now")
+        if self.generation:
+            self._beat(phase="waiting", waits_for=why)
+        want = self._intent().want
+        if want != "run":
+            return Decision(Action.END, "stopped" if want == "stop" else "cancelled", f"fvlaunch {want}, before an attempt started")
+        if signums := self.signals.take():
+            self.notice = understand(signums, self.placement, self._intent(), self.clock, self.limits.grace_s)
+        elif self.clock.due():
+            self.notice = Notice(Cause.TIME_LIMIT, time.monotonic(), "the allocation ended while it waited")
+        if self.notice is None:
+            return None
+        ends = {Cause.STOPPED: "stopped", Cause.CANCELLED: "cancelled"}.get(self.notice.cause)
+        words = f"{self.notice.words}; an attempt could not begin: {why}"
+        return Decision(Action.END, ends, words) if ends else Decision(Action.REQUEUE, reason=words)
 
     # While the ranks run
 
@@ -177,7 +183,7 @@ class Head:
             self._poll()
         if now >= self._next_beat:
             self._next_beat = now + (1.0 if self.placement.scheduler.runs_here else min(10.0, self.limits.head_silence_s / 4))
-            self._beat()
+            self._beat(**self._watch.pulse.summary(now))
 
     def _on_signals(self, signums: list[int]) -> None:
         if signal.SIGTERM in signums:  # to save is right whatever it means, and the scheduler may answer late
@@ -191,11 +197,11 @@ class Head:
         if kind == "checkpoint" and message["rank"] == 0:
             self.clock.saved(float(message.get("save_s", 0)))
         if kind == "failure" or (kind in ("checkpoint", "resumed", "warning") and message["rank"] == 0):
-            self._log(kind, **{k: v for k, v in message.items() if k not in ("kind", "time")})
+            self.records.log(kind, **{k: v for k, v in message.items() if k not in ("kind", "time")})
 
     def _take_notice(self, notice: Notice) -> None:
         self.notice = notice
-        self._log("notice", cause=str(notice.cause), words=notice.words)
+        self.records.log("notice", cause=str(notice.cause), words=notice.words)
         if notice.cause is Cause.CANCELLED:
             self._watch.ranks.kill()
         else:
@@ -215,7 +221,7 @@ class Head:
             self._take_notice(Notice(Cause.TIME_LIMIT, time.monotonic() + max(left - 5, 5), f"{left:.0f} s are left of the allocation"))
         if self.notice is None and any(e.failed for r in self._reports(wait=False) for e in r.ends):
             self._watch.kill_soon()
-        if self.notice is None and self.peers.lost(self.attempt) is not None:
+        if self.notice is None and self._lost_node() is not None:
             self._watch.ranks.kill()
 
     def _still_current(self) -> None:
@@ -228,13 +234,12 @@ class Head:
             self._watch.ranks.kill()
             raise Superseded("the process that holds this job is gone")
 
-    def _beat(self) -> None:
-        pulse = self._watch.pulse.summary(time.monotonic())
-        left = self.clock.left_s()
-        publish_json(
-            self.run.heartbeat_file,
-            {"time": time.time(), "attempt": self.attempt, "job_id": self.placement.job_id, "allocation_left_s": left, **pulse},
-        )
+    def _beat(self, **pulse: Any) -> None:
+        """Show that this agent is there, and what of its records could not be written."""
+        who = {"attempt": self.records.number or self.records.last, "job_id": self.placement.job_id}
+        trouble = {"unwritten": self.records.writer.trouble} if self.records.writer.trouble else {}
+        value = {"time": time.time(), **who, "allocation_left_s": self.clock.left_s(), **pulse, **trouble}
+        self.records.writer.put(self.run.heartbeat_file, value)
 
     def _reports(self, *, wait: bool) -> list[NodeEnd]:
         """Return the followers' ends of this attempt; with `wait`, given a moment to arrive."""
@@ -252,20 +257,26 @@ class Head:
         self._still_current()
         cause, failure = judge(ends, self.notice.cause if self.notice else None, self._silent(ends), self._lost())
         steps = [e.step for node in ends for e in node.ends if e.step is not None]
-        self._log("ended", cause=str(cause), failure=failure.__dict__ if failure else None, **({"step": max(steps)} if steps else {}))
-        attempts = read_attempts(self.run)
+        self.records.log(
+            "ended", cause=str(cause), failure=failure.__dict__ if failure else None, **({"step": max(steps)} if steps else {})
+        )
+        attempts = self.records.attempts()
         decision = decide(attempts, self.limits, in_place=self._in_place(attempts[-1]), can_requeue=self.placement.scheduler.can_requeue)
         if self.notice and cause is self.notice.cause and not decision.reason:
             decision = replace(decision, reason=self.notice.words)
         intent = self._intent()
         if decision.action is not Action.END and intent.want != "run":  # asked while it was ending
             decision = Decision(Action.END, "stopped" if intent.want == "stop" else "cancelled", f"fvlaunch {intent.want}")
-        self._log("decided", next=decision.action.value, state=decision.state, reason=decision.reason, exclude=decision.exclude)
+        self.records.log("decided", next=decision.action.value, state=decision.state, reason=decision.reason, exclude=decision.exclude)
         self._say(cause, failure, decision)
         return decision
 
+    def _lost_node(self) -> int | None:
+        """Return a node that has fallen silent. None is judged while this one cannot write either: the others' signs of life lie there."""
+        return self.peers.lost(self.attempt, blind=self.records.writer.fails(self.run.heartbeat_file))
+
     def _lost(self) -> Failure | None:
-        node = self.peers.lost(self.attempt)
+        node = self._lost_node()
         if node is None:
             return None
         rank = node * self.config.world(0, "", 0).per_node
@@ -283,27 +294,37 @@ class Head:
 
     def _say(self, cause: Cause, failure: Failure | None, decision: Decision) -> None:
         why = f"\n{failure.explain()}" if failure else ""
-        print(
-            f"agent: attempt {self.attempt} ended: {cause}; next: {decision.action.value} {decision.state}{why}",
-            file=sys.stderr,
-            flush=True,
-        )
+        own_output.say(f"attempt {self.attempt} ended: {cause}; next: {decision.action.value} {decision.state}{why}")
 
-    def _act(self, decision: Decision) -> int:
-        if decision.action is Action.REQUEUE:
-            return self._requeue(decision)
-        if decision.state == "stopped" and self._intent().want == "cancel":  # asked while it saved
-            decision = replace(decision, state="cancelled", reason="fvlaunch cancel")
+    def _end(self, decision: Decision) -> Decision:
+        """Write the run's final state, and return it as it was written. Where that cannot be done it is tried for a while."""
+        until, told = time.monotonic() + min(LAST_WORD_S, self.limits.phase_s), False
+        while True:
+            if decision.state == "stopped" and self._intent().want == "cancel":  # asked while it saved
+                decision = replace(decision, state="cancelled", reason="fvlaunch cancel")
+            try:
+                self._write_end(decision)
+                break
+            except (OSError, FvlaunchError) as error:
+                if not told:
+                    own_output.say(f"the run is {decision.state} ({decision.reason}), which cannot be written down: {error}")
+                told = True
+            if time.monotonic() >= until or self.signals.pending:
+                break
+            time.sleep(0.5)
+        self.records.tell_followers("end")
+        self.records.writer.catch_up(now=True)
+        return decision
+
+    def _write_end(self, decision: Decision) -> None:
         with self.run.locked():
             record = self.run.record()
             if record.token != self.placement.token:
                 raise Superseded("another submission owns this run now")
             self.run.write_record(replace(record, state=decision.state, reason=decision.reason))
-        self._tell_followers("end")
-        return 0 if decision.state == "finished" else 1
 
     def _notify(self, state: str, reason: str) -> None:
-        attempts = [a for a in read_attempts(self.run) if a.generation == self.generation]
+        attempts = [a for a in self.records.attempts() if a.generation == self.generation]
         why = reason or (attempts[-1].failure.explain() if attempts and attempts[-1].failure else "")
         user_hook.tell(self.config.cluster.notify, self.run, user_hook.event_of(state, attempts), why)
 
@@ -319,13 +340,13 @@ class Head:
             try:
                 self.placement.scheduler.requeue(self.placement.job_id)
             except FvlaunchError as error:
-                self._log("requeue_failed", text=str(error))
-                self.run.update(state="stopped", reason=f"the job could not be requeued: {error.message}; {_BY_HAND}")
-                self._tell_followers("end")
+                self.records.log("requeue_failed", text=str(error))
+                self._end(Decision(Action.END, "stopped", f"the job could not be requeued: {error.message}; {_BY_HAND}"))
                 return 1
             for node in decision.exclude:
                 self._exclude(node)
-        self._tell_followers("requeue")
+        self.records.tell_followers("requeue")
+        self.records.writer.catch_up(now=True)
         return 1  # its fate is decided: to wait for the end would only delay the next life
 
     def _only_outside(self) -> ContinuationRequest:
@@ -349,12 +370,8 @@ class Head:
         for _ in range(5):
             try:
                 if not self.placement.scheduler.exclude_node(self.placement.job_id, node, len(self.placement.hosts)):
-                    self._log("exclude_skipped", node=node, text="without it too few nodes are left")
+                    self.records.log("exclude_skipped", node=node, text="without it too few nodes are left")
                 return
             except FvlaunchError as error:
-                self._log("exclude_failed", node=node, text=str(error))
+                self.records.log("exclude_failed", node=node, text=str(error))
                 time.sleep(0.3)
-
-    def _tell_followers(self, outcome: str) -> None:
-        if self.attempt:
-            overwrite_json(self.run.attempt_file, {**self._record, "outcome": outcome})

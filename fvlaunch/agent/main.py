@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..config import secrets as secret_values
 from ..errors import FvlaunchError
-from ..runs.directory import Run
-from ..runs.job_folder import ContinuationRequest, leave_word
+from ..files import in_words
+from ..runs.directory import FINAL_STATES, Run
+from ..runs.job_folder import ContinuationRequest, leave_word, reserve_word
 from ..runs.run_config import load
+from . import own_output
+
+if TYPE_CHECKING:
+    from .placement import Placement
 
 
 def run_agent(run_path: str) -> None:
@@ -25,6 +31,9 @@ def run_agent(run_path: str) -> None:
     signals.install()
     run, placement = Run(Path(run_path)), discover()
     word: tuple[ContinuationRequest, Sequence[str]] = (ContinuationRequest.NOTHING, ())
+    folder, life = run.job / placement.token, (placement.job_id, placement.restart_count)
+    if placement.is_head:
+        reserve_word(folder, *life)
     try:
         config = load(run)
         secrets = secret_values.values(config.cluster.secrets)
@@ -32,16 +41,19 @@ def run_agent(run_path: str) -> None:
         agent = (Head if placement.is_head else Follower)(run, config, placement, signals)
         code = agent.main()
         word = agent.word
-        sys.stdout.flush()
-        for path in (run.job / placement.token).glob("*.out"):
+        for path in folder.glob("*.out"):
             secret_values.mask(path, secrets)
-    except FvlaunchError as error:
-        print(f"agent: {error}", file=sys.stderr, flush=True)
+    except (FvlaunchError, OSError) as error:
         code = 1
-        if placement.is_head and run.record().token == placement.token:
-            run.update(state="failed", reason=str(error))
+        _failed(run, placement, str(error) if isinstance(error, FvlaunchError) else f"the agent could not go on: {in_words(error)}")
     if placement.is_head:
-        leave_word(run.job / placement.token, placement.job_id, placement.restart_count, *word)
-    sys.stdout.flush()
-    sys.stderr.flush()
+        code = leave_word(folder, *life, *word, code=code)
+    own_output.catch_up()
     os._exit(code)  # submitit would pickle a result and translate the code
+
+
+def _failed(run: Run, placement: Placement, why: str) -> None:
+    own_output.say(why)
+    with suppress(FvlaunchError, OSError):  # the disk that ended the agent may not take this either
+        if placement.is_head and run.record().token == placement.token and run.record().state not in FINAL_STATES:
+            run.update(state="failed", reason=why)

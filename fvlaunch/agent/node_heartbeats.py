@@ -37,15 +37,21 @@ class NodeHeartbeats:
         self._run, self._limits = run, limits
         self._heard: dict[int, tuple[object, float]] = {node: (None, time.monotonic()) for node in range(1, len(hosts))}
 
-    def lost(self, attempt: int) -> int | None:
-        """Return a node that was not heard of for too long and has not reported its end either."""
+    def lost(self, attempt: int, *, blind: bool = False) -> int | None:
+        """Return a node that was not heard of for too long and has not reported its end either.
+
+        `blind`: nobody can be heard now, as signs of life cannot be written. That time does not count.
+        """
         now = time.monotonic()
         for node, (before, at) in self._heard.items():
+            if blind:
+                self._heard[node] = (before, now)
+                continue
             beat = (read_json(beat_file(self._run, attempt, node)) or {}).get("time")
             if beat != before:
                 self._heard[node] = (beat, now)
                 continue
             limit = self._limits.phase_s if before is None else self._limits.head_silence_s
-            if now - at > limit and not report_file(self._run, attempt, node).exists():
+            if now - at > limit and not read_json(report_file(self._run, attempt, node)):
                 return node
         return None

@@ -8,13 +8,15 @@ import os
 import selectors
 import signal
 import socket
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ..runs.directory import Run
 from ..runs.run_config import World
+from . import own_output
 from .compile_caches import CompileCaches
 from .rank_spawner import Child, ForkServer, reap_group
 
@@ -59,11 +61,10 @@ class Ranks:
 
     def _start(self, local_rank: int) -> Rank:
         rank = self._world.node * self._world.per_node + local_rank
-        log = self._run.rank_log(self._attempt, rank)
-        log.parent.mkdir(parents=True, exist_ok=True)
         read_end, write_end = os.pipe()
         config = self._run.attempts / f"{self._attempt:04d}.config.json"
-        with log.open("ab") as output:
+        log, output = _open_log(self._run.rank_log(self._attempt, rank))
+        with output:
             files = [output.fileno(), write_end]
             if rank == 0 and self._socket is not None:
                 files.append(self._socket.fileno())
@@ -238,6 +239,21 @@ def _parse(line: bytes) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
+def _open_log(path: Path) -> tuple[Path, BinaryIO]:
+    """Open a rank's log. Where the run's folder does not take it, one on this machine: a rank needs some place for its last words."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path, path.open("ab")
+    except OSError as error:
+        why = error.strerror
+    with contextlib.suppress(OSError):
+        handle, name = tempfile.mkstemp(prefix=f"fvlaunch-{path.parent.name}-{path.stem}-", suffix=".log")
+        own_output.say(f"{path} cannot be made: {why}. This log is {name} on {socket.gethostname()}")
+        return Path(name), os.fdopen(handle, "ab")
+    own_output.say(f"{path} cannot be made: {why}, nor can a file on {socket.gethostname()}: what this rank prints is lost")
+    return Path(os.devnull), Path(os.devnull).open("ab")
+
+
 def _write(log: Path, words: str) -> None:
-    with log.open("ab") as out:
+    with contextlib.suppress(OSError), log.open("ab") as out:
         out.write(f"agent: {words}\n".encode())

@@ -6,16 +6,17 @@ import json
 import os
 import signal
 import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 
 from ..config.schema import Notify
+from ..errors import FvlaunchError
 from ..runs.attempts import Attempt, Cause
 from ..runs.directory import Run
+from . import own_output
 
 
 def event_of(state: str, attempts: Sequence[Attempt]) -> str | None:
@@ -32,8 +33,11 @@ def event_of(state: str, attempts: Sequence[Attempt]) -> str | None:
 def tell(notify: Notify | None, run: Run, event: str | None, reason: str) -> None:
     """Run the command with the event on its stdin, in the run directory and a session of its own, for as long as it may take."""
     if notify is None or event is None or event not in notify.on:
-        return
-    record = run.record()
+        return None
+    try:
+        record = run.record()
+    except FvlaunchError as error:
+        return own_output.say(f"notify {event}: not told: {error}")
     value: dict[str, Any] = {
         "event": event, "run": run.name, "reason": reason, "recipe": record.recipe, "cluster": record.cluster, "job_id": record.job_id,
         "attempts": len(run.attempt_numbers()), "max_steps": record.max_steps, "last_checkpoint_step": run.last_checkpoint_step(),
@@ -43,13 +47,13 @@ def tell(notify: Notify | None, run: Run, event: str | None, reason: str) -> Non
         problem = _run(notify, run, json.dumps(value) + "\n")
     except OSError as error:
         problem = f"cannot start {notify.command[0]}: {error.strerror}"
-    print(f"agent: notify {event}: {problem or 'told'}", file=sys.stderr, flush=True)
+    return own_output.say(f"notify {event}: {problem or 'told'}")
 
 
 def _run(notify: Notify, run: Run, text: str) -> str:
     """Return what went wrong; empty where nothing did."""
     output = run.logs / "notify.log"
-    with tempfile.TemporaryFile() as event, output.open("ab") as log:
+    with os.fdopen(os.memfd_create("event"), "r+b") as event, _log(output) as log:  # no disk may keep a person from being told
         event.write(text.encode())
         event.seek(0)
         started = subprocess.Popen(notify.command, stdin=event, stdout=log, stderr=log, cwd=run.path, start_new_session=True)
@@ -61,3 +65,11 @@ def _run(notify: Notify, run: Run, text: str) -> str:
             started.wait()
             return f"killed after {notify.timeout_s:g} s"
     return "" if code == 0 else f"it ended with {code}; see {output.name}"
+
+
+def _log(path: Path) -> BinaryIO:
+    """Open the file for what the command prints; where it cannot be opened that is thrown away."""
+    try:
+        return path.open("ab")
+    except OSError:
+        return Path(os.devnull).open("ab")

@@ -5,7 +5,6 @@ A value is never written down: not into a script, run.yaml, a record or a messag
 
 from __future__ import annotations
 
-import mmap
 import os
 import stat
 from collections.abc import Iterable, Mapping
@@ -18,6 +17,7 @@ from ..errors import FvlaunchError
 _SHORTEST = 6
 """A shorter value would be found in words that have nothing to do with it."""
 _MOST_BYTES = 65536
+_PIECE = 1 << 22
 HIDDEN = "[secret]"
 
 
@@ -62,19 +62,26 @@ def mask(path: Path, secrets: Mapping[str, str]) -> None:
 
     A file that cannot be changed is left as it is: this is the last line of defence, not the first.
     """
-    encoded = [value.encode() for value in secrets.values() if len(value) >= _SHORTEST]
-    with suppress(OSError, ValueError):  # ValueError: an empty file cannot be mapped
+    encoded = sorted((value.encode() for value in secrets.values() if len(value) >= _SHORTEST), key=len, reverse=True)
+    with suppress(OSError):
         if encoded and path.is_file() and not path.is_symlink():
-            with path.open("r+b") as opened, mmap.mmap(opened.fileno(), 0) as content:
-                for value in sorted(encoded, key=len, reverse=True):
-                    _overwrite(content, value)
+            with path.open("r+b", buffering=0) as opened:
+                _mask(opened.fileno(), encoded)
 
 
-def _overwrite(content: mmap.mmap, value: bytes) -> None:
-    at = content.find(value)
-    while at >= 0:
-        content[at : at + len(value)] = b"*" * len(value)
-        at = content.find(value, at + len(value))
+def _mask(handle: int, values: list[bytes]) -> None:
+    """Overwrite values piece by piece, each with the end of the piece before: a value may lie across.
+
+    Not through a mapping: where the disk takes no write, that would kill the process.
+    """
+    at, overlap = 0, len(values[0]) - 1
+    while len(piece := os.pread(handle, _PIECE + overlap, at)) > 0:
+        masked = piece
+        for value in values:
+            masked = masked.replace(value, b"*" * len(value))
+        if masked != piece:
+            os.pwrite(handle, masked, at)
+        at += _PIECE
 
 
 def _read(name: str) -> str | None:

@@ -4,10 +4,13 @@ agent/restart_policy.py does.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from ..files import read_json
 from .directory import Run
 from .last_words import death
 
@@ -86,15 +89,6 @@ class Attempt:
     """When its ranks had loaded the checkpoint that it went on from."""
 
 
-def read_attempt(run: Run, number: int, *, newest: bool) -> Attempt | None:
-    """Read one attempt; None where its first line was never written, or its lines are damaged. An older one without an end was
-    interrupted, and one whose agents died without a word ended as their job's batch script saw it."""
-    try:
-        return _of_events(run, run.attempt_events(number), number, newest=newest)
-    except (KeyError, TypeError, ValueError):
-        return None
-
-
 def _of_events(run: Run, events: list[dict[str, Any]], number: int, *, newest: bool) -> Attempt | None:
     start = next((e for e in events if e.get("event") == "started"), None)
     if start is None:
@@ -136,7 +130,34 @@ def _death(run: Run, start: dict[str, Any], step: int | None) -> dict[str, Any]:
     return {"cause": Cause.OUT_OF_MEMORY, "failure": {"rank": 0, "node": node, "step": step, "what": what, "lines": [why] if why else []}}
 
 
-def read_attempts(run: Run) -> list[Attempt]:
+def read_events(run: Run) -> dict[int, list[dict[str, Any]]]:
+    """Return the events of each attempt by its number: those of its file, and the last ones that found no room there."""
     numbers = run.attempt_numbers()
-    found = (read_attempt(run, n, newest=n == numbers[-1]) for n in numbers)
-    return [a for a in found if a is not None]
+    events = {number: run.attempt_events(number) for number in numbers}
+    if numbers and not any(event.get("event") == "decided" for event in events[numbers[-1]]):
+        events[numbers[-1]] += unwritten_events(run, numbers[-1])
+    return events
+
+
+def unwritten_events(run: Run, number: int) -> list[dict[str, Any]]:
+    """Return an attempt's last events where the disk was full: attempt.json, which is overwritten in place, still took them."""
+    current = read_json(run.attempt_file) or {}
+    lines = current.get("unwritten") if current.get("attempt") == number else None
+    return [line for line in lines if isinstance(line, dict)] if isinstance(lines, list) else []
+
+
+def attempts_of(run: Run, events: Mapping[int, list[dict[str, Any]]]) -> list[Attempt]:
+    """Return the attempts by their events, in order. One whose first line was never written, or whose lines are damaged, is left out.
+
+    An older one without an end was interrupted, and one whose agents died without a word ended as their job's batch script saw it.
+    """
+    newest = max(events, default=0)
+    found = []
+    for number in sorted(events):
+        with contextlib.suppress(KeyError, TypeError, ValueError):
+            found.append(_of_events(run, events[number], number, newest=number == newest))
+    return [attempt for attempt in found if attempt is not None]
+
+
+def read_attempts(run: Run) -> list[Attempt]:
+    return attempts_of(run, read_events(run))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
@@ -14,13 +15,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import FvlaunchError, NameTaken
-from ..files import append_line, publish_json, read_json, read_lines
+from ..files import append_line, overwrite_json, publish_json_somehow, read_json, read_lines
 from . import locks
 from .record_check import FieldChecks, why_unreadable
 
 Want = Literal["run", "stop", "cancel"]
 FINAL_STATES = ("finished", "failed", "stopped", "cancelled")
 LOCK_WAIT_S = 20.0
+ATTEMPT_ROOM = 4095
+"""attempt.json has so many bytes from the start, so that it can be rewritten on a disk that has become full."""
 PIPELINE_FILE = "pipeline.json"
 """In the folder of a pipeline, whose stages are the run directories in it."""
 
@@ -156,7 +159,7 @@ class Run:
             yield
 
     def write_record(self, record: Record) -> None:
-        publish_json(self.record_file, asdict(replace(record, updated_at=time.time())))
+        publish_json_somehow(self.record_file, asdict(replace(record, updated_at=time.time())))
 
     def update(self, **changes: Any) -> Record:
         """Change fields of run.json under the lock."""
@@ -166,7 +169,7 @@ class Run:
         return record
 
     def write_intent(self, want: Want, generation: int) -> None:
-        publish_json(self.intent_file, asdict(Intent(want, generation)))
+        publish_json_somehow(self.intent_file, asdict(Intent(want, generation)))
 
     def event(self, kind: str, **details: Any) -> None:
         """Append to events.jsonl; only the launcher may."""
@@ -229,9 +232,16 @@ def create(path: Path, record: Record) -> Run:
     """Make a run directory that nobody else can read (it will hold pickles and logs); refuses a name that exists."""
     make_folder(path, "run")
     run = Run(path)
-    for folder in (run.attempts, run.checkpoints, run.job, run.logs):
-        folder.mkdir()
-    run.attempt_file.write_text("{}\n")  # exists from the start: followers poll it
-    run.write_intent("run", record.generation)
-    run.write_record(record)
+    try:
+        for folder in (run.attempts, run.checkpoints, run.job, run.logs):
+            folder.mkdir()
+        overwrite_json(run.attempt_file, {}, room=ATTEMPT_ROOM)  # these two exist from the start: followers poll them
+        overwrite_json(run.heartbeat_file, {})
+        run.write_intent("run", record.generation)
+        run.write_record(record)
+    except BaseException as error:
+        shutil.rmtree(path, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise _cannot_make(path, "run", error) from None
+        raise
     return run

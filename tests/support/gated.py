@@ -1,8 +1,8 @@
 """Finetuning that waits at a gate which a test opens. Copied into a workspace as a person's own file, so it imports nothing of the tests.
 
 A rank waits before each step that the file `gate` of its run's directory does not allow, and rank 0 publishes no checkpoint while the
-file `gate.saves` is there; tests/support/gates.py writes both. A stop notice to any rank opens both: the step that waits is made, and
-is the attempt's last.
+file `gate.saves` is there; tests/support/gates.py writes both. They lie in the folder `gate.elsewhere`, where there is one.
+A stop notice to any rank opens both: the step that waits is made, and is the attempt's last.
 The numbers are those of `finetune`.
 """
 
@@ -44,7 +44,9 @@ class GatedFineTune(FineTuneMethod):
 
         def rename(source: Any, target: Any, **more: Any) -> None:
             if Path(source).name.startswith(".step-"):
-                self._wait("save", int(Path(source).name.split("-")[1].split(".")[0]), lambda: not Path("gate.saves").exists())
+                self._wait(
+                    "save", int(Path(source).name.split("-")[1].split(".")[0]), lambda: not _folder().joinpath("gate.saves").exists()
+                )
             publish(source, target, **more)
 
         os.rename = rename  # how a checkpoint gets its name
@@ -62,7 +64,7 @@ class GatedFineTune(FineTuneMethod):
         """Until the gate is open or a stop notice has come; leaves word that it waits."""
         if is_open():
             return
-        there = Path("gate.reached")
+        there = _folder() / "gate.reached"
         there.mkdir(exist_ok=True)
         word = there / f".{what}-{self.attempt}-{self.rank}"
         word.write_text(json.dumps(step))
@@ -76,10 +78,20 @@ class GatedFineTune(FineTuneMethod):
             time.sleep(LOOK_S)
 
 
+def _folder() -> Path:
+    """Of a run on a disk that becomes full it is a link to another disk."""
+    elsewhere = Path("gate.elsewhere")
+    return elsewhere if elsewhere.exists() else Path()
+
+
+def _saves_are_let() -> bool:
+    return not (_folder() / "gate.saves").exists()
+
+
 def _last_allowed() -> float:
     """No file: no step yet."""
     try:
-        return float(Path("gate").read_text())
+        return float((_folder() / "gate").read_text())
     except FileNotFoundError:
         return 0
 

@@ -31,9 +31,19 @@ class Gate:
     def __init__(self, workspace: Workspace, name: str) -> None:
         self._workspace, self.name, self.run = workspace, name, workspace.runs / name
 
+    def move(self, folder: Path) -> None:
+        """Keep the gate's files in another folder: the run's own is on a disk that will be full, or not there."""
+        folder.mkdir(parents=True)
+        (self.run / "gate.elsewhere").symlink_to(folder.resolve())
+
+    @property
+    def _folder(self) -> Path:
+        elsewhere = self.run / "gate.elsewhere"
+        return elsewhere.resolve() if elsewhere.exists() else self.run
+
     def let(self, step: float) -> None:
         """Allow steps up to this one."""
-        _overwrite(self.run / "gate", str(step))
+        _overwrite(self._folder / "gate", str(step))
 
     def open(self) -> None:
         self.let_saves()
@@ -59,10 +69,10 @@ class Gate:
 
     def hold_saves(self) -> None:
         """From now on no checkpoint is published."""
-        (self.run / "gate.saves").touch()
+        (self._folder / "gate.saves").touch()
 
     def let_saves(self) -> None:
-        (self.run / "gate.saves").unlink(missing_ok=True)
+        (self._folder / "gate.saves").unlink(missing_ok=True)
 
     def save_waits(self, *, attempt: int = 1) -> int:
         """Return the step of a checkpoint that is written and waits to be published."""
@@ -72,7 +82,7 @@ class Gate:
 
     def _reached(self, what: str, attempt: int) -> dict[int, int]:
         """rank -> step that it waits for, or waited for last."""
-        words = (self.run / "gate.reached").glob(f"{what}-{attempt}-*")
+        words = (self._folder / "gate.reached").glob(f"{what}-{attempt}-*")
         return {int(path.name.rpartition("-")[2]): json.loads(path.read_text()) for path in words}
 
 

@@ -71,7 +71,7 @@ def somebody_elses(usual: Path) -> None:
 
 @pytest.mark.parametrize("plant", [writable_by_others, writable_by_the_group, a_link, a_file, somebody_elses])
 def test_what_another_user_may_have_planted_is_never_used(
-    usual: Path, plant: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
+    usual: Path, plant: Callable[[Path], None], capfd: pytest.CaptureFixture[str]
 ) -> None:
     plant(usual)
     before = usual.lstat()
@@ -79,7 +79,7 @@ def test_what_another_user_may_have_planted_is_never_used(
     folder = folder_of(caches)
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700 and folder.stat().st_uid == os.geteuid()
     assert usual.resolve() not in [folder.resolve(), *folder.resolve().parents]
-    assert str(usual) in capsys.readouterr().err and usual.lstat().st_mode == before.st_mode
+    assert str(usual) in capfd.readouterr().err and usual.lstat().st_mode == before.st_mode
     caches.close()
     assert not folder.exists()
 

@@ -52,10 +52,10 @@ def test_only_what_was_asked_for_is_told(run: Run, tmp_path: Path) -> None:
     ],
 )
 def test_a_command_that_fails_hangs_or_does_not_read_is_only_noted(
-    run: Run, command: list[str], limit_s: float, words: str, capsys: pytest.CaptureFixture[str]
+    run: Run, command: list[str], limit_s: float, words: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     tell(Notify(command=command, timeout_s=limit_s), run, "failed", "x" * 200_000)
-    assert words in capsys.readouterr().err
+    assert words in capfd.readouterr().err
 
 
 def test_a_run_stalls_where_it_hangs_or_crashes_without_a_new_step() -> None:

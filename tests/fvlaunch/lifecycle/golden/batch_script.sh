@@ -192,6 +192,9 @@ word=/shared/runs/run-1/job/0123456789abcdef/"said.$life"
 next= exclude= told= cause= why= hopeless=
 if [ -e "$word" ]; then
     { read -r next; read -r exclude; } <"$word" || :
+elif [ "$code" -ge 90 ] && [ "$code" -le 94 ]; then # the disk did not take the word, so the exit code is it
+    case $code in 90) code=0 ;; 92) next=requeue ;; 93) next=resubmit ;; 94) next=ask ;; esac
+    [ "$code" -eq 0 ] || code=1
 else
     echo "fvlaunch: the agents ended without a word (srun: $code)" >&2
     next=ask
@@ -244,7 +247,8 @@ if [ "$next" = requeue ]; then
     echo "fvlaunch: requeueing the job" >&2
     scontrol requeue "$SLURM_JOB_ID"
 elif [ "$next" = resubmit ]; then
-    touch /shared/runs/run-1/job/0123456789abcdef/"handover.$SLURM_JOB_ID"
+    # a name in place of another needs no room on a full disk
+    touch /shared/runs/run-1/job/0123456789abcdef/"handover.$SLURM_JOB_ID" || mv "$word" /shared/runs/run-1/job/0123456789abcdef/"handover.$SLURM_JOB_ID"
     job=$SLURM_JOB_ID
     ( # as from a login node: what this job was given must not reach the next one
         for name in $(compgen -e | grep -E '^(SLURM|SBATCH|SRUN|PMI|PMIX|SUBMITIT)_' | grep -vx SLURM_CONF); do unset "$name"; done
