@@ -17,7 +17,7 @@ from typing import Any
 from ..config import own_files
 from ..config.strict_yaml import dump
 from ..errors import FvlaunchError, Interrupted, RunConflict, SchedulerUnreachable
-from ..files import publish_text
+from ..files import in_words, publish_text, why_not_writable
 from ..planning import lockfile
 from ..planning.plan import Plan
 from ..runs import code_snapshot, job_folder
@@ -27,6 +27,9 @@ from ..schedulers.registry import scheduler
 from ..status import liveness
 from . import job_specs
 from .job_records import adopt, make_job_folder, submit_job
+
+_ROOM_BYTES = 256 * 1024
+"""What a submission writes: its records, the job's script and pickle."""
 
 
 def submit(plan: Plan, *, take_snapshot: bool, request: dict[str, Any], fill: Callable[[Run], None] | None = None) -> Run:
@@ -135,6 +138,7 @@ def renew(run: Run, plan: Plan, *, assume_dead: str | None = None, state: str = 
     """
     before = run.record()
     _check_is_over(run, before, assume_dead)
+    _check_room(run)
     identity = scheduler(plan.executor).identity()  # may take seconds: not under the lock
     with run.locked():
         record = run.record()
@@ -149,6 +153,14 @@ def renew(run: Run, plan: Plan, *, assume_dead: str | None = None, state: str = 
         run.write_record(record)
     publish_text(run.path / f"run.{before.generation:04d}.yaml", run.config_file.read_text(encoding="utf-8"))  # what it ran by until now
     _write_config(run, plan, lockfile.renewed(run, plan, before.generation))
+
+
+def _check_room(run: Run) -> None:
+    """Refuse to go on with a run whose records cannot be written, before anything is changed."""
+    if (error := why_not_writable(run.path, _ROOM_BYTES)) is not None:
+        raise FvlaunchError(
+            f"{run.name} cannot be resumed, its records cannot be written: {in_words(error)}", hint=f"df {run.path}; make room"
+        )
 
 
 def _check_is_over(run: Run, record: Record, assume_dead: str | None) -> None:

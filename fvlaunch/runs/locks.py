@@ -1,11 +1,14 @@
 """Owns locks in a run's or a pipeline's folder: the kernel's where the file system has them, else a file that names its holder.
 
+Where nothing can be written (a full disk, a read-only mount) the lock is held on what is there: nobody is kept from ending a job.
 The kernel gives a lock back when its process ends. A file stays, so one whose holder is gone is taken away by whoever comes next.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import os
 import time
 from collections.abc import Iterator
@@ -16,6 +19,7 @@ from filelock import FileLock, Timeout
 from ..errors import FvlaunchError
 from ..schedulers.local_process import host_identity, local_job_id, local_pid
 
+_NOT_WRITABLE = (errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE)
 FOREIGN_S = 3600.0
 """A file of another machine's process, of which nothing can be said here, counts for so long."""
 _UNNAMED_S = 60.0
@@ -25,21 +29,41 @@ _UNNAMED_S = 60.0
 @contextlib.contextmanager
 def held(path: Path, wait_s: float, busy: FvlaunchError) -> Iterator[None]:
     """Hold the lock `path`; `busy` is raised where somebody else has it for all of `wait_s` seconds."""
-    kernel = FileLock(path, mode=0o600)
-    marker: Path | None = None
-    try:
-        kernel.acquire(timeout=wait_s)
-    except Timeout:
-        raise busy from None
-    except NotImplementedError:  # a file system without flock
-        marker = _marked(Path(f"{path}.soft"), wait_s, busy)
-    try:
+    with contextlib.ExitStack() as stack:
+        kernel = FileLock(path, mode=0o600)
+        try:
+            kernel.acquire(timeout=wait_s)
+            stack.callback(kernel.release)
+        except Timeout:
+            raise busy from None
+        except NotImplementedError:  # a file system without flock
+            marker = _marked(Path(f"{path}.soft"), wait_s, busy)
+            stack.callback(marker.unlink, missing_ok=True)
+        except OSError as error:
+            if error.errno not in _NOT_WRITABLE:
+                raise
+            stack.callback(os.close, _without_writing(path, wait_s, busy))
         yield
-    finally:
-        if marker is None:
-            kernel.release()
-        else:
-            marker.unlink(missing_ok=True)
+
+
+def _without_writing(path: Path, wait_s: float, busy: FvlaunchError) -> int:
+    """Lock the file that is there, or else its folder, without opening anything for writing; the descriptor holds the lock.
+
+    Not held where the file system takes no lock that way (NFS): who cannot write has nothing to guard but the order of commands.
+    """
+    descriptor = os.open(path if path.is_file() else path.parent, os.O_RDONLY | os.O_CLOEXEC)
+    until = time.monotonic() + wait_s
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return descriptor
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                os.close(descriptor)
+                raise busy from None
+        except OSError:
+            return descriptor
+        time.sleep(0.05)
 
 
 def _marked(marker: Path, wait_s: float, busy: FvlaunchError) -> Path:

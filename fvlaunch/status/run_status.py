@@ -19,6 +19,7 @@ from ..runs.attempts import WORKING, Attempt, Cause, read_attempts
 from ..runs.directory import FINAL_STATES, Intent, Record, Run
 from ..runs.last_words import LastWords, last_words
 from ..schedulers.base import JobObservation
+from . import unwritten_records
 from .cache import MANY, StatusCache
 from .job_ends import gone, resume_hint
 from .job_queries import ask
@@ -84,15 +85,17 @@ def judge_run(run: Run, record: Record, seen: JobObservation) -> RunStatus:
     unsure = seen.alive is not True and record.state not in FINAL_STATES
     updated = max(record.updated_at, float(beat.get("time", 0)))
     silent_s = max(0.0, time.time() - updated)
+    heard_s = _heard_s(beat, attempts)
     state, reason = judge(
         record,
         attempts,
         _remembered(run, record, seen) if unsure else seen,
         run.intent() if unsure else None,
-        _heard_s(beat, attempts),
+        heard_s,
         silent_s,
         last_words(run, record) if unsure else LastWords(),
         run.last_checkpoint_step() if unsure else None,
+        unwritten_records.told(run, record, seen, beat, heard_s),
     )
     step = int(line.get("step", 0)) or _counted(beat, attempts)
     max_steps = record.max_steps or max(step, int(beat.get("max_steps", 0)))
@@ -177,9 +180,11 @@ def judge(
     silent_s: float = 0.0,
     words: LastWords = LastWords(),
     checkpoint: int | None = None,
+    unwritten: str = "",
 ) -> tuple[str, str]:
     """(state, reason) of a run. Pure. `heard_s`: seconds since the agent of a running attempt was heard of; `silent_s`: since anything
-    of the run was; `words`: what its job left where no agent spoke; `checkpoint`: the newest one's step."""
+    of the run was; `words`: what its job left where no agent spoke; `checkpoint`: the newest one's step;
+    `unwritten`: what keeps its records from being written."""
     if record.state in FINAL_STATES:
         return record.state, record.reason
     if record.state == "waiting":
@@ -196,10 +201,14 @@ def judge(
     if seen.alive:
         if seen.pending:
             return ("requeued" if mine or seen.again else "queued"), _waiting(mine, seen)
-        return "running", seen.words + (f"; nothing was heard of its agent for {_minutes(heard_s)}" if (heard_s or 0) > HEARD_S else "")
+        silence = f"nothing was heard of its agent for {_minutes(heard_s)}" if (heard_s or 0) > HEARD_S else ""
+        return "running", "; ".join(part for part in (seen.words, silence, unwritten) if part)
     if seen.absent and not seen.ended and heard_s is not None and heard_s < HEARD_S:
         return "running", f"its agent was heard of {heard_s:.0f} s ago, but the scheduler does not know its job"
-    return gone(record, seen, intent, words, checkpoint, began=bool(mine))
+    if seen.ended in _SAY_LESS and mine and mine[-1].next == "end" and mine[-1].cause in _ENDS:
+        return _last_known(mine, record, seen, checkpoint)
+    state, reason = gone(record, seen, intent, words, checkpoint, began=bool(mine))
+    return state, f"{reason}; {unwritten}" if unwritten and state in ("lost", "failed") else reason
 
 
 def _minutes(seconds: float | None) -> str:
@@ -230,6 +239,8 @@ _ENDS = {
     **dict.fromkeys((Cause.CRASH, Cause.HANG, Cause.OUT_OF_MEMORY, Cause.NO_GPU, Cause.NO_RESTART), "failed"),
 }
 """What a run is when an attempt that ended so was its last."""
+_SAY_LESS = ("", "FAILED", "COMPLETED")
+"""Words of a scheduler for a job's end that say less of the run than its agent's own decision does."""
 
 
 def _waiting(attempts: Sequence[Attempt], seen: JobObservation) -> str:
