@@ -251,7 +251,7 @@ def _open_log(path: Path) -> tuple[Path, BinaryIO]:
         own_output.say(f"{path} cannot be made: {why}. This log is {name} on {socket.gethostname()}")
         return Path(name), os.fdopen(handle, "ab")
     own_output.say(f"{path} cannot be made: {why}, nor can a file on {socket.gethostname()}: what this rank prints is lost")
-    return Path(os.devnull), Path(os.devnull).open("ab")
+    return Path(os.devnull), os.fdopen(os.open(os.devnull, os.O_WRONLY), "wb")
 
 
 def _write(log: Path, words: str) -> None:

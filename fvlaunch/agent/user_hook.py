@@ -72,4 +72,4 @@ def _log(path: Path) -> BinaryIO:
     try:
         return path.open("ab")
     except OSError:
-        return Path(os.devnull).open("ab")
+        return os.fdopen(os.open(os.devnull, os.O_WRONLY), "wb")

@@ -82,7 +82,7 @@ def small_disk(folder: Path, *, kb: int = 2048, inodes: int = 0) -> Iterator[Sma
 
 
 def refusing_writes(code: int) -> Callable[[], None]:
-    """Return a `preexec_fn` after which the kernel refuses, with the error number `code`, to open any file for writing.
+    """Return a `preexec_fn` after which the kernel refuses, with the error number `code`, to open any file that may have to be made.
 
     A seccomp filter: for the errors that no disk here can be made to give (EIO, ESTALE, EDQUOT), and it needs no privilege. What the
     process and its children have open already, pipes and terminals go on.
@@ -108,7 +108,7 @@ _NUMBER_AT, _ARGUMENTS_AT = 0, 16
 
 
 def _filter_of_opens(code: int) -> _Program:
-    """Return the filter: open and openat that ask to write or to make a file, and creat, give `code`."""
+    """Return the filter: open and openat that may make a file, and creat, give `code`."""
     refuse, allow = 0x00050000 | code, 0x7FFF0000
     flags_of = {"open": 1, "openat": 2}
     lines: list[bytes] = []
@@ -118,7 +118,7 @@ def _filter_of_opens(code: int) -> _Program:
             lines += [
                 _line(_EQUAL, number, 0, 3),
                 _line(_LOAD, _ARGUMENTS_AT + 8 * flags_of[name]),
-                _line(_ANY_BIT, os.O_WRONLY | os.O_RDWR | os.O_CREAT, 0, 1),
+                _line(_ANY_BIT, os.O_CREAT, 0, 1),
                 _line(_RETURN, refuse),
             ]
         else:
