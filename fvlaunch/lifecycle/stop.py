@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 
 from ..errors import FvlaunchError, RunConflict
@@ -48,8 +49,10 @@ def _end(run: Run, want: Want) -> str:
         record = run.record()
         if record.state in FINAL_STATES:
             raise RunConflict(f"{run.name} is {record.state} already", hint=f"fvlaunch status {run.name}")
-        run.write_intent(want, record.generation)
-    run.event(want, job_id=record.job_id)
+        with suppress(OSError) if want == "cancel" else nullcontext():  # the scheduler ends a job without it
+            run.write_intent(want, record.generation)
+    with suppress(OSError):
+        run.event(want, job_id=record.job_id)
     state = "stopped" if want == "stop" else "cancelled"
     if record.state == "waiting":
         run.update(state=state, reason=f"fvlaunch {want} before its turn")

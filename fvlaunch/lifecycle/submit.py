@@ -159,7 +159,7 @@ def _check_room(run: Run) -> None:
     """Refuse to go on with a run whose records cannot be written, before anything is changed."""
     if (error := why_not_writable(run.path, _ROOM_BYTES)) is not None:
         raise FvlaunchError(
-            f"{run.name} cannot be resumed, its records cannot be written: {in_words(error)}", hint=f"df {run.path}; make room"
+            f"{run.name} cannot be resumed: its records cannot be written: {in_words(error)}", hint=f"df {run.path}; make room there first"
         )
 
 

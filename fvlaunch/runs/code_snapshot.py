@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import own_files
+from ..errors import FvlaunchError
 from ..files import publish_text
 from .directory import Run
 
@@ -34,10 +35,11 @@ def source_root() -> Path:
 def take(run: Run) -> Path:
     """Copy the packages into the run: an edit between submit and requeue must change nothing."""
     ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
-    for package in PACKAGES:
-        shutil.copytree(source_root() / package, run.code / package, ignore=ignored, copy_function=shutil.copyfile)
-    for folder in DATA if _is_checkout() else ():
-        shutil.copytree(source_root() / folder, run.code / folder, ignore=ignored, copy_function=shutil.copyfile)
+    for folder in (*PACKAGES, *(DATA if _is_checkout() else ())):
+        try:
+            shutil.copytree(source_root() / folder, run.code / folder, ignore=ignored, copy_function=_copy)
+        except shutil.Error as error:  # of folders; one for each that could not be made
+            raise _not_copied(run.code / folder, str(error.args[0][0][2])) from None
     if text := patch():
         publish_text(run.code / PATCH, text, errors="surrogateescape")  # byte by byte what git said
     return run.code
@@ -51,7 +53,20 @@ def take_own_files(run: Run, copied: Mapping[str, Path]) -> None:
             target = run.code / own_files.FOLDER / name / source.relative_to(place)
             target.parent.mkdir(parents=True, exist_ok=True)
             if source.is_file():
-                shutil.copyfile(source, target)
+                _copy(source, target)
+
+
+def _copy(source: Path | str, target: Path | str) -> None:
+    try:
+        shutil.copyfile(source, target)
+    except OSError as error:
+        raise _not_copied(target, error.strerror or str(error)) from None
+
+
+def _not_copied(target: Path | str, why: str) -> FvlaunchError:
+    return FvlaunchError(
+        f"the code cannot be copied into the run: {target}: {why}", hint="df tells whether that disk is full; --runs-dir DIR"
+    )
 
 
 def own_copies(run: Run) -> dict[str, Path]:

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from tests.integration.faults.conftest import Figure
 from tests.integration.faults.local import LocalRuns, kill
 from tests.support.gates import Gate
 from tests.support.launcher import LIMITS
+from tests.support.rows import Figures, fault
 from tests.support.small_disk import SmallDisk, refusing_writes, small_disk
 
 KB = 24_000
@@ -80,8 +80,9 @@ def disk(full: tuple[Full, SmallDisk], local_on: Full) -> SmallDisk:
     return full[1]
 
 
+@fault("32", "a disk full, read-only, and full at a restart, under one run on two ranks")
 def test_a_run_outlives_a_full_and_a_read_only_disk_and_ends_bitwise(
-    local_on: Full, disk: SmallDisk, reference: Path, figure: Figure
+    local_on: Full, disk: SmallDisk, reference: Path, figure: Figures
 ) -> None:
     gate = local_on.gated("one")
     gate.reach(12, ranks=2)
@@ -109,9 +110,10 @@ def test_a_run_outlives_a_full_and_a_read_only_disk_and_ends_bitwise(
     assert [a["cause"] for a in local_on.attempts("one")] == ["crash", "finished"]
     said = local_on.said("one")
     assert said.count("The run goes on;") == said.count("records are written again") and "Traceback" not in said
-    figure("3", "a disk that is full, read-only and full again under a run: ended bitwise", 1, 1)
+    figure.count("bitwise", 1, 1)
 
 
+@fault("32", "no room for another attempt within the limit")
 @pytest.mark.long
 def test_an_attempt_that_finds_no_room_within_the_limit_ends_the_run_in_words(local_on: Full, disk: SmallDisk) -> None:
     gate = local_on.gated("two", cluster="short")
@@ -130,20 +132,21 @@ def test_an_attempt_that_finds_no_room_within_the_limit_ends_the_run_in_words(lo
     local_on.over("two", "finished")
 
 
+@fault("32", "cancel of a run whose disk is full or read-only")
 @pytest.mark.parametrize("kind", ["full", "read-only"])
 def test_cancel_needs_no_room(local_on: Full, disk: SmallDisk, kind: str) -> None:
-    gate = local_on.gated("three")
+    gate = local_on.gated(kind)
     gate.reach(3, ranks=2)
     (disk.fill if kind == "full" else disk.read_only)()
-    done = local_on.call("cancel", "three")
-    local_on.is_gone("three")
-    assert "ends now" in done.stderr + done.stdout
+    local_on.call("cancel", kind)
+    local_on.is_gone(kind)
     disk.back()
     disk.empty()
-    assert local_on.over("three", "cancelled" if kind == "full" else local_on.status("three")["state"])
-    assert local_on.status("three")["attempts"] == 1
+    status = local_on.finish(kind)
+    assert status["state"] in (("cancelled",) if kind == "full" else ("cancelled", "stopped")) and status["attempts"] == 1, status
 
 
+@fault("32", "stop of a run whose disk is full")
 def test_stop_needs_no_room_of_its_own(local_on: Full, disk: SmallDisk) -> None:
     gate = local_on.gated("four")
     gate.reach(12, ranks=2)
@@ -152,14 +155,26 @@ def test_stop_needs_no_room_of_its_own(local_on: Full, disk: SmallDisk) -> None:
     local_on.over("four", "stopped")
 
 
-COMMANDS = (
-    ("status", "done"), ("status", "--all"), ("status", "done", "--attempts"), ("list", "runs"), ("logs", "done"), ("logs", "done", "--agent"),
-    ("wait", "done"), ("attach", "done"), ("verify", "done"), ("status", "done", "--json"), ("diff", "done", "gated"), ("show", "gated"),
+LOOKS = (
+    "status done", "status --all", "status done --attempts", "status done --json", "list runs", "logs done", "logs done --agent",
+    "wait done", "attach done", "diff done gated", "show gated",
 )  # fmt: skip
+REFUSED = (
+    "submit gated --cluster here --name new", "submit shapes --cluster here --name pipe", "resume done --set train.max_steps=70",
+    "submit tiny --cluster here --smoke",
+)  # fmt: skip
+IN_A_ROW = """
+import sys
+from fvlaunch.cli.app import run
+for words in sys.argv[1:]:
+    code = run(words.split())
+    sys.stdout.flush()
+    print(f"=={words}: {code}", file=sys.stderr, flush=True)
+"""
 
 
 @pytest.fixture(scope="module")
-def done(full: tuple[Full, SmallDisk], tmp_path_factory: pytest.TempPathFactory) -> LocalRuns:
+def done(tmp_path_factory: pytest.TempPathFactory) -> LocalRuns:
     """A workspace with a run that is over, which nothing here changes."""
     workspace = LocalRuns(tmp_path_factory.mktemp("done"))
     workspace.submit("done")
@@ -167,11 +182,17 @@ def done(full: tuple[Full, SmallDisk], tmp_path_factory: pytest.TempPathFactory)
     return workspace
 
 
+@fault("32", "every command where no file can be made: ENOSPC, EROFS, EDQUOT, EIO, ESTALE, EACCES")
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EACCES])
-def test_commands_that_only_look_work_where_nothing_can_be_written(done: LocalRuns, code: int) -> None:
-    for words in COMMANDS:
-        answer = subprocess.run(
-            [sys.executable, "-m", "fvlaunch", *words], cwd=done.folder, env=done.env, text=True, capture_output=True,
-            stdin=subprocess.DEVNULL, preexec_fn=refusing_writes(code), check=False, timeout=200,
-        )  # fmt: skip
-        assert answer.returncode == 0 and "Traceback" not in answer.stderr, (words, answer)
+def test_where_no_file_can_be_made_commands_look_or_refuse_in_one_line_and_leave_nothing(done: LocalRuns, code: int) -> None:
+    before = sorted(done.folder.rglob("*"))
+    answer = subprocess.run(
+        [sys.executable, "-c", IN_A_ROW, *LOOKS, *REFUSED], cwd=done.folder, env=done.env, text=True, capture_output=True,
+        stdin=subprocess.DEVNULL, preexec_fn=refusing_writes(code), check=False, timeout=200,
+    )  # fmt: skip
+    assert "Traceback" not in answer.stderr, answer.stderr
+    said = dict(zip([*LOOKS, *REFUSED], re.split(r"(?m)^==.*: \d+\n", answer.stderr), strict=False))
+    codes = [int(code) for code in re.findall(r"(?m)^==.*: (\d+)$", answer.stderr)]
+    assert codes == [0] * len(LOOKS) + [1] * len(REFUSED), answer.stderr
+    assert all(said[words].count("error:") == 1 and str(done.runs) in said[words] for words in REFUSED), said
+    assert sorted(done.folder.rglob("*")) == before
