@@ -210,7 +210,7 @@ class Limits(Section):
     """A step is taken for a hang after this many times the median step, if hang_floor_s has passed too."""
     phase_s: PositiveFloat = 1800
     """Longest silence of a rank outside of its steps: while it loads, prepares data, saves or warms up. Also how long a node may take to
-    appear."""
+    appear, and how long an attempt waits for room on a full disk."""
     head_silence_s: PositiveFloat = 120
     """The other nodes' agents give up after hearing nothing from the first node for this long."""
     poll_s: PositiveFloat = 1.0
