@@ -9,6 +9,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
@@ -47,6 +48,18 @@ def publish_json(path: Path, content: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
     publish(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+@contextmanager
+def system_errors(path: Path) -> Iterator[None]:
+    """Raise, as OSError of `path`, what the operating system said where a library in Rust (safetensors) raises an error of its own."""
+    try:
+        yield
+    except Exception as error:
+        said = None if isinstance(error, OSError) else re.search(r"\(os error (\d+)\)", str(error))
+        if said is None:
+            raise
+        raise OSError(int(said[1]), os.strerror(int(said[1])), str(path)) from None
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -161,22 +162,32 @@ class PartFile:
         self.path, self.rows, self._schema = path, 0, schema
         self._temporary = path.with_name(f".{path.name}.tmp")
         path.parent.mkdir(parents=True, exist_ok=True)
-        # random floats do not compress into dictionaries, and statistics of them serve nobody
-        self._writer = pq.ParquetWriter(self._temporary, schema, compression="zstd", use_dictionary=False, write_statistics=False)
+        try:
+            # random floats do not compress into dictionaries, and statistics of them serve nobody
+            self._writer = pq.ParquetWriter(self._temporary, schema, compression="zstd", use_dictionary=False, write_statistics=False)
+        except OSError:
+            self._temporary.unlink(missing_ok=True)
+            raise
 
     def write(self, row: Mapping[str, object]) -> None:
         self._writer.write_table(pa.Table.from_pylist([row], self._schema))
         self.rows += 1
 
     def publish(self) -> int:
-        """Give the file its name, durably, and return its size in bytes."""
-        self._writer.close()
-        publish_written(self._temporary, self.path)
+        """Give the file its name, durably, and return its size in bytes; where the disk refuses, nothing is left of it."""
+        try:
+            self._writer.close()
+            publish_written(self._temporary, self.path)
+        except BaseException:
+            self.abandon()
+            raise
         return self.path.stat().st_size
 
     def abandon(self) -> None:
-        self._writer.close()
-        self._temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            self._temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # a full disk does not take the end of a file that is gone
+            self._writer.close()
 
 
 class PartWriter:

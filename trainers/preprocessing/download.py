@@ -10,6 +10,8 @@ import errno
 import logging
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from ..config import hub_cache
 from ..config.programs.download import Config, RepositoryConfig
 from ..control import EXIT_FINISHED, EXIT_SAVED, Control
 from ..errors import UserError, first_line
+from ..files import system_errors
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +72,9 @@ def run(config: Config, run_dir: Path, control: Control) -> int:
     log.info("%d repositories, %d MiB, into %s", len(listings), total // _MIB, hub_cache.storage("model", "org/name").parent)
     done = 0
     for listing in listings:
-        if not _fetch(listing, done, total, control):
+        with _room(listing):
+            fetched = _fetch(listing, done, total, control)
+        if not fetched:
             return EXIT_SAVED
         done += sum(listing.files.values())
         log.info("%s %s at %s is complete", listing.kind, listing.repository.id, listing.commit)
@@ -142,12 +147,22 @@ def _fetch(listing: _Listing, before: int, total: int, control: Control) -> bool
         if control.stop_requested:
             return False
         fetching.join(0.5)
-    if isinstance(fetching.failure, OSError) and fetching.failure.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
-        hint = "HF_HOME must be on a disk with room"
-        raise UserError(f"cannot write to {hub_cache.storage(listing.kind, listing.repository.id)}: {fetching.failure.strerror}", hint)
     if fetching.failure is not None:
         raise fetching.failure
     return True
+
+
+@contextmanager
+def _room(listing: _Listing) -> Iterator[None]:
+    """Tell of a cache that takes no more in one error."""
+    storage = hub_cache.storage(listing.kind, listing.repository.id)
+    try:
+        with system_errors(storage):  # a part of the hub's client is in Rust
+            yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise
+        raise UserError(f"cannot write to {storage}: {error.strerror}", "HF_HOME must be on a disk with room") from None
 
 
 class _Fetching(threading.Thread):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Generator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,8 @@ class _Job:
         settings = listing.settings()
 
         def read() -> None:
-            (self._run_dir / ENTRIES).unlink(missing_ok=True)
+            with suppress(OSError):
+                (self._run_dir / ENTRIES).unlink(missing_ok=True)
             mended = output_shards.claim(self._output, settings)
             there = output_shards.settled(self._output, self._warn)
             if mended:
@@ -205,7 +206,10 @@ class _Job:
         """Write report.json into the output, and the numbers of it where whoever launched this looks."""
         files.publish_json(self._output / output_shards.REPORT, report)
         numbers = {key: report[key] for key in ("entries", "written", "holdout", "rejected")}
-        files.publish_json(self._run_dir / ENTRIES, numbers)
+        try:
+            files.publish_json(self._run_dir / ENTRIES, numbers)
+        except OSError as error:  # the data are whole, and the report is beside them
+            self._warn(f"{self._run_dir / ENTRIES} cannot be written: {error.strerror or error}")
 
     def _waiting(self, seconds: int) -> None:
         self._control.progress("loading", seconds)

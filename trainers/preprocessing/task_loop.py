@@ -51,20 +51,21 @@ def work(
         if stop():
             raise StopRequested
 
+    finished = True
     try:
-        with closing(task.outcomes(indices, waiting)) as outcomes:
-            for number, (index, outcome) in enumerate(zip(indices, outcomes, strict=True), 1):
-                _settle(shards, index, task.names[index], outcome, warn_crop)
-                done(number)
-                waiting()
-    except StopRequested:
+        try:
+            with closing(task.outcomes(indices, waiting)) as outcomes:
+                for number, (index, outcome) in enumerate(zip(indices, outcomes, strict=True), 1):
+                    _settle(shards, index, task.names[index], outcome, warn_crop)
+                    done(number)
+                    waiting()
+        except StopRequested:
+            finished = False
         shards.publish()
-        return False
     except BaseException:
         shards.abandon()
         raise
-    shards.publish()
-    return True
+    return finished
 
 
 def _settle(shards: Shards, index: int, name: str, outcome: Outcome, warn_crop: float) -> None:

@@ -85,9 +85,14 @@ class TrajectoryCache:
         """Store a trajectory whole or not at all, under a temporary name until then that no other run which fills the same cache uses."""
         temporary = self._samples / f".{index:08d}.{secrets.token_hex(4)}.parquet"
         file = PartFile(temporary, TrajectorySample.schema)
-        file.write(trajectory.row())
-        file.publish()
-        temporary.rename(self.path(index))
+        try:
+            file.write(trajectory.row())
+            file.publish()
+            temporary.rename(self.path(index))
+        except BaseException:
+            file.abandon()
+            temporary.unlink(missing_ok=True)
+            raise
         fsync_path(self._samples)
 
     def complete(self) -> None:

@@ -181,10 +181,10 @@ class Validation:
         everyone = self._peers.gather((rows, problem))
         problems = [text for _, text in everyone if text]
         strips = {number: strip for part, _ in everyone for number, strip in part.items()}
-        files = self._peers.from_rank_0(lambda: None if problems else self._finish(step, temporary, numbers, strips))
-        if files is None:
+        problem = self._peers.from_rank_0(lambda: self._finish(step, temporary, numbers, strips, problems))
+        if problem:
             if self._parallel.rank == 0:
-                self._peers.warn(f"the samples of step {step} could not be written: {problems[0] if problems else 'no room'}")
+                self._peers.warn(f"the samples of step {step} could not be written: {problem}")
             return Outcome(numbers, None, [])
         return _read(self._folder(step)) or Outcome(numbers, None, [])
 
@@ -214,9 +214,15 @@ class Validation:
             return strips, str(error)
         return strips, ""
 
-    def _finish(self, step: int, temporary: Path | None, numbers: Numbers, strips: dict[int, video_files.Pixels]) -> Path | None:
-        """Complete the folder on rank 0 and give it its name, in place of one that an earlier attempt left. None where the disk refuses."""
-        assert temporary is not None
+    def _finish(
+        self, step: int, temporary: Path | None, numbers: Numbers, strips: dict[int, video_files.Pixels], problems: list[str]
+    ) -> str:
+        """Complete the folder on rank 0 and give it its name, in place of one that an earlier attempt left. Return what is wrong, if
+        anything: then it is removed."""
+        if temporary is None or problems:
+            if temporary is not None:
+                shutil.rmtree(temporary, ignore_errors=True)
+            return problems[0]
         target = self._folder(step)
         try:
             if strips:
@@ -231,10 +237,10 @@ class Validation:
             shutil.rmtree(target, ignore_errors=True)
             temporary.rename(target)
             fsync_path(self._samples)
-        except OSError:
+        except OSError as error:
             shutil.rmtree(temporary, ignore_errors=True)
-            return None
-        return target
+            return str(error)
+        return ""
 
     def _provenance(self) -> dict[str, Any]:
         """Return what it takes to make the videos again."""

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.support.small_disk import small_disk
 from tests.support.trainers.alignment import realigned
 from tests.support.trainers.exports import (
     LORA,
@@ -68,6 +69,23 @@ def test_a_transformer_reloads_bit_by_bit(
     assert [p.name for p in tmp_path.iterdir()] == ["made"]
     told = json.loads((tmp_path / "made" / "training.json").read_text())
     assert (told["step"], told["role"]) == (step, "student")
+
+
+@pytest.mark.parametrize("words", [[], ["--weights", "ema"]])
+def test_a_full_disk_is_one_error_and_leaves_nothing(
+    capsys: pytest.CaptureFixture[str], small: Path, tmp_path: Path, words: list[object]
+) -> None:
+    with small_disk(tmp_path / "disk", kb=400) as disk:
+        for leave in (0, 4096, 16_384, 32_768, 65_536):
+            disk.fill(leave=leave)
+            code, out, err = run_export(capsys, small, "--to", disk.path / "made", *words)
+            if code == 0:
+                break
+            assert (code, out) == (1, "") and err.startswith("error: ") and "no space left" in err.lower() and err.count("\n") <= 2, err
+            assert [path.name for path in disk.path.iterdir()] == [".filler"]
+        disk.empty()
+        assert run_export(capsys, small, "--to", disk.path / "again", *words)[0] == 0
+        assert leave > 4096
 
 
 def test_large_weights_are_written_in_several_files_with_an_index(capsys: pytest.CaptureFixture[str], small: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import safetensors
 import torch
 
 from tests.support.rows import fault
+from tests.support.small_disk import small_disk
 from tests.support.trainers.clip_files import Job, finish, rows, write_clip, write_merged, write_sound
 from trainers.data.parquet_schema import T2V
 from trainers.models.codecs.shapes import ShapesCodec
@@ -298,3 +299,17 @@ def test_what_is_not_there_is_one_clear_error(clips: Path, tmp_path: Path, chang
     assert job.join() == [76]
     assert message in job.log()
     assert "Traceback" not in job.log()
+
+
+def test_a_full_disk_is_one_error_leaves_nothing_half_made_and_the_next_start_goes_on(clips: Path, whole: Path, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", kb=600) as disk:
+        (tmp_path / "out").symlink_to(disk.path)
+        for leave in (0, 8_192, 20_480, 32_768):
+            disk.fill(leave=leave)
+            job = Job(clips, tmp_path / "out", rows_per_file=2, validation_prompts=["a cross moving right"])
+            assert job.join() == [76], (leave, job.log())
+            assert "No space left on device" in job.log() and "room" in job.log() and "Traceback" not in job.log()
+            assert not [path for path in disk.path.rglob(".*") if path.name not in (".filler", ".preprocess")], leave
+            disk.empty()
+        finish(clips, tmp_path / "out", rows_per_file=2, validation_prompts=["a cross moving right"])
+        assert rows(tmp_path / "out") == rows(whole)

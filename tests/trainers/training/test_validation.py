@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.support.small_disk import small_disk
 from tests.support.trainers.shapes_runs import PROMPTS, VALIDATION, config, samples, validation_of
 from tests.support.trainers.trainer_ranks import ARCHITECTURE, losses, metrics, read
 from trainers.config import TrainConfig, check
@@ -128,6 +129,26 @@ def test_a_disk_that_takes_no_samples_does_not_end_the_run(runs: Any, shapes: Pa
     attempt = runs.start(config(shapes, VALIDATION), run)
     assert attempt.join() == [0]
     same_training(plain, run)
+    told = [message["text"] for message in attempt.sent() if message["kind"] == "warning"]
+    assert [text.split(":")[0] for text in told] == [f"the samples of step {step} could not be written" for step in (2, 4)]
+
+
+def test_samples_that_a_full_disk_cuts_short_leave_nothing_and_are_made_up_for_at_the_next_start(
+    runs: Any, shapes: Path, plain: Path, validated: Path, tmp_path: Path
+) -> None:
+    with small_disk(tmp_path / "disk", kb=64) as disk:
+        run = tmp_path / "run"
+        run.mkdir()
+        (run / "samples").symlink_to(disk.path)
+        disk.fill(leave=12288)
+        attempt = runs.start(config(shapes, VALIDATION), run)
+        assert attempt.join() == [0]
+        same_training(plain, run)
+        assert "No space left on device" in attempt.log() and "Traceback" not in attempt.log()
+        assert [path.name for path in disk.path.iterdir()] == [".filler"]
+        disk.empty()
+        runs.finish(config(shapes, VALIDATION), run, attempt=2)
+        assert validation_of(run, 4)["numbers"] == validation_of(validated, 4)["numbers"]
     assert metrics(run)[3]["validation_loss"] > 0
     assert any("samples of step 2 could not be written" in m.get("text", "") for m in attempt.sent())
 

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ...errors import UserError
+from ...files import system_errors
 
 NAME = "diffusion_pytorch_model"
 Read = Callable[[Sequence[str]], Mapping[str, Tensor]]
@@ -30,12 +31,18 @@ def write(folder: Path, sizes: Mapping[str, int], read: Read, *, max_bytes: int)
     for number, names in enumerate(files, 1):
         file = f"{NAME}.safetensors" if len(files) == 1 else f"{NAME}-{number:05d}-of-{len(files):05d}.safetensors"
         tensors = {name: tensor.contiguous() for name, tensor in read(names).items()}
-        save_file(tensors, folder / file, metadata={"format": "pt"})
-        check_same(folder / file, tensors)
+        save(folder / file, tensors, {"format": "pt"})
         where.update(dict.fromkeys(names, file))
     if len(files) > 1:
         index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": dict(sorted(where.items()))}
         (folder / f"{NAME}.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+def save(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write one file, read it back and compare. OSError where the disk refuses, UserError where the file differs."""
+    with system_errors(path):
+        save_file(dict(tensors), path, metadata=metadata)
+        check_same(path, tensors)
 
 
 def check_same(path: Path, tensors: Mapping[str, Tensor]) -> None:

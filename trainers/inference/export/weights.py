@@ -163,20 +163,16 @@ def with_adapter(request: ExportRequest) -> Any:
 
 def write_adapter(folder: Path, request: ExportRequest) -> None:
     """Write an adapter with peft's description in its metadata or, in the original names, with an alpha beside each layer."""
-    from safetensors.torch import save_file
-
     network, path = _network(request), folder / lora_file(request.network)
     lora.inject(network, request.model.lora)
     state = request.checkpoint.weights(request.role, request.weights, request.network)
     if request.lora_keys == "original":
         renamed = original_names(state, request.model.lora.scaled_alpha)
-        save_file(renamed, path, metadata={"format": "pt"})
-        safetensors_files.check_same(path, renamed)
+        safetensors_files.save(path, renamed, {"format": "pt"})
         return
     plain = {lora.exported_name(name): tensor for name, tensor in state.items()}
     description = {f"{COMPONENT}.{key}": value for key, value in lora.adapter_config(network).items()}
-    save_file(plain, path, metadata={"format": "pt", "lora_adapter_metadata": json.dumps(description, sort_keys=True)})
-    safetensors_files.check_same(path, plain)
+    safetensors_files.save(path, plain, {"format": "pt", "lora_adapter_metadata": json.dumps(description, sort_keys=True)})
 
 
 _ORIGINAL = {

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from ...files import fsync_path, give_usual_mode
+from ...files import fsync_path, give_usual_mode, system_errors
 
 TEXT_DIM = 32
 BOUNDARY_RATIO = 0.875
@@ -31,7 +31,8 @@ def build(folder: Path, *, seed: int = 0, experts: int = 1) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        _pipeline(seed, experts).save_pretrained(temporary)
+        with system_errors(folder):
+            _pipeline(seed, experts).save_pretrained(temporary)
         _publish(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
