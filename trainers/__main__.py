@@ -31,6 +31,7 @@ from .control import EXIT_NO_RESTART, EXIT_SAVED, EXIT_WRONG_NODE, Control
 from .errors import NodeError, UserError
 from .inference.export import required_exports
 from .output import outlive_full_disk
+from .processes import ensure_temporary_folder
 
 EXIT_CRASHED = 1
 PROGRAMS: dict[str, tuple[Any, str]] = {
@@ -46,6 +47,7 @@ PROGRAMS: dict[str, tuple[Any, str]] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program that the configuration names; return the exit code. Every failure is reported to the launcher."""
     outlive_full_disk()
+    ensure_temporary_folder()
     control = Control().start()
     options = _parser().parse_args(arguments)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format=f"%(asctime)s rank {control.rank}: %(message)s", force=True)

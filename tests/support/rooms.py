@@ -40,7 +40,7 @@ ROOMS: dict[str, dict[str, str]] = {
         "answers": "errors",
         "command_line": "config errors",
         "own_code": "config processes errors",
-        "__main__": "inference own_code config control output errors",
+        "__main__": "inference own_code config processes control output errors",
         "forkserver": "__main__ methods models config processes control",
         "export": "inference checkpointing config command_line",
         "sample": "inference sources distributed config command_line errors files",
