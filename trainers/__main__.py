@@ -58,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return EXIT_SAVED
         control.progress("loading", 0)
         module = importlib.import_module(f".{PROGRAMS[program][1]}", __package__)  # imports torch and diffusers
+        control.reached("imports")
         code: int = module.run(config, options.run_dir, control)
         return code
     except UserError as error:

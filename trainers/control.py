@@ -74,6 +74,7 @@ class Control:
         self._last_sent = 0.0
         self._last_phase = ""
         self._step: int | None = None
+        self._reached: dict[str, float] = {}
 
     def start(self) -> Control:
         """Install the signal handlers, tie this process's life to the launcher's, take the person's umask, send the first heartbeat."""
@@ -90,6 +91,7 @@ class Control:
             os.set_inheritable(self._pipe, False)
         if self._umask is not None:
             os.umask(self._umask)
+        self.reached("process")
         self.progress("starting", 0)
         return self
 
@@ -111,8 +113,18 @@ class Control:
         self._last_phase, self._last_sent = phase, now
         self._send({"kind": "progress", "phase": phase, "count": count, **details})
 
+    def reached(self, stage: str) -> None:
+        """Note that a stage of this start (`process`, `imports`, …) is over now: what the way back took is told by `report_start`."""
+        self._reached.setdefault(stage, round(time.time(), 3))
+
+    def report_start(self) -> None:
+        """Send when each stage of this start was over (seconds since 1970), once its first step is made."""
+        self.reached("first_step")
+        self.report("begun", reached=self._reached)
+
     def report(self, kind: str, **details: Any) -> None:
-        """Send what the launcher records: kind "checkpoint" (step, save_s, stall_s), "resumed" (step), "warning" or "failure" (text).
+        """Send what the launcher records: kind "checkpoint" (step, save_s, stall_s), "resumed" (step), "begun" (reached), "warning" or
+        "failure" (text).
 
         A failure carries the last step done, too: the heartbeat may have left it out.
         """

@@ -15,12 +15,14 @@ from trainers.control import EXIT_FINISHED, EXIT_SAVED
 from ..config import secrets as secret_values
 from ..runs.attempts import WORKING
 from ..runs.directory import Run
-from .failure_attribution import NodeEnd, RankEnd, last_lines, waits_for_others
+from .failure_attribution import NodeEnd, RankEnd, explains, last_lines, waits_for_others
 from .hang_detector import HangLimits, Pulse
 from .rank_processes import Ranks
 
 POLL_S = 0.1
 STACKS_WAIT_S = 2.0
+CLEAR_SETTLE_S = 1.0
+"""How long the other ranks may take where one has told why: they wait for it, on GPUs for ever, and have nothing to add."""
 
 
 class Watch:
@@ -64,9 +66,10 @@ class Watch:
     def is_stopping(self) -> bool:
         return self._deadline is not None
 
-    def kill_soon(self) -> None:
-        """Another node has failed: give the ranks here a moment to say what they saw."""
-        limit = time.monotonic() + self._settle_s
+    def kill_soon(self, *, clear: bool = False) -> None:
+        """A rank has failed, here or on another node: give those left a moment to say what they saw, a short one where the cause is
+        clear."""
+        limit = time.monotonic() + (min(CLEAR_SETTLE_S, self._settle_s) if clear else self._settle_s)
         self._deadline = limit if self._deadline is None else min(limit, self._deadline)
 
     def _note(self, messages: list[dict[str, Any]]) -> None:
@@ -82,8 +85,9 @@ class Watch:
 
     def _enforce(self) -> None:
         now = time.monotonic()
-        if any(r.exit_code not in (None, EXIT_FINISHED, EXIT_SAVED) for r in self.ranks.ranks):
-            self.kill_soon()  # also while stopping: without it the others cannot save
+        failed = {r.rank: r.exit_code for r in self.ranks.ranks if r.exit_code not in (None, EXIT_FINISHED, EXIT_SAVED)}
+        if failed:  # also while stopping: without it the others cannot save
+            self.kill_soon(clear=any(explains(code, self._told.get(rank, "")) for rank, code in failed.items() if code is not None))
         if self._deadline is not None and now >= self._deadline:
             self.ranks.kill()
             return

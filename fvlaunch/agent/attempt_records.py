@@ -17,6 +17,7 @@ from ..runs.attempts import Attempt, attempts_of, read_events, unwritten_events
 from ..runs.directory import ATTEMPT_ROOM, Run
 from ..runs.run_config import RunConfig, World
 from .placement import Placement
+from .rank_processes import process_age_s
 from .record_writer import RecordWriter
 
 _MOST_UNWRITTEN = ATTEMPT_ROOM - 1200
@@ -62,7 +63,8 @@ class AttemptRecords:
         run.rank_log(number, 0).parent.mkdir(parents=True, exist_ok=True)
         place = {"job_id": self._placement.job_id, "restart_count": self._placement.restart_count}
         common = {"generation": generation, "attempt": number, **place}
-        started = self._line("started", {**common, "nodes": self._placement.hosts, "ranks": world.size})
+        known = {"nodes": self._placement.hosts, "ranks": world.size, "agent_at": round(time.time() - process_age_s(), 3)}
+        started = self._line("started", {**common, **known})
         append_line(run.attempt_log(number), started)
         address = {"host": world.master_address, "port": world.master_port, "nonce": secrets.token_hex(4)}
         self._current = {**common, **address, "outcome": None}

@@ -49,10 +49,29 @@ class RankEnd:
         return self.code not in (EXIT_FINISHED, EXIT_SAVED) and not self.killed_by_agent
 
     @property
+    def explains(self) -> bool:
+        """Whether this end alone tells why the attempt failed, so that nobody else needs to be heard."""
+        return self.failed and explains(self.code, self.told)
+
+    @property
     def is_echo(self) -> bool:
         """Whether it only failed because another rank was gone. Told by the error's own words: a file may be called store.py."""
-        last = "\n".join(_words(self.told.splitlines() or self.lines[-3:]))
-        return self.code > 0 and self.code != EXIT_NO_RESTART and bool(_ECHO.search(last)) and not _MEMORY.search(last)
+        return self.code > 0 and self.code != EXIT_NO_RESTART and _echoes(self.told.splitlines() or self.lines[-3:])
+
+
+def explains(code: int, told: str) -> bool:
+    """Return whether a rank that ended so was the first to fail: a signal killed it, or its own words are of something else than its peers.
+
+    Not SIGABRT, by which torch ends a rank whose peers are gone, nor 76 and 77, whose ranks may still be saving.
+    """
+    if code < 0:
+        return code != -signal.SIGABRT
+    return code not in (EXIT_FINISHED, EXIT_SAVED, EXIT_NO_RESTART, EXIT_WRONG_NODE) and bool(told) and not _echoes(told.splitlines())
+
+
+def _echoes(lines: Sequence[str]) -> bool:
+    last = "\n".join(_words(lines))
+    return bool(_ECHO.search(last)) and not _MEMORY.search(last)
 
 
 def _words(lines: Sequence[str]) -> list[str]:
@@ -71,6 +90,11 @@ class NodeEnd:
     """That rank only waited for others, on other nodes, as did all here: by their stacks."""
     memory_kills: int = 0
     """Processes that the kernel killed on this node for want of memory during the attempt."""
+
+    @property
+    def explains(self) -> bool:
+        """Whether one of its ranks tells why the attempt failed."""
+        return any(end.explains for end in self.ends)
 
     def dump(self) -> dict[str, Any]:
         return asdict(self)
@@ -112,6 +136,12 @@ def judge(
         name, rank = silent[0]
         return Cause.INTERRUPTED, Failure(rank, name, first.step, "this node, or its agent, ended without a word")
     return (Cause.OUT_OF_MEMORY if _out_of_memory(first, nodes) else Cause.CRASH), _failure(first, nodes)
+
+
+def times(nodes: Sequence[NodeEnd]) -> dict[str, float]:
+    """Return when the first and the last rank ended, by their nodes' clocks: what it took to end the others once one was gone."""
+    ended = [round(end.at, 3) for node in nodes for end in node.ends if end.at]
+    return {"first_end_at": min(ended), "last_end_at": max(ended)} if ended else {}
 
 
 def _hung(nodes: Sequence[NodeEnd]) -> Failure | None:

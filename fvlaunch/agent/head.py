@@ -23,9 +23,9 @@ from ..runs.job_folder import ContinuationRequest, handed_over, take_back_handov
 from ..runs.pipeline_directory import unfinished_before
 from ..runs.run_config import RunConfig
 from . import own_output, user_hook
-from .attempt_monitor import Watch
+from .attempt_monitor import CLEAR_SETTLE_S, Watch
 from .attempt_records import AttemptRecords
-from .failure_attribution import NodeEnd, judge
+from .failure_attribution import NodeEnd, judge, times
 from .node_heartbeats import NodeHeartbeats, report_file
 from .placement import Placement
 from .rank_processes import Ranks, listen
@@ -141,7 +141,7 @@ class Head:
         watch = Watch(self.run, self.placement.host, ranks, self.limits, SETTLE_S, self._secrets)
         self._watch = watch
         end = watch.until_over(self._tick)
-        return self._judge([end, *self._reports(wait=len(self.placement.hosts) > 1)])
+        return self._judge([end, *self._reports(end)])
 
     @property
     def attempt(self) -> int:
@@ -196,7 +196,7 @@ class Head:
         kind = message.get("kind")
         if kind == "checkpoint" and message["rank"] == 0:
             self.clock.saved(float(message.get("save_s", 0)))
-        if kind == "failure" or (kind in ("checkpoint", "resumed", "warning") and message["rank"] == 0):
+        if kind == "failure" or (kind in ("checkpoint", "resumed", "begun", "warning") and message["rank"] == 0):
             self.records.log(kind, **{k: v for k, v in message.items() if k not in ("kind", "time")})
 
     def _take_notice(self, notice: Notice) -> None:
@@ -219,8 +219,9 @@ class Head:
         if self.notice is None and self.clock.due():
             left = self.clock.left_s() or 0.0
             self._take_notice(Notice(Cause.TIME_LIMIT, time.monotonic() + max(left - 5, 5), f"{left:.0f} s are left of the allocation"))
-        if self.notice is None and any(e.failed for r in self._reports(wait=False) for e in r.ends):
-            self._watch.kill_soon()
+        failed = [r for r in self._reports(None) if any(e.failed for e in r.ends)] if self.notice is None else []
+        if failed:
+            self._watch.kill_soon(clear=any(r.explains for r in failed))
         if self.notice is None and self._lost_node() is not None:
             self._watch.ranks.kill()
 
@@ -241,13 +242,15 @@ class Head:
         value = {"time": time.time(), **who, "allocation_left_s": self.clock.left_s(), **pulse, **trouble}
         self.records.writer.put(self.run.heartbeat_file, value)
 
-    def _reports(self, *, wait: bool) -> list[NodeEnd]:
-        """Return the followers' ends of this attempt; with `wait`, given a moment to arrive."""
-        until = time.monotonic() + (SETTLE_S if wait else 0)
+    def _reports(self, own: NodeEnd | None) -> list[NodeEnd]:
+        """Return the followers' ends of this attempt; given a moment to arrive, if `own` is the end here: a short one if any tells why."""
+        began = time.monotonic()
         while True:
             found = [read_json(report_file(self.run, self.attempt, n)) for n in range(1, len(self.placement.hosts))]
             reports = [NodeEnd.parse(value) for value in found if value]
-            if len(reports) == len(found) or time.monotonic() >= until:
+            clear = own is not None and any(end.explains for end in (own, *reports))
+            wait_s = 0.0 if own is None else CLEAR_SETTLE_S if clear else SETTLE_S
+            if len(reports) == len(found) or time.monotonic() >= began + wait_s:
                 return reports
             time.sleep(0.1)
 
@@ -257,9 +260,8 @@ class Head:
         self._still_current()
         cause, failure = judge(ends, self.notice.cause if self.notice else None, self._silent(ends), self._lost())
         steps = [e.step for node in ends for e in node.ends if e.step is not None]
-        self.records.log(
-            "ended", cause=str(cause), failure=failure.__dict__ if failure else None, **({"step": max(steps)} if steps else {})
-        )
+        told = {**({"step": max(steps)} if steps else {}), **times(ends)}
+        self.records.log("ended", cause=str(cause), failure=failure.__dict__ if failure else None, **told)
         attempts = self.records.attempts()
         decision = decide(attempts, self.limits, in_place=self._in_place(attempts[-1]), can_requeue=self.placement.scheduler.can_requeue)
         if self.notice and cause is self.notice.cause and not decision.reason:

@@ -223,6 +223,12 @@ def process_state(pid: int) -> str:
         return ""
 
 
+def process_age_s() -> float:
+    """Return how long ago this process was started, its interpreter's start and imports included."""
+    ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))
+
+
 def listen(address: str) -> socket.socket:
     """Return a listening socket on a port that is free now, and stays ours: rank 0 inherits it."""
     found = socket.socket(socket.AF_INET, socket.SOCK_STREAM)

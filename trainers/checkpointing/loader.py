@@ -6,6 +6,7 @@ Must not write a checkpoint or delete a published one. Rank 0 lists, chooses and
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,33 +19,63 @@ from ..errors import UserError
 from . import manifest as manifests
 from . import store
 from .dcp_io import KeyMismatch, SafeReader, StrictPlanner, UnreadableIndex, one_line, read_metadata
+from .early_hashing import EarlyHashing, share
 from .keys import CheckpointKeys
 from .manifest import BadManifest, Manifest, NewerFormat
 
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Expected:
+    """The step of a checkpoint and the roles that it holds; 0 and none where there is no checkpoint."""
+
+    step: int = 0
+    roles: frozenset[str] = frozenset()
+
+
 class Loader:
     """Chooses and loads the checkpoint that an attempt starts from; `loaded` is its step, which pruning spares."""
 
-    def __init__(self, directory: Path, peers: RankGroup, control: Control, facts: dict[str, Any], config_digest: str) -> None:
-        self._directory, self._peers, self._control = directory, peers, control
+    def __init__(
+        self, directory: Path, peers: RankGroup, control: Control, facts: dict[str, Any], config_digest: str, early: EarlyHashing | None
+    ) -> None:
+        self._directory, self._peers, self._control, self._early = directory, peers, control, early
         self._facts, self._config_digest = facts, config_digest
         self._chosen: Manifest | None = None
+        self._expected = Expected()
         self._hashed_bytes = 0
         self.loaded: int | None = None
 
-    def roles(self) -> set[str]:
-        self._chosen = self._chosen or self._choose()
-        if self._chosen is None:
-            return set()
-        folder = store.folder_of(self._directory, self._chosen.step)
-        keys = self._peers.from_rank_0(lambda: list(read_metadata(folder).state_dict_metadata))
-        return CheckpointKeys(keys).roles
+    def expected(self) -> Expected:
+        """Return what `load` will choose, told by an index that verifies; the other files may still be being hashed."""
+        expected = self._peers.from_rank_0(self._indexed)
+        if expected is None:
+            self._chosen = self._choose()
+            expected = self._peers.from_rank_0(lambda: self._held(self._chosen))
+        self._expected = expected
+        return expected
+
+    def _indexed(self) -> Expected | None:
+        """Return, on rank 0, what the newest checkpoint holds; None where its manifest or index is damaged."""
+        newest = self._newest()
+        if newest is None:
+            return Expected()
+        step, manifest, _problem = newest
+        if manifest is None or manifests.wrong_files(store.folder_of(self._directory, step), manifest, [manifests.METADATA]):
+            return None
+        return self._held(manifest)
+
+    def _held(self, manifest: Manifest | None) -> Expected:
+        if manifest is None:
+            return Expected()
+        index = read_metadata(store.folder_of(self._directory, manifest.step))
+        return Expected(manifest.step, frozenset(CheckpointKeys(index.state_dict_metadata).roles))
 
     def load(self, state: dict[str, Any]) -> tuple[int | None, set[str]]:
         """Fill `state` in place; return the step, and the keys of callbacks that the checkpoint does not hold."""
         manifest, self._chosen = self._chosen or self._choose(), None
+        self._refuse_less_than_expected(manifest)
         if manifest is None:
             return None, set()
         absent = self._read(manifest.step, state)
@@ -59,6 +90,18 @@ class Loader:
             return b""
         path = store.folder_of(self._directory, self.loaded) / name
         return path.read_bytes() if path.exists() else b""
+
+    def _refuse_less_than_expected(self, manifest: Manifest | None) -> None:
+        """Raise RuntimeError where roles were built without weights, because a newer checkpoint holds them, and this one lacks them: the
+        next start will know."""
+        expected, self._expected = self._expected, Expected()
+        if not expected.roles or (manifest is not None and manifest.step == expected.step):
+            return
+        if lacking := expected.roles - self._peers.from_rank_0(lambda: self._held(manifest)).roles:
+            raise RuntimeError(
+                f"the checkpoint of step {expected.step}, which was to be loaded, does not verify or is gone, and what is left lacks "
+                f"{', '.join(sorted(lacking))}: start again"
+            )
 
     def _choose(self) -> Manifest | None:
         """Return the manifest of the newest checkpoint whose every byte is as published; newer ones that are damaged are put aside."""
@@ -100,11 +143,15 @@ class Loader:
     def _verify(self, manifest: Manifest) -> list[str]:
         """Return what any rank finds wrong. A file that cannot be read right now proves nothing: that is raised as OSError, on all
         ranks."""
-        share = sorted(manifest.files)[self._peers.rank :: self._peers.world_size]
+        folder = store.folder_of(self._directory, manifest.step)
+        mine = share(manifest.files, self._peers.rank, self._peers.world_size)
+        if self._early is not None:
+            self._early.join(lambda hashed: self._control.progress("loading", hashed))
+            mine = [name for name in mine if not self._early.is_right(folder / name, manifest.files[name])]
         wrong: list[str] = []
         unreadable = ""
         try:
-            wrong = manifests.wrong_files(store.folder_of(self._directory, manifest.step), manifest, share, self._tick)
+            wrong = manifests.wrong_files(folder, manifest, mine, self._tick)
         except OSError as error:
             unreadable = f"rank {self._peers.rank}: {one_line(error)}"
         outcomes = self._peers.gather((wrong, unreadable))

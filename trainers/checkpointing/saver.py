@@ -25,7 +25,8 @@ from ..files import FileEntry, digest_file, fsync_path
 from . import manifest as manifests
 from . import store
 from .dcp_io import ErrorRevealingWriter, check_state, one_line
-from .loader import Loader
+from .early_hashing import EarlyHashing
+from .loader import Expected, Loader
 from .manifest import Manifest
 from .staging import StagedPlanner, Stager
 
@@ -34,11 +35,20 @@ class Checkpointer:
     """The checkpoints of one run. Every public method is collective: all ranks call it, in the same order. Made after
     init_process_group."""
 
-    def __init__(self, directory: Path, keep: CheckpointConfig, *, control: Control, facts: dict[str, Any], config_digest: str) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        keep: CheckpointConfig,
+        *,
+        control: Control,
+        facts: dict[str, Any],
+        config_digest: str,
+        early: EarlyHashing | None = None,
+    ) -> None:
         self._directory, self._keep, self._control = Path(directory), keep, control
         self._facts, self._config_digest = json.loads(json.dumps(facts)), config_digest
         self._peers, self._writing, self._publishing = RankGroup(control), RankGroup(control), RankGroup(control)
-        self._loader = Loader(self._directory, self._peers, control, self._facts, config_digest)
+        self._loader = Loader(self._directory, self._peers, control, self._facts, config_digest, early)
         self._stager = Stager()
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: tuple[int, Path, Future[str | None]] | None = None
@@ -92,10 +102,11 @@ class Checkpointer:
         if self._pending is not None and self._peers.all_true(self._pending[2].done()):
             self.wait()
 
-    def roles(self) -> set[str]:
-        """Return the roles held by the checkpoint that `load` will choose; empty where there is none."""
+    def expected(self) -> Expected:
+        """Return the step and the roles of the checkpoint that `load` will choose, or would if what is no part of
+        its index were not damaged: then that is an older one."""
         self.wait()
-        return self._loader.roles()
+        return self._loader.expected()
 
     def load(self, state: dict[str, Any]) -> int | None:
         """Fill `state` in place from the newest checkpoint that verifies; return its step, or None where there has never been one."""

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from .. import seeding
+from ..checkpointing.early_hashing import EarlyHashing
 from ..checkpointing.keys import is_average
 from ..checkpointing.saver import Checkpointer
 from ..config import Batching, TrainConfig, batching
@@ -61,7 +63,9 @@ def run(config: TrainConfig, run_dir: Path, control: Control) -> int:
     """Train on this rank, from joining the process group to leaving it; return the exit code."""
     if config.deterministic:
         seeding.use_deterministic_kernels()
+    early = EarlyHashing(run_dir / "checkpoints", control.rank, int(os.environ.get("WORLD_SIZE", "1")))
     parallel = mesh.start(config.parallel)
+    control.reached("process_group")
     control.progress("preparing", 0)
     parallel.on_first(
         lambda: prepare_shapes.ensure(config.data, report=lambda what, count: control.progress("preparing", count, what=what)),
@@ -70,7 +74,7 @@ def run(config: TrainConfig, run_dir: Path, control: Control) -> int:
     if config.method.preparing_roles and not _make_trajectories(config, parallel, control):
         mesh.stop()
         return EXIT_SAVED
-    trainer = Trainer(config, run_dir, control, parallel)
+    trainer = Trainer(config, run_dir, control, parallel, early)
     try:
         code = trainer.train()
     except UserError:  # the checkpoint in flight is still worth having
@@ -84,20 +88,33 @@ def run(config: TrainConfig, run_dir: Path, control: Control) -> int:
 class Trainer:
     """One attempt of a run on this rank. Made on all ranks alike; `step` is the number of steps done."""
 
-    def __init__(self, config: TrainConfig, run_dir: Path, control: Control, parallel: ParallelContext) -> None:
+    def __init__(
+        self, config: TrainConfig, run_dir: Path, control: Control, parallel: ParallelContext, early: EarlyHashing | None = None
+    ) -> None:
         self.config, self.control, self.parallel = config, control, parallel
         self.batching: Batching = batching(config, parallel.world_size)
         control.progress("loading", 1)
         self.checkpointer = Checkpointer(
-            run_dir / "checkpoints", config.checkpoint, control=control, facts=numerics(parallel), config_digest=config_digest(config)
+            run_dir / "checkpoints",
+            config.checkpoint,
+            control=control,
+            facts=numerics(parallel),
+            config_digest=config_digest(config),
+            early=early,
         )
+        expected = self.checkpointer.expected()
+        self.batches = self._batches(expected.step)  # its processes start while the networks are built
         self.validation = self._build_validation(run_dir)
-        self.method = self._build_method()
+        self.method = self._build_method(expected.roles)
         control.progress("loading", 3)
+        control.reached("networks")
         self.ema = self._build_ema()
         self.step = self._resume()
+        control.reached("checkpoint")
         self._announce_step()
-        self.batches = self._batches()
+        if self.step != expected.step:  # that checkpoint was damaged
+            self.batches.close()
+            self.batches = self._batches(self.step)
         self.tracker = Tracker(
             run_dir, self.step, config.tracking, config.resolved(), enabled=parallel.rank == 0,
             carried=self.checkpointer.carried(CARRIED), tell=self._warn, is_current=control.is_current,
@@ -108,8 +125,7 @@ class Trainer:
 
     # --- before the first step
 
-    def _build_method(self) -> TrainingMethod:
-        in_checkpoint = self.checkpointer.roles()
+    def _build_method(self, in_checkpoint: Set[str]) -> TrainingMethod:
         roles: dict[str, ModelBase] = {}
         for role in sorted(self.config.models.keys() - set(self.config.method.preparing_roles)):
             roles[role] = build_role(self.config, role, self.parallel, load_weights=role not in in_checkpoint)
@@ -151,7 +167,7 @@ class Trainer:
             state["callbacks"] = {"ema": self.ema.state_dict()}
         return state
 
-    def _batches(self) -> Iterator[list[dict[str, Tensor]]]:
+    def _batches(self, start_step: int) -> Generator[list[dict[str, Tensor]], None, None]:
         return batches(
             self.config.method.training_data(self.config),
             self.config.seed,
@@ -159,7 +175,7 @@ class Trainer:
             data_parallel=self.batching.data_parallel,
             accumulation=self.batching.accumulation,
             micro=self.batching.micro,
-            start_step=self.step,
+            start_step=start_step,
             max_steps=self.config.max_steps,
             needs=self.config.method.needs,
             warn=lambda text: self.control.report("warning", text=text),  # bad rows may turn up on any rank
@@ -169,6 +185,7 @@ class Trainer:
 
     def train(self) -> int:
         """Train until max_steps or a stop notice; return EXIT_FINISHED or EXIT_SAVED."""
+        self.control.reached("records")
         self._heartbeat()
         stop = self._validate(again=False)  # after a resume: if the attempt before did not get to it
         while self.step < self.config.max_steps and not stop:
@@ -176,6 +193,8 @@ class Trainer:
             rounds = next(self.batches)
             self.step += 1
             self._train_step(rounds, started)
+            if self.step == self._first_step + 1:
+                self.control.report_start()
             stop = self._after_step() or self._validate()
         self._save_last()
         finished = self.step >= self.config.max_steps and (self.validation is None or not self.validation.cut_off)

@@ -57,6 +57,23 @@ def test_a_node_without_its_gpu_is_blamed_and_where_all_lack_them_no_node_is() -
     assert cause is Cause.NO_RESTART and failure is not None
 
 
+def test_a_failure_in_its_own_words_is_not_waited_for_and_an_echo_is() -> None:
+    """Whoever hears `explains` gives the other ranks and nodes a second instead of ten."""
+    clear = [end(0, -signal.SIGKILL), end(0, -signal.SIGSEGV), end(0, 1, told="Traceback\nKeyError: 'x'")]
+    clear.append(end(0, 1, told="Traceback\nMemoryError: nccl could not have it"))
+    unclear = [
+        end(0, 1, told=f"Traceback\n{ECHO}"),
+        end(0, -signal.SIGABRT),
+        end(0, 1),
+        end(0, 76, told="no data"),
+        end(0, 77, told="no GPU"),
+    ]
+    unclear += [end(0, 0), end(0, 75), end(0, -signal.SIGKILL, killed_by_agent=True)]
+    assert [e.explains for e in clear] == [True] * len(clear)
+    assert [e.explains for e in unclear] == [False] * len(unclear)
+    assert NodeEnd("n1", (unclear[0], clear[0])).explains and not NodeEnd("n1", tuple(unclear)).explains
+
+
 def test_a_notice_explains_saved_and_killed_ranks() -> None:
     ends = (end(0, 75), end(1, -signal.SIGKILL, killed_by_agent=True))
     assert judge([NodeEnd("n1", ends)], Cause.TIME_LIMIT) == (Cause.TIME_LIMIT, None)

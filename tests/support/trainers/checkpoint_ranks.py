@@ -153,7 +153,7 @@ def _gloo_threads() -> int:
 def scenario_load(rank: int, directory: str, rows: int = 33, threads: int = 1) -> Any:
     control = RecordingControl(rank)
     checkpointer = make_checkpointer(directory, control, threads=threads)
-    roles, state = checkpointer.roles(), make_state(0, rows)
+    roles, state = checkpointer.expected().roles, make_state(0, rows)
     step = checkpointer.load(state)
     checkpointer.close()
     equal = step is not None and same(state, make_state(step, rows))

@@ -22,6 +22,7 @@ from tests.support.rows import fault
 from trainers.checkpointing import manifest as manifests
 from trainers.checkpointing import store
 from trainers.checkpointing.dcp_io import read_metadata
+from trainers.checkpointing.loader import Expected
 from trainers.checkpointing.saver import Checkpointer
 from trainers.errors import UserError
 from trainers.files import digest_file
@@ -230,7 +231,7 @@ def test_old_checkpoints_go_and_the_loaded_one_stays(alone: None, tmp_path: Path
 
 
 def test_no_checkpoint_is_no_error(checkpointer: Checkpointer, alone: None, tmp_path: Path, control: Any) -> None:
-    assert checkpointer.roles() == set()
+    assert checkpointer.expected() == Expected()
     assert checkpointer.load(small(0)) is None
     assert helper.make_checkpointer(str(tmp_path / "none"), control).load(small(0)) is None
 
@@ -271,7 +272,7 @@ def test_roles_are_those_of_the_checkpoint_that_is_loaded_next(checkpointer: Che
     checkpointer.save(
         2, {"roles": {"critic": {"net": {"w": torch.ones(1)}}, "student": {"net": {"w": torch.ones(1)}}}, "callbacks": {}}, wait=True
     )
-    assert checkpointer.roles() == {"critic", "student"}
+    assert checkpointer.expected() == Expected(2, frozenset({"critic", "student"}))
 
 
 def test_callbacks_may_come_and_go_and_what_came_is_named(checkpointer: Checkpointer) -> None:
@@ -320,7 +321,7 @@ def test_a_malicious_index_runs_nothing(checkpointer: Checkpointer, tmp_path: Pa
     with pytest.raises(UserError, match=r"asks for posix\.system"):
         checkpointer.load(small(0))
     with pytest.raises(pickle.UnpicklingError):
-        checkpointer.roles()
+        checkpointer.expected()
     assert tree(tmp_path) == ["step-00000001"]
 
 
