@@ -66,21 +66,19 @@ def mask(path: Path, secrets: Mapping[str, str]) -> None:
     with suppress(OSError):
         if encoded and path.is_file() and not path.is_symlink():
             with path.open("r+b", buffering=0) as opened:
-                _mask(opened.fileno(), encoded)
+                for value in encoded:
+                    _mask(opened.fileno(), value)
 
 
-def _mask(handle: int, values: list[bytes]) -> None:
-    """Overwrite values piece by piece, each with the end of the piece before: a value may lie across.
+def _mask(handle: int, value: bytes) -> None:
+    """Overwrite a value piece by piece, each with the beginning of the next: it may lie across.
 
     Not through a mapping: where the disk takes no write, that would kill the process.
     """
-    at, overlap = 0, len(values[0]) - 1
-    while len(piece := os.pread(handle, _PIECE + overlap, at)) > 0:
-        masked = piece
-        for value in values:
-            masked = masked.replace(value, b"*" * len(value))
-        if masked != piece:
-            os.pwrite(handle, masked, at)
+    at = 0
+    while piece := os.pread(handle, _PIECE + len(value) - 1, at):
+        if value in piece:
+            os.pwrite(handle, piece.replace(value, b"*" * len(value)), at)
         at += _PIECE
 
 

@@ -13,7 +13,7 @@ from ..files import in_words, why_not_writable
 from ..runs.directory import FINAL_STATES, Record, Run
 from ..schedulers.base import JobObservation
 
-SILENT_S = 30.0
+SILENT_S = 12.0
 """An agent shows every ten seconds that it is there, if it can."""
 
 

@@ -14,6 +14,7 @@ from fvlaunch.config.schema import Notify
 from fvlaunch.errors import ConfigError
 from fvlaunch.runs.attempts import Attempt, Cause
 from fvlaunch.runs.directory import Record, Run, create
+from tests.support.small_disk import small_disk
 
 
 @pytest.fixture
@@ -78,3 +79,12 @@ def test_a_command_is_a_list_or_a_line_and_never_goes_through_a_shell(tmp_path: 
     for wrong in ("{on: [failed]}", "{on: [exploded], command: x}", '{command: "it\'s"}', "{command: []}", "{on: [], command: x}"):
         with pytest.raises(ConfigError, match=r"notify|on|command"):
             notify(wrong)
+
+
+def test_a_person_is_told_on_a_full_disk_too(tmp_path: Path) -> None:
+    now = time.time()
+    with small_disk(tmp_path / "runs", kb=256) as disk:
+        run = create(disk.path / "r", Record("r", "tiny", "here", "local", 1, "t", 10, 1, 1, now, now, state="failed", job_id="7"))
+        disk.read_only()
+        tell(Notify(on=["failed"], command=["cp", "/dev/stdin", str(tmp_path / "told")]), run, "failed", "no room")
+    assert json.loads((tmp_path / "told").read_text())["reason"] == "no room"

@@ -117,3 +117,15 @@ def test_a_secret_is_a_name(name: str, tmp_path: Path, capsys: pytest.CaptureFix
     (tmp_path / "c.yaml").write_text(yaml.safe_dump({"executor": "local", "paths": {"data": "d"}, "secrets": [name]}))
     assert app.run(["show", "shapes-finetune", "--cluster", "./c.yaml"]) == 1
     assert "secrets" in capsys.readouterr().err
+
+
+def test_a_log_is_masked_in_place_wherever_a_value_lies_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(secret_values, "_PIECE", 64)
+    values = {"A": "secret-one", "B": "secret-one-and-more"}
+    for offset in range(50, 80):
+        log = tmp_path / "log"
+        log.write_text("x" * offset + "secret-one-and-more|" + "y" * 64 + "secret-one" + "z")
+        inode = log.stat().st_ino
+        secret_values.mask(log, values)
+        assert log.read_text() == "x" * offset + "*" * 19 + "|" + "y" * 64 + "*" * 10 + "z"
+        assert log.stat().st_ino == inode

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from fvlaunch.planning.plan import Plan
-from fvlaunch.runs.job_folder import ContinuationRequest, handed_over, leave_word
+from fvlaunch.runs.job_folder import ContinuationRequest, handed_over, leave_word, reserve_word
 from tests.support.plans import RECIPE, TOKEN, make, script_of
+from tests.support.rows import fault
+from tests.support.small_disk import small_disk
 
 
 @pytest.fixture(autouse=True)
@@ -220,3 +222,47 @@ def test_what_setup_sets_does_not_change_what_follows_the_agents(tmp_path: Path)
     plan = make(tmp_path / "runs", setup="set -euo pipefail\nshopt -s failglob\nIFS=/\nexport A=1")
     text, _ = script_of(plan), job_folder(plan)
     assert ended(text, tmp_path, srun=f'{attempt(plan, 1)}; [ "$A" = 1 ] || exit 3; exit 137') == ["scontrol requeue 7"]
+
+
+@fault("32", "a word that the disk does not take")
+@pytest.mark.parametrize(
+    ("mode", "word", "agent", "code", "called"),
+    [
+        ("requeue", "", 1, 1, []),  # the run has failed, or was cancelled: it must not come back
+        ("requeue", "", 0, 0, []),  # finished
+        ("requeue", "requeue", 1, 1, ["scontrol requeue 7"]),
+        ("resubmit", "resubmit", 1, 1, ["sbatch --parsable"]),
+    ],
+)
+def test_where_the_disk_does_not_take_the_agents_word_its_exit_code_says_it(
+    tmp_path: Path, mode: str, word: str, agent: int, code: int, called: list[str]
+) -> None:
+    plan = make(tmp_path / "runs", setup="", continue_by=mode)
+    text, job = script_of(plan), job_folder(plan)
+    with small_disk(job) as disk:
+        (job / "submission.sh").write_text("#!/bin/bash\ntrue\n")
+        disk.read_only()
+        told = leave_word(job, "7", 0, ContinuationRequest(word), code=agent)
+        assert told >= 90
+        assert ended(text, tmp_path, srun=f"exit {told}", code=code) == called
+
+
+def test_a_word_for_which_room_was_reserved_is_left_on_a_full_disk(tmp_path: Path) -> None:
+    plan = make(tmp_path / "runs", setup="", continue_by="resubmit")
+    text, job = script_of(plan), job_folder(plan)
+    with small_disk(job) as disk:
+        (job / "submission.sh").write_text("#!/bin/bash\ntrue\n")
+        reserve_word(job, "7", 0)
+        disk.fill()
+        assert leave_word(job, "7", 0, ContinuationRequest("resubmit"), ["n1"]) == 1
+        assert ended(text, tmp_path, srun="exit 1", code=1) == ["sbatch --parsable --exclude=n1"]
+        assert handed_over(job, "7")
+
+
+def test_starts_that_nobody_can_count_do_not_go_on_for_ever(tmp_path: Path) -> None:
+    plan = make(tmp_path / "runs", setup="")
+    text, job = script_of(plan), job_folder(plan)
+    with small_disk(job) as disk:
+        disk.read_only()
+        assert ended(text, tmp_path) == []
+        assert ended(text, tmp_path, srun=f"{attempt(plan, 1)}; exit 137") == ["scontrol requeue 7"]  # begun: its number counts

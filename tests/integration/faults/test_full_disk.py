@@ -183,7 +183,14 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> LocalRuns:
 
 
 @fault("32", "every command where no file can be made: ENOSPC, EROFS, EDQUOT, EIO, ESTALE, EACCES")
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EACCES])
+@pytest.mark.parametrize(
+    "code",
+    [
+        errno.ENOSPC,
+        errno.ESTALE,
+        *(pytest.param(one, marks=pytest.mark.long) for one in (errno.EROFS, errno.EDQUOT, errno.EIO, errno.EACCES)),
+    ],
+)
 def test_where_no_file_can_be_made_commands_look_or_refuse_in_one_line_and_leave_nothing(done: LocalRuns, code: int) -> None:
     before = sorted(done.folder.rglob("*"))
     answer = subprocess.run(

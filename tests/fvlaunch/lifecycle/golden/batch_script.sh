@@ -189,7 +189,7 @@ code=$?
 # unless somebody is ending it (then it is not RUNNING any more), or that cannot help.
 life=$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}
 word=/shared/runs/run-1/job/0123456789abcdef/"said.$life"
-next= exclude= told= cause= why= hopeless=
+next= exclude= told= cause= why= hopeless= uncounted=
 if [ -e "$word" ]; then
     { read -r next; read -r exclude; } <"$word" || :
 elif [ "$code" -ge 90 ] && [ "$code" -le 94 ]; then # the disk did not take the word, so the exit code is it
@@ -212,7 +212,7 @@ else
         [ -n "$why" ] || why=$(tail -n 1 <<<"$said")
     fi
     printf '%s\n%s\n' "$cause" "$why" >/shared/runs/run-1/job/0123456789abcdef/"died.$life"
-    echo "$cause" >>/shared/runs/run-1/job/0123456789abcdef/wordless
+    echo "$cause" >>/shared/runs/run-1/job/0123456789abcdef/wordless || uncounted=1
     case $cause in
     out_of_memory)
         times=$(grep -lx out_of_memory /shared/runs/run-1/job/0123456789abcdef/died.* | wc -l)
@@ -229,6 +229,9 @@ else
         fi
         ;;
     esac
+    if [ -n "$uncounted" ] && [ "$cause" != interrupted ]; then # lives that nobody counts would go on for ever
+        hopeless=${hopeless:-the agents ended before an attempt was begun, and the disk of the run does not take a word of it}
+    fi
     [ "$code" -ne 0 ] || code=1
 fi
 if [ "$next" = ask ]; then
