@@ -140,6 +140,11 @@ def _render(problem: Problem) -> str:
     return "\n".join(lines)
 
 
+def counted(number: int, noun: str, nouns: str = "") -> str:
+    """Return a number with its noun, as messages have it; `nouns` is the plural where that is not the noun and an s."""
+    return f"{number} {noun if number == 1 else nouns or f'{noun}s'}"
+
+
 def printable(text: str) -> str:
     """Text with everything that could move a cursor or hide itself written as an escape; line ends stay."""
     return re.sub(r"[^\n]", lambda m: m[0] if m[0].isprintable() else m[0].encode("unicode_escape").decode(), text)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from .command_line import Parser, exit_code_of
+from .config.counting import counted
 from .config.export_folder import WeightsKind
 from .distributed import mesh
 from .errors import UserError
@@ -73,7 +74,7 @@ def _announced(path: Path, parts: Iterator[Tensor]) -> Iterator[Tensor]:
     for number, part in enumerate(parts):
         frames += part.shape[1]
         if number:
-            sys.stderr.write(f"{path}: {frames} frames ({time.monotonic() - started:.1f} s)\n")
+            sys.stderr.write(f"{path}: {counted(frames, 'frame')} ({time.monotonic() - started:.1f} s)\n")
         yield part
 
 

@@ -14,6 +14,7 @@ from enum import Enum
 from itertools import takewhile
 from typing import Protocol
 
+from ..errors import counted
 from ..runs.attempts import INTERRUPTIONS, OWN_FAILURES, Attempt, Cause
 
 
@@ -133,15 +134,21 @@ def _node(attempt: Attempt) -> str:
 def _over_budget(attempts: Sequence[Attempt], limits: Limits) -> str:
     failed = _fruitless(attempts, OWN_FAILURES)
     if failed >= limits.starts_without_progress:
-        return f"{failed} starts in a row failed without a new step (limits.starts_without_progress: {limits.starts_without_progress})"
+        return (
+            f"{counted(failed, 'start')} in a row failed without a new step "
+            f"(limits.starts_without_progress: {limits.starts_without_progress})"
+        )
     interrupted = _fruitless(attempts, INTERRUPTIONS)
     if interrupted >= limits.interrupted_starts:
-        return f"{interrupted} starts in a row were interrupted without a new step (limits.interrupted_starts: {limits.interrupted_starts})"
+        return (
+            f"{counted(interrupted, 'start')} in a row {'was' if interrupted == 1 else 'were'} interrupted "
+            f"without a new step (limits.interrupted_starts: {limits.interrupted_starts})"
+        )
     for cause, limit in ((Cause.CRASH, limits.crashes), (Cause.HANG, limits.hangs), (Cause.OUT_OF_MEMORY, limits.out_of_memory)):
         count = sum(1 for a in attempts if a.cause is cause)
         if count > limit:
             key = {Cause.CRASH: "crashes", Cause.HANG: "hangs", Cause.OUT_OF_MEMORY: "out_of_memory"}[cause]
-            return f"{_IN_WORDS[cause]} {count} times (limits.{key}: {limit})"
+            return f"{_IN_WORDS[cause]} {counted(count, 'time')} (limits.{key}: {limit})"
     return ""
 
 

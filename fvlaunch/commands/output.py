@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from ..errors import EXIT_USER, FvlaunchError, render
+from ..errors import EXIT_USER, FvlaunchError, counted, render
 from ..runs.attempts import Attempt
 from ..status.goodput import AttemptCost, total
 from ..status.types import RunStatus, entries_text, role_of
@@ -125,8 +125,8 @@ def attempts_table(attempts: Sequence[Attempt], costs: Sequence[AttemptCost]) ->
     table(["ATTEMPT", "ENDED BY", "STEPS", "TOOK", "GPU-H", "USEFUL", "JOB", "NODES", "FIRST FAILURE"], rows)
     if attempts:
         whole = total(costs)
-        useful = "" if whole.useful is None else f", {whole.useful:.0%} of it in the {whole.steps_kept} steps that count"
-        out(f"{len(attempts)} {'attempt' if len(attempts) == 1 else 'attempts'}, {whole.gpu_hours:.3g} GPU-hours{useful}")
+        useful = "" if whole.useful is None else f", {whole.useful:.0%} of it in the {counted(whole.steps_kept or 0, 'step')} kept"
+        out(f"{counted(len(attempts), 'attempt')}, {whole.gpu_hours:.3g} GPU-hours{useful}")
 
 
 def _attempt_row(a: Attempt, cost: AttemptCost) -> list[str]:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import FvlaunchError, UsageError
+from ..errors import FvlaunchError, UsageError, counted
 from ..files import read_lines
 from ..lifecycle import submit as submission
 from ..planning import planner
@@ -78,6 +78,6 @@ def _print_outcome(run: Run, *, json_: bool) -> int:
     else:
         save = "unknown" if outcome["save_s"] is None else f"{outcome['save_s']:.1f} s"
         word = "works" if outcome["ok"] else "does not go on where it was"
-        printing.say(f"{run.name} {word}: {len(lines)} steps, resumed from step {resumed}, a save took {save}")
+        printing.say(f"{run.name} {word}: {counted(len(lines), 'step')}, resumed from step {resumed}, a save took {save}")
         printing.out(run.name)
     return 0 if outcome["ok"] else 1

@@ -14,7 +14,7 @@ from trainers.config import data_folder, preprocess_output
 from ..config.compose import Composed
 from ..config.strict_yaml import KeyPath
 from ..config.values import dotted
-from ..errors import ConfigError, Problem
+from ..errors import ConfigError, Problem, counted
 from .input_readers import NotAnswered, ask
 from .plan import in_container
 
@@ -78,11 +78,14 @@ class _Look:
         assert train is not None
         samples, batch = int(answer["samples"]), train.data.global_batch_size
         if answer["counted"] < answer["files"]:
-            self.notes.append(f"note: {samples} samples in {answer['counted']} of {answer['files']} files; the others were not counted")
+            self.notes.append(
+                f"note: {counted(samples, 'sample')} in {answer['counted']} of "
+                f"{counted(answer['files'], 'file')}; the others were not counted"
+            )
         elif samples >= batch:
             steps = samples // batch
-            left = f", {samples % batch} samples left out of each" if samples % batch else ""
-            self.notes.append(f"data: {samples} samples, {steps} {'step' if steps == 1 else 'steps'} an epoch{left}")
+            left = f", {counted(samples % batch, 'sample')} left out of each" if samples % batch else ""
+            self.notes.append(f"data: {counted(samples, 'sample')}, {counted(steps, 'step')} an epoch{left}")
         else:
             self._check_batch(samples)
 
@@ -91,7 +94,7 @@ class _Look:
         assert train is not None
         batch = train.data.global_batch_size
         if samples < batch:
-            message = f"the data has {samples} samples, less than one global batch of {batch}"
+            message = f"the data has {counted(samples, 'sample')}, less than one global batch of {batch}"
             self._problem(("train", "data", "global_batch_size"), message, f"{samples} or less, or more data")
 
     def _sizes(self, latents: Mapping[str, list[int] | None]) -> None:
@@ -157,7 +160,7 @@ class _Look:
         elif "error" in answer:
             self._problem(_SOURCE, answer["error"], answer["hint"])
         elif answer["written"] or block.kind == "rewrite":
-            self.notes.append(f"output: {answer['written']} of the {answer['entries']} entries are written already")
+            self.notes.append(f"output: {answer['written']} of the {counted(answer['entries'], 'entry', 'entries')} are written already")
 
     def _entries(self, block: Any, answer: Mapping[str, Any]) -> None:
         entries, usable = int(answer["entries"]), int(answer["usable"])
@@ -165,16 +168,17 @@ class _Look:
         first = "; ".join(f"{problem['name']}: {problem['text']}" for problem in answer["problems"])
         self.notes += [f"warning: {remark}" for remark in answer["remarks"]]
         if not usable:
-            self._problem(_SOURCE, f"none of the {entries} entries of {block.source} can be used ({reasons})", first)
+            self._problem(_SOURCE, f"none of the {counted(entries, 'entry', 'entries')} of {block.source} can be used ({reasons})", first)
         elif entries - usable > block.max_rejected * entries:
             message = (
-                f"{entries - usable} of the {entries} entries of {block.source} cannot be used ({reasons}), more than max_rejected allows"
+                f"{entries - usable} of the {counted(entries, 'entry', 'entries')} of {block.source} "
+                f"cannot be used ({reasons}), more than max_rejected allows"
             )
             self._problem(("preprocess", "max_rejected"), message, f"mend them, or a larger max_rejected; the first: {first}")
         else:
             layout = f", {answer['layout']}" if answer["layout"] else ""
             wrong = f"; {entries - usable} cannot be used: {reasons}" if entries > usable else ""
-            self.notes.append(f"source: {entries} {'entry' if entries == 1 else 'entries'}{layout}{wrong}")
+            self.notes.append(f"source: {counted(entries, 'entry', 'entries')}{layout}{wrong}")
 
     # --- both
 

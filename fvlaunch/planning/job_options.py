@@ -16,7 +16,7 @@ from ..config.sbatch_options import OptionError, Value
 from ..config.schema import Cluster
 from ..config.shell_options import ShellOption, from_shell
 from ..config.strict_yaml import KeyPath
-from ..errors import Place, Problem
+from ..errors import Place, Problem, counted
 from ..schedulers.slurm import gpu_counts
 from ..schedulers.slurm.gpu_counts import Asked, GpuError
 
@@ -167,9 +167,9 @@ def gpus_of_a_node(options: JobOptions, asked: Asked, ranks: int, nodes: int | N
         return asked.on_a_node
     message = ""
     if nodes and asked.in_all % nodes:
-        message = f"{asked.in_all} GPUs in all do not spread evenly over {nodes} nodes"
+        message = f"{counted(asked.in_all, 'GPU')} in all cannot be spread evenly over {counted(nodes, 'node')}"
     elif nodes is None and ranks > asked.in_all:
-        message = f"{ranks} ranks want a GPU each, and {asked.in_all} are asked for in all"
+        message = f"{ranks} ranks want a GPU each, and gpus asks for {asked.in_all} in all"
     if message:
         hint = "gpus counts the whole job's: write gpus-per-node, those of one node, instead"
         options.problems.append(Problem(message, options.place("gpus"), options.key("gpus"), hint))
@@ -186,14 +186,14 @@ def fitted(options: JobOptions, asked: Asked, on_a_node: int, nodes: int, *, ran
     if not asked.option or (ranks_are_given and there == on_a_node):
         return options.values
     if ranks_are_given:
-        said = f"{_number(there, 'GPU')} of a node asked for ({_said(options, asked)})"
-        options.notes.append(f"note: {said}, and {_number(on_a_node, 'rank')} on each (ranks_per_node); a rank uses one")
+        said = f"{counted(there, 'GPU')} of a node asked for ({_said(options, asked)})"
+        options.notes.append(f"note: {said}, and {counted(on_a_node, 'rank')} on each (ranks_per_node); a rank uses one")
         return options.values
     if on_a_node < there:
         _tell_fewer(options, asked, there, on_a_node)
     elif asked.in_all is not None and asked.in_all != on_a_node * nodes:
         hint = f"gpus counts the whole job's: leave it out, {asked.option} says it"
-        message = f"{asked.in_all} GPUs in all are asked for, and {_number(on_a_node * nodes, 'rank')} run"
+        message = f"gpus asks for {asked.in_all} in all, and {counted(on_a_node * nodes, 'rank')} run"
         options.problems.append(Problem(message, options.place("gpus"), options.key("gpus"), hint))
     try:
         return gpu_counts.asking_for(options.values, on_a_node, nodes)
@@ -205,20 +205,16 @@ def fitted(options: JobOptions, asked: Asked, on_a_node: int, nodes: int, *, ran
 def _tell_fewer(options: JobOptions, asked: Asked, there: int, ranks: int) -> None:
     """Tell that GPUs are left out; where this very command asked for them, it is refused."""
     if options.origins[asked.option] == COMMAND_LINE.file:
-        message = f"--{asked.option} asks for {_number(there, 'GPU')} of a node, and {_number(ranks, 'rank')} would use one each"
+        message = f"--{asked.option} asks for {counted(there, 'GPU')} of a node, and {counted(ranks, 'rank')} would use one each"
         hint = f"--ranks {there} uses them (in a pipeline --set STAGE.resources.ranks={there})"
         options.problems.append(Problem(message, COMMAND_LINE, f"--{asked.option}", hint))
     else:
-        what = f"{_number(ranks, 'rank')}: {_number(ranks, 'GPU')} asked for, not the {there} of {_said(options, asked)}"
+        what = f"{counted(ranks, 'rank')}: {counted(ranks, 'GPU')} asked for, not the {there} of {_said(options, asked)}"
         options.notes.append(f"note: {what}; --ranks {there} uses all")
 
 
 def _said(options: JobOptions, asked: Asked) -> str:
     return f"{asked.option}: {options.values[asked.option]}, {options.origins[asked.option]}"
-
-
-def _number(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 # --- what of the shell the job is given

@@ -19,7 +19,7 @@ from ..config.compose import Composed, compose
 from ..config.pipeline_file import FOR_ALL, PipelineFile, Reference, Stage
 from ..config.strict_yaml import Node
 from ..config.values import check_run_name
-from ..errors import ConfigError, FvlaunchError, NameTaken, Problem
+from ..errors import ConfigError, FvlaunchError, NameTaken, Problem, counted
 from ..runs import registry
 from ..runs.pipeline_directory import Export, StageRecord
 from .input_contents import check_contents
@@ -43,7 +43,7 @@ class PipelinePlan:
 
     @property
     def summary(self) -> str:
-        return f"{len(self.stages)} stages: {' -> '.join(plan.name for plan in self.stages)}"
+        return f"{counted(len(self.stages), 'stage')}: {' -> '.join(plan.name for plan in self.stages)}"
 
 
 def plan_pipeline(

@@ -21,7 +21,7 @@ from ..config.compose import Composed
 from ..config.schema import Limits
 from ..config.strict_yaml import KeyPath
 from ..config.values import check_run_name, seconds
-from ..errors import ConfigError, Place, Problem
+from ..errors import ConfigError, Place, Problem, counted
 from ..schedulers.registry import scheduler
 from ..schedulers.slurm import gpu_counts
 from ..schedulers.slurm.gpu_counts import Asked
@@ -98,9 +98,8 @@ class Plan:
 
     @property
     def summary(self) -> str:
-        ranks = "1 rank" if self.ranks == 1 else f"{self.ranks} ranks"
-        nodes = "1 node" if self.nodes == 1 else f"{self.nodes} nodes"
-        return f"{ranks} = {nodes} x {self.ranks_per_node}" + (f", accumulation {self.accumulation}" if self.program == "train" else "")
+        accumulation = f", accumulation {self.accumulation}" if self.program == "train" else ""
+        return f"{counted(self.ranks, 'rank')} = {counted(self.nodes, 'node')} x {self.ranks_per_node}{accumulation}"
 
 
 def make_plan(
@@ -267,7 +266,7 @@ def _local(composed: Composed, num_ranks: int, nodes: int | None, gpus: int, whe
     if nodes is not None and nodes > 1:
         return shape, [Problem("a local run has one node", where, key, "use --ranks, or a Slurm cluster with --cluster")]
     if most is not None and num_ranks > most:
-        what = "ranks_per_node" if composed.cluster.ranks_per_node else "GPUs here"
+        what = "of ranks_per_node" if composed.cluster.ranks_per_node else f"GPU{'' if most == 1 else 's'} here"
         return shape, [Problem(f"{num_ranks} ranks are more than the {most} {what}", where, key, f"use at most --ranks {most}")]
     return shape, []
 

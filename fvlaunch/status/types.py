@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..errors import counted
 from ..runs.directory import FINAL_STATES
 
 STATES = ("submitting", "queued", "running", "requeued", "stopped", "finished", "failed", "cancelled", "lost", "broken")
@@ -77,7 +78,7 @@ def entries_text(entries: dict[str, Any]) -> str:
     reasons = [f"{count} {reason}" for reason, count in entries["reasons"].items()]
     more = f", {len(reasons) - _REASONS} more" if len(reasons) > _REASONS else ""
     why = f": {', '.join(reasons[:_REASONS])}{more}" if reasons else ""
-    return f"{entries['used']} of {entries['entries']} entries used{held}, {entries['rejected']} rejected{why}"
+    return f"{entries['used']} of {counted(entries['entries'], 'entry', 'entries')} used{held}, {entries['rejected']} rejected{why}"
 
 
 def role_of(loss: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import hub_cache
+from .counting import counted
 from .export_folder import TRAINING
 from .models.wan_a14b import HIGH, LOW, TwoExperts
 from .section import Problem
@@ -32,7 +33,7 @@ def problems(train: TrainBlock) -> list[Problem]:
         return [Problem(("models", "student", "family"), message, "use family: causal-wan; it loads the same weights")]
     frames = train.data.latent_shape[0]
     if per_block > frames:
-        message = f"a block of {per_block} frames is longer than the video's {frames} latent frames"
+        message = f"a block of {counted(per_block, 'frame')} is longer than the video's {counted(frames, 'latent frame')}"
         hint = f"at most {frames}; where it does not divide them, the last block is smaller"
         return [Problem(("models", "student", "num_frames_per_block"), message, hint)]
     return []
@@ -64,7 +65,10 @@ def _wrong(student: Any) -> tuple[str, str] | None:
     if per_block is None:
         return f"{reference} was trained as a bidirectional network (family {trained_as.get('family')!r}), not as a causal one", hint
     if per_block != student.num_frames_per_block:
-        message = f"{reference} was trained on blocks of {per_block} frames, not of num_frames_per_block {student.num_frames_per_block}"
+        message = (
+            f"{reference} was trained on blocks of {counted(per_block, 'frame')}, not "
+            f"of num_frames_per_block {student.num_frames_per_block}"
+        )
         return message, f"num_frames_per_block: {per_block}"
     return None
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from .counting import counted
 from .data import SHAPES_CLIP, SHAPES_STRIDE, DataConfig
 from .discovery import is_own
 from .methods import custom
@@ -35,7 +36,9 @@ def batching(config: TrainConfig, world_size: int) -> Batching:
     if batch % (micro * ranks):
         fits = _divisors(batch // micro) if batch % micro == 0 else []
         with_ranks = f"ranks that do at micro_batch_size {micro}: {fits}" if fits else f"micro_batch_size must divide {batch}"
-        raise ValueError(f"global_batch_size {batch} is not a multiple of micro_batch_size {micro} x {ranks} ranks; {with_ranks}")
+        raise ValueError(
+            f"global_batch_size {batch} is not a multiple of micro_batch_size {micro} x {counted(ranks, 'rank')}; {with_ranks}"
+        )
     return Batching(micro, ranks, batch // (micro * ranks))
 
 
@@ -127,7 +130,9 @@ def _prepared_sizes(data: DataConfig) -> list[Problem]:
     asked = f"data says {data.num_frames} of {data.height}x{data.width} with vae_stride {list(data.vae_stride)}"
     size = f"num_frames: {frames}, height: {height}, width: {width}, vae_stride: {list(SHAPES_STRIDE)}"
     hint = f"{size}; or prepare: null, and clips of your own"
-    message = f"data.prepare makes clips of {frames} frames of {height}x{width} with vae_stride {list(SHAPES_STRIDE)}, but {asked}"
+    message = (
+        f"data.prepare makes clips of {counted(frames, 'frame')} of {height}x{width} with vae_stride {list(SHAPES_STRIDE)}, but {asked}"
+    )
     return [Problem(("data", "prepare"), message, hint)]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import PositiveInt
 
+from .counting import counted
 from .section import Section
 
 
@@ -21,9 +22,9 @@ class ParallelConfig(Section):
         """Return (replicate, shard, sequence) with nulls resolved; ValueError where their product is not world_size."""
         rest, left = divmod(world_size, self.sequence)
         if left:
-            raise ValueError(f"{world_size} ranks are not a multiple of sequence {self.sequence}")
+            raise ValueError(f"{counted(world_size, 'rank')} cannot be split by sequence {self.sequence}")
         replicate = self.replicate or (rest // self.shard if self.shard else 1)
         shard = self.shard or rest // max(replicate, 1)
         if replicate * shard * self.sequence != world_size:
-            raise ValueError(f"replicate {replicate} x shard {shard} x sequence {self.sequence} is not {world_size} ranks")
+            raise ValueError(f"replicate {replicate} x shard {shard} x sequence {self.sequence} is not {counted(world_size, 'rank')}")
         return replicate, shard, self.sequence

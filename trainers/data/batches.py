@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..config.counting import counted
 from ..config.data import DataConfig, Needs
 from ..errors import UserError
 from .dataset import open_samples
@@ -80,10 +81,13 @@ class _BadRows:
         for row in bad:
             if row.index not in self._bad:
                 self._bad.add(row.index)
-                self._warn(f"{row.text.splitlines()[0]}; row {row.used} was read in its place ({len(self._bad)} bad rows so far)")
+                self._warn(
+                    f"{row.text.splitlines()[0]}; row {row.used} was read in its place ({counted(len(self._bad), 'bad row')} so far)"
+                )
         if bad and (not self._share or len(self._bad) > max(_TOLERATED, self._share * self._read)):
             raise UserError(
-                f"{len(self._bad)} of the {self._read} rows read are bad, more than data.max_bad_share {self._share:g} allows; the last: "
+                f"{len(self._bad)} of the {counted(self._read, 'row')} read {'is' if len(self._bad) == 1 else 'are'} "
+                f"bad, more than data.max_bad_share {self._share:g} allows; the last: "
                 f"{bad[-1].text.splitlines()[0]}",
                 "write the data again; the warnings above name each bad row",
             )

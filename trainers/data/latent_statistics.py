@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from ..config.counting import counted
 from ..errors import UserError
 from .parquet_schema import Floats
 
@@ -36,7 +37,8 @@ def check_statistics(latents: Sequence[Floats], mean: Floats, std: Floats, place
     found_mean, found_std = _by_channel(latents)
     scale, shift = _scale(found_std / std), _rms((found_mean - mean) / std)
     message = (
-        f"{place}: the normalised latents of {len(latents)} samples have deviation {scale:.2g} and mean {shift:.2g}, not about 1 and 0"
+        f"{place}: the normalised latents of {counted(len(latents), 'sample')} have "
+        f"deviation {scale:.2g} and mean {shift:.2g}, not about 1 and 0"
     )
     if scale < 1 / FAR and _is_normal(found_mean, found_std) and _spread(found_std) < _spread(found_std / std):
         raise UserError(

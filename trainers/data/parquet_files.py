@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..config import data_folder
+from ..config.counting import counted
 from ..config.data import Needs
 from ..errors import UserError, first_line
 
@@ -95,7 +96,7 @@ def read_footer(path: Path, needs: Needs) -> File:
     except DAMAGED as error:
         raise _not_whole(path, first_line(error)) from error
     if sum(rows) != metadata.num_rows or min((*rows, *nbytes), default=0) < 0 or sum(rows) > _ROWS_A_BYTE * size:
-        raise _not_whole(path, f"it cannot hold {metadata.num_rows} rows in {size} bytes")
+        raise _not_whole(path, f"it cannot hold {counted(metadata.num_rows, 'row')} in {size} bytes")
     return File(path, read, rows, nbytes)
 
 

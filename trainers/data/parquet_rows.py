@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..config import data_folder
+from ..config.counting import counted
 from ..config.data import Needs
 from ..errors import UserError, first_line
 from .parquet_files import ARRAYS, CAPTION, DAMAGED, File, find, read_footers
@@ -82,7 +83,7 @@ class Rows:
         self._sizes: Indices = np.array([self._blocks[block].size for block in order], np.int64)
         self._end: Indices = np.cumsum(self._sizes)
         if not len(self):
-            raise UserError(f"the {len(self._files)} parquet files in {', '.join(map(str, folders))} hold no rows")
+            raise UserError(f"{counted(len(self._files), 'parquet file')} in {', '.join(map(str, folders))} and no rows")
         self._arrays = ARRAYS[needs]
         self.forget()
 

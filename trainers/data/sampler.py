@@ -10,6 +10,7 @@ import functools
 import numpy as np
 import numpy.typing as npt
 
+from ..config.counting import counted
 from ..errors import UserError
 
 Indices = npt.NDArray[np.int64]
@@ -33,7 +34,7 @@ class Sampler:
         assert block_sizes is None or block_sizes.sum() == num_samples, (block_sizes, num_samples)
         if num_samples < global_batch:
             raise UserError(
-                f"the data has {num_samples} samples, less than one global batch of {global_batch}",
+                f"the data has {counted(num_samples, 'sample')}, less than one global batch of {global_batch}",
                 f"data.global_batch_size: {num_samples} or less, or more data",
             )
         self.num_samples, self.global_batch, self.micro = num_samples, global_batch, micro

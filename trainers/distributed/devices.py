@@ -11,6 +11,7 @@ import os
 
 import torch
 
+from ..config.counting import counted
 from ..errors import NodeError, UserError, first_line
 
 log = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ def choose() -> torch.device:
 
 def _missing(given: int, seen: int) -> Exception:
     """Return what is wrong where fewer GPUs are seen than were given: with torch or the environment on every node alike, or here."""
-    job = "1 GPU was given to this node's ranks" if given == 1 else f"{given} GPUs were given to this node's ranks"
+    job = f"{counted(given, 'GPU')} {'was' if given == 1 else 'were'} given to this node's ranks"
     if torch.version.cuda is None and torch.version.hip is None:
         return UserError(
             f"{job}, and torch {torch.__version__} is built for the CPU alone", f"install a build of torch for these GPUs, or {_MEANT}"

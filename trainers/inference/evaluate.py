@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..config.counting import counted
 from ..config.parallel import ParallelConfig
 from ..config.programs.evaluate import Config, RowConfig
 from ..control import EXIT_FINISHED, EXIT_SAVED, Control, StopRequested
@@ -127,7 +128,10 @@ def table(rows: list[Row], count: int) -> str:
             [
                 *lines,
                 "",
-                f"{count} videos a row; valid: of the right class, and nearer than {VALID_RMSE:g} to a real video, in pixels of [-1, 1]",
+                (
+                    f"{counted(count, 'video')} a row; valid: of the right class, and nearer "
+                    f"than {VALID_RMSE:g} to a real video, in pixels of [-1, 1]"
+                ),
             ]
         )
         + "\n"

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from ..config.counting import counted
 from ..errors import first_line
 from ..sources.entries import Rejected
 from . import animated_webp
@@ -105,7 +106,7 @@ def _indices(timeline: Timeline, settings: Settings, start: float) -> list[int]:
 def _too_short(timeline: Timeline, needed: int, settings: Settings) -> str:
     wanted = f"for num_frames {settings.num_frames} at fps {settings.train_fps:g}"
     if timeline.constant:
-        frames = f"{len(timeline.marks)} frame{'s' if len(timeline.marks) > 1 else ''}"
+        frames = f"{counted(len(timeline.marks), 'frame')}"
         return f"{frames} at {timeline.rate:g} fps, {needed} are needed {wanted}"
     return f"{timeline.duration_s:.2f} s, more than {(settings.num_frames - 1) / settings.train_fps:.2f} s are needed {wanted}"
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from .. import files
+from ..config.counting import counted
 from ..config.data import size_misfits
 from ..config.data_folder import places_beside
 from ..config.parallel import ParallelConfig
@@ -99,7 +100,9 @@ class _Job:
             if mended or kept is not there:
                 output_shards.replace(self._output, kept, settings)
                 number = sum(record.written for record in kept)
-                self._warn(f"the source was mended: the {number} samples that are written stay, and what was rejected is tried again")
+                self._warn(
+                    f"the source was mended: what is written stays ({counted(number, 'sample')}), and what was rejected is tried again"
+                )
             records.extend(kept)
 
         self._parallel.on_first(read, self._waiting)
@@ -190,12 +193,13 @@ class _Job:
             if report["problems"]:
                 reasons = ", ".join(f"{count} {reason}" for reason, count in report["rejected"].items())
                 self._warn(
-                    f"{len(report['problems'])} of {total} entries could not be used ({reasons}): see {output_shards.REPORT} in the output"
+                    f"{len(report['problems'])} of {counted(total, 'entry', 'entries')} could not "
+                    f"be used ({reasons}): see {output_shards.REPORT} in the output"
                 )
             if report["heavy_crops"]:
                 worst = min(report["heavy_crops"], key=lambda crop: crop["kept"])
                 self._warn(
-                    f"{len(report['heavy_crops'])} clips lose most of their picture to the wanted aspect ratio; "
+                    f"most of the picture of {counted(len(report['heavy_crops']), 'clip')} is lost to the wanted aspect ratio; "
                     f"the worst, {worst['name']}, keeps {worst['kept']:.0%}"
                 )
             refuse_too_many(report, self._config.max_rejected)

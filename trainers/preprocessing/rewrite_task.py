@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..config.counting import counted
 from ..data import parquet_files
 from ..data.parquet_schema import T2V, TEXT_ONLY, TRAJECTORY, array_columns, decode_array
 from ..errors import UserError, first_line
@@ -56,7 +57,7 @@ class Rewrite:
         for path in files:
             schema = self._add(path, path.relative_to(folder).as_posix(), schema) or schema
         if schema is None:
-            raise UserError(f"none of the {len(files)} parquet files in {source} can be read", str(self._places[0].problem))
+            raise UserError(f"none of {counted(len(files), 'parquet file')} in {source} can be read", str(self._places[0].problem))
         self.schema: pa.Schema = schema
 
     def _add(self, path: Path, name: str, expected: pa.Schema | None) -> pa.Schema | None:

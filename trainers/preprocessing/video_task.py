@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..config.counting import counted
 from ..data.parquet_schema import Floats, Sample
 from ..errors import UserError
 from ..files import publish_json
@@ -144,10 +145,11 @@ def refuse_too_many(report: dict[str, Any], max_rejected: float) -> None:
     first = "; ".join(f"{problem['name']}: {problem['text']}" for problem in problems[:5])
     listed = f"{REPORT} lists why; the first: {first}"
     if not report["written"]:
-        raise UserError(f"none of {entries} entries can be used", listed)
+        raise UserError(f"none of {counted(entries, 'entry', 'entries')} can be used", listed)
     needed = math.ceil(100 * len(problems) / entries) / 100
     raise UserError(
-        f"only {report['written']} of {entries} entries can be used: {len(problems)} rejected are more than max_rejected "
+        f"only {report['written']} of {counted(entries, 'entry', 'entries')} can be used: {len(problems)} "
+        f"rejected {'is' if len(problems) == 1 else 'are'} more than max_rejected "
         f"{max_rejected:g} of them",
         f"mend them, or set max_rejected to {needed:g} or more, and resume: what is written stays; {listed}",
     )

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..config.counting import counted
 from . import columns as columns_
 from . import text_files
 from .columns import CAPTION_COLUMNS
@@ -109,7 +110,7 @@ def remarks(pairs: Pairs) -> list[str]:
         more = f"; so for {len(several)} clips" if len(several) > 1 else ""
         told.append(f"{first[0].name} is read, and {first[1].name} beside it is not{more}")
     if pairs.left_out:
-        told.append(f"{len(pairs.left_out)} files without a caption are not taken for clips, such as {pairs.left_out[0].name}")
+        told.append(f"{counted(len(pairs.left_out), 'file')} without a caption not taken for clips, such as {pairs.left_out[0].name}")
     return told
 
 

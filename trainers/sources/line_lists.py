@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from ..config.counting import counted
 from ..errors import UserError
 from . import layouts, list_files, listed, text_files
 from .entries import Columns
@@ -34,7 +35,7 @@ def side_by_side(prompts: Path, videos: Path, columns: Columns) -> Listed:
     if len(left) != len(right):  # blank lines between others may stand in one of them alone
         left, right = ([line for line in lines if line] for lines in (left, right))
     if len(left) != len(right):
-        message = f"{prompts} has {len(right)} lines and {videos.name} {len(left)}: which prompt is whose cannot be known"
+        message = f"{prompts} has {counted(len(right), 'line')} and {videos.name} {len(left)}: which prompt is whose cannot be known"
         raise UserError(message, "they need a line for each clip, in the same order")
     pairs = [(number, video, prompt) for number, (video, prompt) in enumerate(zip(left, right, strict=True)) if video or prompt]
     rows = [Row(number, {"video": video, "caption": prompt}) for number, video, prompt in pairs]

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..config.counting import counted
 from ..errors import UserError
 from . import columns as columns_
 from . import text_files
@@ -154,7 +155,10 @@ def _records(text: str, delimiter: str, header: list[str]) -> Iterator[Row]:
         values: list[str | None] = [*fields, *[None] * (len(header) - len(fields))]
         row = dict(zip(header, values, strict=False))
         extra = [field for field in fields[len(header) :] if field.strip()]
-        message = f"it has {len(fields)} fields and the table {len(header)} columns: quote a caption with a {delimiter!r} in it"
+        message = (
+            f"it has {counted(len(fields), 'field')} and the table {counted(len(header), 'column')}: "
+            f"quote a caption with a {delimiter!r} in it"
+        )
         yield Row(number, row, Rejected("bad_entry", message) if extra else None)
 
 

@@ -22,6 +22,7 @@ from ..checkpointing.early_hashing import EarlyHashing
 from ..checkpointing.keys import is_average
 from ..checkpointing.saver import Checkpointer
 from ..config import Batching, TrainConfig, batching
+from ..config.counting import counted
 from ..control import EXIT_FINISHED, EXIT_SAVED, Control, Phase
 from ..data.batches import batches
 from ..distributed import mesh
@@ -273,7 +274,10 @@ class Trainer:
         limit = 1 if self.config.on_nonfinite == "stop" else self.config.nonfinite_limit
         if self.nonfinite_in_a_row >= limit:
             raise UserError(
-                f"the gradient norm was not finite at {self.nonfinite_in_a_row} steps in a row, the last of them step {record.step}",
+                (
+                    f"the gradient norm was not finite at {counted(self.nonfinite_in_a_row, 'step')} "
+                    f"in a row, the last of them step {record.step}"
+                ),
                 "a lower lr, a longer warm-up, or precision: fp32; on_nonfinite and nonfinite_limit say how many are borne",
             )
 
@@ -341,7 +345,8 @@ class Trainer:
     def _end_if_unsaved(self) -> None:
         if self.checkpointer.failed_in_a_row >= self.config.failed_saves:
             raise UserError(
-                f"{self.checkpointer.failed_in_a_row} checkpoints in a row could not be written, the last one published is of step "
+                f"{counted(self.checkpointer.failed_in_a_row, 'checkpoint')} in a row "
+                f"could not be written, the last one published is of step "
                 f"{self.checkpointer.last_published}",
                 "make room or repair the disk, then resume; failed_saves says how many failures are borne",
             )

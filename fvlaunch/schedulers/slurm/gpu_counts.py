@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from ...errors import counted
+
 FORMS = ("gpus-per-node", "gres", "gpus-per-task", "tres-per-task", "gpus-per-socket", "gpus")
 """Options that may name GPUs."""
 _LISTS = ("gres", "tres-per-task")
@@ -145,7 +147,7 @@ def asked(options: Mapping[str, Any]) -> Asked:
     first = next(iter(counts), "")
     for option, count in counts.items():
         if count != counts[first]:
-            raise GpuError(f"{first} asks for {counts[first]} GPUs of a node, {option} for {count}", option, "keep one of them")
+            raise GpuError(f"{first} asks for {counted(counts[first], 'GPU')} of a node, {option} for {count}", option, "keep one of them")
     return Asked(counts.get(first) or None, in_all or None, first or ("gpus" if in_all else ""))
 
 

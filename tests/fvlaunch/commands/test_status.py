@@ -90,7 +90,7 @@ def test_attempts_are_told_with_cause_nodes_steps_hours_and_use(run: Run) -> Non
     rows = [line.split() for line in text.splitlines() if line.startswith(("1 ", "2 "))]
     assert rows[0][:8] == ["1", "preemption", "0-30", "1h00m", "8", "50%", "7", "n1,n2"]
     assert "next without n2" in text and rows[1][2:6] == ["20-100", "1h00m", "8", "80%"]
-    assert "2 attempts, 16 GPU-hours, 65% of it in the 100 steps that count" in text
+    assert "2 attempts, 16 GPU-hours, 65% of it in the 100 steps kept" in text
     [found] = json.loads(called("status", "a", "--attempts", "--json")[1])
     assert [(a["gpu_hours"], a["useful"], a["steps_kept"]) for a in found["attempts_list"]] == [(8.0, 0.5, 20), (8.0, 0.8, 80)]
 

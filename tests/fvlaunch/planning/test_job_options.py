@@ -100,9 +100,9 @@ def test_gpus_of_the_whole_job_are_spread_over_its_nodes(make: Make) -> None:
 @pytest.mark.parametrize(
     ("slurm", "given", "message", "hint"),
     [
-        ("gpus: 8", {"nodes": 3}, "8 GPUs in all do not spread evenly over 3 nodes", "gpus-per-node"),
-        ("gpus: 8", {"ranks": 16}, "16 ranks want a GPU each, and 8 are asked for in all", "gpus-per-node"),
-        ("gpus: 8, gpus-per-node: 4", {"ranks": 16}, "8 GPUs in all are asked for, and 16 ranks run", "leave it out"),
+        ("gpus: 8", {"nodes": 3}, "8 GPUs in all cannot be spread evenly over 3 nodes", "gpus-per-node"),
+        ("gpus: 8", {"ranks": 16}, "16 ranks want a GPU each, and gpus asks for 8 in all", "gpus-per-node"),
+        ("gpus: 8, gpus-per-node: 4", {"ranks": 16}, "gpus asks for 8 in all, and 16 ranks run", "leave it out"),
         ("gres: 'gpu:2', gpus-per-node: 4", {"ranks": 4}, "gpus-per-node asks for 4 GPUs of a node, gres for 2", "keep one of them"),
         ("gres: 'gpu:a:2,gpu:b:2'", {"ranks": 2}, "gres names several types, and 2 GPUs of a node are wanted", "the one type"),
         ("partition: a", {"sbatch": {"gres": "gpu:2"}}, "--gres asks for 2 GPUs of a node, and 1 rank would use one each", "--ranks 2"),

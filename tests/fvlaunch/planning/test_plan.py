@@ -190,7 +190,7 @@ def test_a_local_run_is_one_node_of_as_many_ranks_as_asked(make: Make) -> None:
     [
         ({"nodes": 2}, "one node"),
         ({"ranks": 4, "gpus": 2}, "4 ranks are more than the 2 GPUs here"),
-        ({"ranks": 4, "sets": ("cluster.ranks_per_node=2",)}, "more than the 2 ranks_per_node"),
+        ({"ranks": 4, "sets": ("cluster.ranks_per_node=2",)}, "more than the 2 of ranks_per_node"),
         ({"sbatch": {"partition": "x"}}, "takes no sbatch options"),
     ],
 )

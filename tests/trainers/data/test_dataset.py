@@ -189,7 +189,7 @@ def test_a_bad_row_is_replaced_by_another_one_and_told_once(data: Path, columns:
     path, told = rewrite(data, lambda row: {**row, **columns}), []
     found = run(config(data), warn=told.append)  # two epochs
     (text,) = told
-    assert text.startswith(f"{path}: row 2: {message}") and text.endswith(" was read in its place (1 bad rows so far)")
+    assert text.startswith(f"{path}: row 2: {message}") and text.endswith(" was read in its place (1 bad row so far)")
     before, after = indices(whole), indices(found)
     assert 6 in before and 6 not in after and len(after) == len(before)
     assert [a for a, b in zip(after, before, strict=True) if b != 6] == [b for b in before if b != 6]  # nothing else moved
@@ -207,7 +207,7 @@ def test_the_replacement_depends_on_nothing_but_seed_and_place(data: Path) -> No
 @fault("22", "more bad rows than max_bad_share")
 def test_too_many_bad_rows_end_the_run(data: Path) -> None:
     path = rewrite(data, lambda row: {**row, "vae_latent_bytes": None})
-    with pytest.raises(UserError, match=rf"1 of the \d+ rows read are bad, more than data.max_bad_share 0 .*{path}: row 2"):
+    with pytest.raises(UserError, match=rf"1 of the \d+ rows read is bad, more than data.max_bad_share 0 .*{path}: row 2"):
         run(config(data, max_bad_share=0))
     many = [sample(index) for index in range(40)]
     with PartWriter(data / "many", rows_per_file=40) as writer:

@@ -177,7 +177,7 @@ def test_a_folder_without_data_is_one_clear_error(data: Path) -> None:
     with pytest.raises(UserError, match="no parquet files in"):
         ParquetDataset(config(data / "none"), 0)
     pq.write_table(pa.Table.from_pylist([], T2V), data / "none" / "a.parquet")
-    with pytest.raises(UserError, match="hold no rows"):
+    with pytest.raises(UserError, match="and no rows"):
         ParquetDataset(config(data / "none"), 0)
 
 

@@ -219,7 +219,7 @@ def test_heavy_crops_are_told(tmp_path: Path) -> None:
     told = json.loads((tmp_path / "out/report.json").read_text())
     assert told["heavy_crops"] == [{"name": "wide.mp4", "kept": 0.25}]
     warned = [m["text"] for m in job.sent() if m["kind"] == "warning"]
-    assert warned == ["1 clips lose most of their picture to the wanted aspect ratio; the worst, wide.mp4, keeps 25%"]
+    assert warned == ["most of the picture of 1 clip is lost to the wanted aspect ratio; the worst, wide.mp4, keeps 25%"]
 
 
 @fault("22", "more rejected clips than max_rejected")

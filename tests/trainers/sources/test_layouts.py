@@ -52,7 +52,7 @@ def test_a_preview_beside_a_clip_is_no_clip(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("a")
     found = read(tmp_path, Columns())
     assert [entry.name for entry in found.entries] == ["a.mp4"]
-    assert found.remarks == ["1 files without a caption are not taken for clips, such as other.gif"]
+    assert found.remarks == ["1 file without a caption not taken for clips, such as other.gif"]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
+from ...config.counting import counted
+
 Kind = Literal["pipeline", "transformer", "lora"]
 
 
@@ -26,7 +28,9 @@ class FewSteps:
     def text(self) -> str:
         noise = "fresh noise after each" if self.stochastic else "the implied noise after each (an ODE)"
         listed = ", ".join(f"{t:.6g}" for t in self.timesteps)
-        return f"Sampled in {len(self.timesteps)} steps, at the timesteps {listed} (flow shift {self.flow_shift:g}), with {noise}."
+        return (
+            f"Sampled in {counted(len(self.timesteps), 'step')}, at the timesteps {listed} (flow shift {self.flow_shift:g}), with {noise}."
+        )
 
     def snippet(self) -> str:
         timesteps, sigmas = ([round(value, 6) for value in values] for values in (self.timesteps, self.sigmas))
@@ -67,7 +71,7 @@ class Card:
         kind = {"pipeline": "A Wan pipeline", "transformer": "A Wan transformer", "lora": "A LoRA adapter for Wan"}[self.kind]
         method = self.train["method"]["kind"]
         of = f" of `{self.base}`" if self.base else ""
-        made = f"{kind}, made by `{method}` training{of}: the {self.weights} weights of `{self.role}` after {self.step} steps."
+        made = f"{kind}, made by `{method}` training{of}: the {self.weights} weights of `{self.role}` after {counted(self.step, 'step')}."
         causal = str(self.train["models"][self.role].get("family")).startswith("causal-wan")
         note = (
             "\n\nIts self-attention was trained block-causally; stock pipelines attend in both directions. `python -m trainers.sample` "
