@@ -22,7 +22,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from . import own_code
+from . import own_code, temporary_folders
 from .config import TrainConfig, check, guidance
 from .config.checkpoint import AUTO
 from .config.os_errors import explain, is_site_fault
@@ -31,7 +31,8 @@ from .control import EXIT_NO_RESTART, EXIT_SAVED, EXIT_WRONG_NODE, Control
 from .errors import NodeError, UserError
 from .inference.export import required_exports
 from .output import outlive_full_disk
-from .processes import ensure_temporary_folder
+
+log = logging.getLogger(__name__)
 
 EXIT_CRASHED = 1
 PROGRAMS: dict[str, tuple[Any, str]] = {
@@ -47,10 +48,12 @@ PROGRAMS: dict[str, tuple[Any, str]] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program that the configuration names; return the exit code. Every failure is reported to the launcher."""
     outlive_full_disk()
-    ensure_temporary_folder()
     control = Control().start()
     options = _parser().parse_args(arguments)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format=f"%(asctime)s rank {control.rank}: %(message)s", force=True)
+    for text in temporary_folders.ensure():
+        log.warning(text)
+        control.report("warning", text=text)
     try:
         program, config = read_config(options.config)
         options.run_dir.mkdir(parents=True, exist_ok=True)
@@ -149,6 +152,7 @@ def _leave(code: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     logging.shutdown()
+    temporary_folders.remove()
     os._exit(code)
 
 

@@ -9,7 +9,6 @@ import atexit
 import multiprocessing.util  # its exit handler must be registered before the one below, which then runs first
 import signal
 import sys
-import tempfile
 import weakref
 from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
@@ -41,14 +40,6 @@ def _spawn_off_the_working_directory(path: bytes, args: Sequence[Any], passfds: 
 
 
 multiprocessing.util.spawnv_passfds = _spawn_off_the_working_directory  # all of them go through this one; there is no option for it
-
-
-def ensure_temporary_folder() -> None:
-    """Have temporary files in memory where no disk takes any: packages look for a folder for them as soon as they are imported."""
-    try:
-        tempfile.gettempdir()
-    except FileNotFoundError:
-        tempfile.tempdir = "/dev/shm"
 
 
 def begin_as_helper() -> None:

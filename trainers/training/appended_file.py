@@ -48,7 +48,8 @@ class AppendedFile:
         self._path, self._handle = Path(), -1
         self._end, self._durable = 0, 0  # sizes of the file: with all that was written, and with what was synced
         self._torn = False  # whether bytes may stand behind the end
-        self._lock, self._times_made = threading.RLock(), 0
+        self._lock = threading.RLock()
+        self._epoch = 0  # another one whenever the kept records are no longer what a sync in another thread has counted
         self.durable_step = last_step
         """The last step whose record is on the disk."""
         self.given_up: list[int] = []
@@ -86,21 +87,21 @@ class AppendedFile:
         with self._lock:
             problem = self._make_if_needed()
             self._append()
-            handle, count, end, made = os.dup(self._handle), len(self._kept), self._end, self._times_made
+            handle, count, end, epoch = os.dup(self._handle), len(self._kept), self._end, self._epoch
         try:
             os.fsync(handle)
             in_place = _is_at(self._path, handle, end)
         except OSError as error:
             with self._lock:
-                if made == self._times_made:
+                if epoch == self._epoch:
                     self._distrust(error)
             raise
         finally:
             os.close(handle)
         with self._lock:
-            if made == self._times_made and in_place:
+            if epoch == self._epoch and in_place:
                 self._settle(count, end)
-            elif made == self._times_made:  # somebody moved, removed or cut it
+            elif epoch == self._epoch:  # somebody moved, removed or cut it
                 self.stale = True
                 self._remake()
         if problem is not None:
@@ -126,7 +127,6 @@ class AppendedFile:
         self._path, self._handle = self._make([record for _, record in self._kept], former if former >= 0 else None)
         if former >= 0:
             _close(former)
-        self._times_made += 1
         self._torn = self.stale = False
         self._settle(len(self._kept), os.fstat(self._handle).st_size)
         self._num_written, self._end = 0, self._durable
@@ -157,6 +157,7 @@ class AppendedFile:
 
     def _settle(self, count: int, size: int) -> None:
         """Count the first `count` kept records, at which the file has this size, as on the disk."""
+        self._epoch += 1
         for _ in range(count):
             self.durable_step, record = self._kept.popleft()
             self._kept_bytes -= len(record)
@@ -165,6 +166,7 @@ class AppendedFile:
 
     def _distrust(self, error: OSError) -> None:
         """After a failed sync nobody knows which of the bytes since the last one are on the disk: they are written again."""
+        self._epoch += 1
         self._num_written, self._end, self._torn = 0, self._durable, True
         if error.errno not in _NO_ROOM:
             self._forget()
@@ -173,8 +175,10 @@ class AppendedFile:
         if self._handle >= 0:
             _close(self._handle)
         self._handle, self._num_written = -1, 0
+        self._epoch += 1
 
     def _drop_oldest(self) -> None:
+        self._epoch += 1
         if self._dropped_from:
             self._kept_bytes -= len(self._kept.popleft()[1])
         step, record = self._kept.popleft()

@@ -6,6 +6,7 @@ import errno
 import json
 import random
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -221,6 +222,36 @@ def test_what_stands_in_its_place_ends_nothing(tmp_path: Path, in_the_way: str) 
         path.rmdir() if in_the_way == "folder" else path.unlink()
         file.sync()
     assert steps(path) == [1]
+
+
+def test_a_checkpoints_thread_and_the_steps_share_the_file_on_a_disk_that_comes_and_goes(disk: SmallDisk) -> None:
+    """Lines that count as on the disk are there, and those that do not are in what a checkpoint carries: none is in neither."""
+    path = disk.path / "metrics.jsonl"
+    file = MetricsFile(path, 0, bound=3000)
+    over = threading.Event()
+
+    def checkpoints() -> None:
+        while not over.wait(0.001):
+            refused(file.sync)
+
+    thread = threading.Thread(target=checkpoints)
+    thread.start()
+    for step in range(1, 600):
+        if step % 50 == 0:
+            disk.fill() if step % 100 else disk.empty()
+        record(file, step)
+        if step % 70 == 0:
+            file.amend(step, {"amended": step})
+    over.set()
+    thread.join()
+    disk.empty()
+    file.sync()
+    found = [json.loads(text) for text in path.read_text().splitlines()]
+    expected = 1
+    for entry in found:
+        assert entry.get("missing", [entry["step"]])[0] == expected
+        expected = entry["step"] + 1
+    assert expected == 600 and not file.lacking()
 
 
 # --- what is not kept, and what a checkpoint carries

@@ -43,6 +43,14 @@ class Crashing(Own):
         return super().single_train_step(batch, iteration)
 
 
+class WritesOnFullDisk(Own):
+    def single_train_step(self, batch, iteration):
+        if iteration in self.own["bad_steps"]:
+            with open("/dev/full", "w") as file:
+                file.write("mine")
+        return super().single_train_step(batch, iteration)
+
+
 class DiskFull(Own):
     def on_train_start(self):
         opened, bad = store.new_temporary, self.own["bad_saves"]
@@ -129,6 +137,14 @@ def test_a_crash_leaves_its_last_lines_and_a_code_that_restarts(runs: Any, data:
 
 
 @fault("3", "saves that fail once, and in a row")
+def test_what_a_disk_refuses_a_users_code_is_one_line_that_says_where(runs: Any, data: Path, own: str, tmp_path: Path) -> None:
+    attempt = runs.start(tiny(data, method=method(own, "WritesOnFullDisk", (2,))), tmp_path)
+    assert attempt.join() == [1]
+    (text,) = failures(attempt)
+    assert "no space left on the device" in text and f"{own}:" in text and "hint: make room" in text
+    assert attempt.log().count("error: ") == 1 and "Traceback" not in attempt.log()
+
+
 def test_failed_saves_in_a_row_end_the_run_and_one_does_not(runs: Any, data: Path, own: str, tmp_path: Path) -> None:
     run = runs.finish(
         tiny(data, checkpoint__every_steps=2, failed_saves=2, method=method(own, "DiskFull", bad_saves=(2,))), tmp_path / "one"
