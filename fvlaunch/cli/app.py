@@ -17,6 +17,7 @@ import typer
 
 from .. import __version__
 from ..errors import EXIT_UNEXPECTED, EXIT_USER, FvlaunchError, printable, render
+from ..schedulers import patience
 from ..schedulers.python_processes import settle
 from . import completion, maintenance_commands, result_commands, run_commands
 
@@ -68,6 +69,7 @@ def run(arguments: list[str] | None = None) -> int:
 
 def _run(arguments: list[str] | None) -> int:
     completion.prepare()
+    patience.tell = patience.to_stderr
     usage_error: type[Exception] = typer.BadParameter.__bases__[0].__bases__[0]  # ClickException, of the click that typer uses
     try:
         code = _needed(sys.argv[1:] if arguments is None else arguments)(args=arguments, prog_name="fvlaunch", standalone_mode=False)

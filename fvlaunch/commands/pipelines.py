@@ -54,8 +54,11 @@ def dry_run(pipeline_plan: Any, *, json_: bool) -> None:
 
 
 def submit(pipeline_plan: Any, *, words: dict[str, Any], take_snapshot: bool, wait_: bool, json_: bool) -> int:
+    from ..lifecycle import repeated
     from ..lifecycle.pipeline_submit import submit as submit_pipeline
     from ..planning import warnings
+
+    repeated.check_pipeline(pipeline_plan, words)
 
     for line in dict.fromkeys(line for stage in pipeline_plan.stages for line in warnings.warnings_of(stage)):
         printing.say(line)

@@ -19,6 +19,7 @@ from ..status.pipeline_status import PipelineStatus, of_one
 from ..status.run_status import RunStatus, statuses_of
 from ..status.types import entries_text, role_of
 from .output import duration
+from .status import made_up_for
 
 EXIT_DETACHED = 130
 POLL_S = 0.5
@@ -40,13 +41,16 @@ def wait(run: Run, *, quiet: bool = False) -> tuple[int, RunStatus | None]:
 
 
 def _until_over(run: Run, show: Callable[[RunStatus | None], None], tell_hold: Callable[[RunStatus], None]) -> RunStatus:
-    asked_at, status = float("-inf"), None
+    asked_at, status, tell_silence = float("-inf"), None, _silence_teller(run.name)
     try:
         while True:
             due = time.monotonic() - asked_at >= scheduler(run.record().executor).poll_s or run.record().state in FINAL_STATES
             if due:
                 asked_at = time.monotonic()
                 [status], unreachable = statuses_of([run])
+                tell_silence(unreachable)
+                if made_up_for([status]):
+                    [status], unreachable = statuses_of([run])
             elif status is not None:
                 status = _refreshed(run, status)
             if status is not None:
@@ -70,6 +74,23 @@ def _hold_teller() -> Callable[[RunStatus], None]:
             sys.stderr.write(f"{status.run} waits for somebody: {held}\n")
             sys.stderr.flush()
         told = held
+
+    return tell
+
+
+def _silence_teller(name: str) -> Callable[[SchedulerUnreachable | None], None]:
+    """Return a function that says once that the scheduler gives no answer, and once that it does again: waiting outlasts that."""
+    silent = False
+
+    def tell(unreachable: SchedulerUnreachable | None) -> None:
+        nonlocal silent
+        if unreachable is not None and not silent:
+            hint = f"hint: {unreachable.hint}\n" if unreachable.hint else ""
+            sys.stderr.write(f"{name}: the scheduler gives no answer ({unreachable.message}); waiting goes on, Ctrl-C leaves it\n{hint}")
+        elif unreachable is None and silent:
+            sys.stderr.write(f"{name}: the scheduler answers again\n")
+        sys.stderr.flush()
+        silent = unreachable is not None
 
     return tell
 
@@ -171,10 +192,13 @@ def describe(status: RunStatus, *, name: bool = True) -> str:
 
 def wait_for_pipeline(pipeline: Pipeline, *, quiet: bool = False) -> tuple[int, PipelineStatus | None]:
     """Follow a pipeline through its stages: (exit code, its last status). 0 all finished, 1 any other end, 130 detached by Ctrl-C."""
-    show, tell_hold = shower(quiet), _hold_teller()
+    show, tell_hold, tell_silence = shower(quiet), _hold_teller(), _silence_teller(pipeline.name)
     try:
         while True:
             whole, unreachable = of_one(pipeline)
+            tell_silence(unreachable)
+            if made_up_for([whole]):
+                whole, unreachable = of_one(pipeline)
             tell_hold(whole.current)
             show(whole.current)
             if (whole.is_over or whole.current.blocked == "never") and unreachable is None:

@@ -54,10 +54,24 @@ def _judged(runs: list[Run | Pipeline], *, named: bool) -> tuple[list[Run | Pipe
     What turns out to be over has its place in time like others: a run whose end nobody could record is not among the newest for ever.
     """
     statuses, unreachable = statuses_of(runs)
+    if made_up_for(statuses):
+        statuses, unreachable = statuses_of(runs)
     newest = {id(run) for run in (runs if named else runs[-NEWEST:])}
     shown = [(run, s) for run, s in zip(runs, statuses, strict=True) if id(run) in newest or _wants_attention(s)]
     unsure = any(s.stale_s is not None and not s.is_over for _, s in shown)
     return [run for run, _ in shown], [s for _, s in shown], unreachable if unsure else None
+
+
+def made_up_for(statuses: Sequence[RunStatus]) -> bool:
+    """Do what was left undone when the scheduler gave no answer, and say so; return whether that was anything."""
+    if not any(status.owed or isinstance(status, PipelineStatus) for status in statuses):
+        return False
+    from ..lifecycle import unanswered  # seldom
+
+    lines = unanswered.made_up_for(statuses)
+    for line in lines:
+        printing.say(line)
+    return bool(lines)
 
 
 def _wants_attention(status: RunStatus) -> bool:
@@ -69,7 +83,8 @@ def _wants_attention(status: RunStatus) -> bool:
 def _exit_code_of(unreachable: SchedulerUnreachable | None) -> int:
     if unreachable is None:
         return 0
-    printing.say(render(unreachable))
+    message = f"the scheduler gives no answer ({unreachable.message}): shown is what was last known"
+    printing.say(render(SchedulerUnreachable(message, hint=unreachable.hint)))
     return EXIT_SCHEDULER
 
 

@@ -142,6 +142,7 @@ def submit(request: SubmitRequest, *, wait: bool, take_snapshot: bool, json_: bo
 
 
 def _submit(request: SubmitRequest, *, wait: bool, take_snapshot: bool, json_: bool) -> int:
+    from ..lifecycle import repeated
     from ..lifecycle import submit as submission
 
     if request.is_pipeline:
@@ -150,6 +151,10 @@ def _submit(request: SubmitRequest, *, wait: bool, take_snapshot: bool, json_: b
         return pipeline_commands.submit(request.pipeline_plan(), words=request.words, take_snapshot=take_snapshot, wait_=wait, json_=json_)
     composed, plan = request.plan()
     submission.check_scheduler(plan)  # what cannot be is refused before anything else is told of it
+    if (before := repeated.taken_up(plan, named=request.name is not None)) is not None:
+        run, job_id = before
+        printing.say(f"{run.name}: the same command has submitted it, without an answer; its job {job_id} is there, and no second one")
+        return _submitted(run, plan.summary, wait=wait, json_=json_)
     _warn(composed, plan)
     run = submission.submit(plan, take_snapshot=take_snapshot, request=request.words)
     return _submitted(run, plan.summary, wait=wait, json_=json_)
@@ -217,6 +222,10 @@ def resume(
 
         return pipeline_commands.resume(run, cluster, sets, ranks, sbatch, assume_dead=assume_dead, wait_=wait, json_=json_)
     plan = planner.plan_resume(run, cluster, sets=sets, ranks=ranks, sbatch=sbatch)
+    nothing_else = not (cluster or sets or ranks or sbatch)
+    if nothing_else and (job_id := submission.taken_up(run)) is not None:
+        printing.say(f"{run.name}: its job {job_id} is there after all, and is the run's now; nothing was submitted twice")
+        return _submitted(run, plan.summary, wait=wait, json_=json_)
     for line in (*plan.notes, *edited_own_files(run, plan)):
         printing.say(line)
     submission.resubmit(run, plan, assume_dead=assume_dead)

@@ -6,12 +6,13 @@ Each stage is submitted by submit.py, exactly once. Every stage's run directory 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,6 +31,7 @@ from ..status.run_status import RunStatus
 from . import job_records
 from . import submit as submission
 from .pipeline_driver import POLL_S, driver_module
+from .unanswered import told
 
 DRIVER_START_S = 60.0
 CANCEL_WAIT_S = 15.0
@@ -38,13 +40,17 @@ CANCEL_WAIT_S = 15.0
 def submit(plan: PipelinePlan, *, take_snapshot: bool, request: dict[str, Any]) -> Pipeline:
     """Make a new pipeline and its jobs. If one is refused, those before it are cancelled and nothing is left behind."""
     submission.check_scheduler(plan.stages[0])
+    submission.check_answers(plan.stages[0], f"{plan.name} was not made, and nothing was submitted")
     pipeline = _made(plan, take_snapshot, request)
     try:
         with pipeline.exclusive():
             _start(pipeline, list(zip(pipeline.stages, plan.stages, strict=True)), None)
-    except (SchedulerUnreachable, Interrupted, KeyboardInterrupt):
-        remember(pipeline.path)  # jobs may be there: status and resume will find out
+    except (SchedulerUnreachable, Interrupted, job_records.JobUnrecorded):
+        remember(pipeline.path)  # jobs are there, or may be: status and resume will find out
         raise
+    except KeyboardInterrupt:
+        remember(pipeline.path)
+        raise Interrupted(f"interrupted while {pipeline.name} was submitted", hint=_what_next(pipeline)) from None
     except BaseException:
         _undo(pipeline)
         raise
@@ -84,12 +90,36 @@ def _start(pipeline: Pipeline, stages: Sequence[tuple[Run, Plan]], after: str | 
     for run, plan in stages:
         try:
             submission.start(run, chained(plan, after))
-        except (SchedulerUnreachable, Interrupted):
+        except (SchedulerUnreachable, Interrupted) as error:
+            raise _with_the_rest(error, pipeline, run) from None
+        except job_records.JobUnrecorded:
             raise
         except FvlaunchError as error:
             run.update(state="stopped", reason=f"it could not be submitted: {error.message}")
             raise
         after = run.record().job_id
+
+
+def _with_the_rest(error: FvlaunchError, pipeline: Pipeline, run: Run) -> FvlaunchError:
+    """Return what was said of a stage with what it means for the pipeline: those after it are not submitted yet."""
+    left = pipeline.stages[[one.path for one in pipeline.stages].index(run.path) + 1 :]
+    more = f"; not submitted: {', '.join(one.name for one in left)}" if left else ""
+    return type(error)(error.message + more, hint=error.hint.replace(job_records.what_next(run.name), _what_next(pipeline)))
+
+
+@contextmanager
+def _about_the_whole(pipeline: Pipeline) -> Iterator[None]:
+    """Have the hints of an error inside name the pipeline: a stage that is resumed alone would leave the chain."""
+    try:
+        yield
+    except (SchedulerUnreachable, RunConflict, Interrupted) as error:
+        hint = re.sub(rf"(fvlaunch (?:resume|status) {re.escape(pipeline.name)})/[\w.-]+", r"\1", error.hint)
+        raise type(error)(error.message, hint=hint) from None
+
+
+def _what_next(pipeline: Pipeline) -> str:
+    go_on = f"fvlaunch resume {pipeline.name} takes up the jobs that are there and submits the others"
+    return f"nothing is submitted twice: fvlaunch status {pipeline.name} tells, {go_on}"
 
 
 def chained(plan: Plan, after: str | None) -> Plan:
@@ -118,7 +148,7 @@ def resume(
     tell: Callable[[str], None],
 ) -> list[Run]:  # fmt: skip
     """Go on from the stage that broke: new jobs, chained anew. Return the stages that go on; `tell` gets each plan's notes."""
-    with pipeline.exclusive(wait_s=0):
+    with pipeline.exclusive(wait_s=0), _about_the_whole(pipeline):
         todo = _what_broke(pipeline, assume_dead)
         kept = {run.path.name for run in todo.kept}
         if named := [name for name, texts in sets.items() if texts and name in kept]:
@@ -129,6 +159,7 @@ def resume(
             for run, given in zip(todo.again, options, strict=True)
         ]
         _check_executor(pipeline, plans, bool(kept))
+        submission.check_answers(plans[0], f"nothing was submitted, {pipeline.name} is as it was", f"fvlaunch resume {pipeline.name}")
         for plan in plans:
             for line in plan.notes:
                 tell(line)
@@ -142,9 +173,10 @@ def resume(
 
 
 def _what_broke(pipeline: Pipeline, assume_dead: str | None) -> _Broken:
-    whole, unreachable = pipeline_status.of_one(pipeline)
-    if unreachable is not None:
-        raise unreachable
+    with told(pipeline.name, "nothing was submitted, it is as it was", f"fvlaunch resume {pipeline.name}"):
+        whole, unreachable = pipeline_status.of_one(pipeline)
+        if unreachable is not None:
+            raise unreachable
     if whole.state == "finished":
         hint = f"fvlaunch resume {whole.stages[-1].run} --set train.max_steps=... trains a stage on"
         raise FvlaunchError(f"{pipeline.name} is finished", hint=hint)
@@ -197,8 +229,9 @@ def _end_waiting(run: Run) -> None:
         return
     until = time.monotonic() + CANCEL_WAIT_S
     chosen.cancel(record.job_id)
-    while liveness.liveness(record) is liveness.Liveness.ALIVE and time.monotonic() < until:
-        time.sleep(POLL_S)
+    with suppress(SchedulerUnreachable):
+        while liveness.liveness(record) is liveness.Liveness.ALIVE and time.monotonic() < until:
+            time.sleep(POLL_S)
 
 
 # --- here, one process for all stages

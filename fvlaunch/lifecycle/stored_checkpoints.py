@@ -15,19 +15,32 @@ from ..errors import FvlaunchError, RunConflict
 from ..runs import code_snapshot
 from ..runs.directory import Run
 from ..schedulers.python_processes import module_command, python_path
+from ..schedulers.registry import scheduler
 from ..status import liveness
+from ..status.run_status import statuses_of
+from .unanswered import told
 
 _MENDS_PYTHON = "the interpreter that fvlaunch was installed with is not there any more: install it again"
 _MENDS_THAT = "nothing is known of its checkpoints: mend that, and try again"
 
 
 def check_idle(run: Run) -> None:
-    """Refuse where the run's job is alive, or nobody can say."""
+    """Refuse where the run's job is alive, or may be. SchedulerUnreachable where nobody answers."""
     record = run.record()
-    alive = liveness.liveness(record)
+    if record.state == "submitting" and scheduler(record.executor).has_queue:
+        hint = f"fvlaunch status {run.name}; fvlaunch cancel {run.name} ends it"
+        raise RunConflict(f"it is not known whether the job of {run.name} was taken, so nothing is deleted", hint=hint)
+    with told(run.name, f"nobody can say whether its job {record.job_id} still runs, and nothing was deleted", "the same command"):
+        alive = liveness.liveness(record)
     if alive is not liveness.Liveness.OVER:
-        words = "is running" if alive is liveness.Liveness.ALIVE else "may be running: nobody can say"
+        words = f"is {_state_of(run)}" if alive is liveness.Liveness.ALIVE else "may be running: nobody can say"
         raise RunConflict(f"{run.name} {words} (job {record.job_id}); it prunes its own checkpoints", hint=f"fvlaunch stop {run.name}")
+
+
+def _state_of(run: Run) -> str:
+    """Return what a run whose job is there does: one that is over by its record is just ending."""
+    [status], _ = statuses_of([run])
+    return f"{status.state}, and its job is just ending" if status.is_over else status.state
 
 
 def remove_run(run: Run) -> None:

@@ -6,6 +6,7 @@ asked for the token, and a job that is there is adopted.
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import shutil
 import time
@@ -25,8 +26,8 @@ from ..runs.directory import FINAL_STATES, Record, Run, create
 from ..runs.registry import remember
 from ..schedulers.registry import scheduler
 from ..status import liveness
-from . import job_specs
-from .job_records import adopt, make_job_folder, submit_job
+from . import job_specs, unanswered
+from .job_records import JobUnrecorded, adopt, make_job_folder, submit_job, what_next
 
 _ROOM_BYTES = 256 * 1024
 """What a submission writes: its records, the job's script and pickle."""
@@ -35,13 +36,14 @@ _ROOM_BYTES = 256 * 1024
 def submit(plan: Plan, *, take_snapshot: bool, request: dict[str, Any], fill: Callable[[Run], None] | None = None) -> Run:
     """Make a new run and its job. If the job is refused, nothing is left behind. `fill` puts in what the job is to find there."""
     check_scheduler(plan)
+    check_answers(plan, f"{plan.full_name} was not made, and nothing was submitted")
     run = prepare(plan, take_snapshot=take_snapshot, request=request)
     try:
         if fill is not None:
             fill(run)
         start(run, plan)
-    except (SchedulerUnreachable, Interrupted, KeyboardInterrupt):
-        remember(run.path)  # the job may be there: status and resume will find out
+    except (SchedulerUnreachable, Interrupted, JobUnrecorded):
+        remember(run.path)  # the job is there, or may be: status and resume will find out
         raise
     except BaseException:
         shutil.rmtree(run.path, ignore_errors=True)
@@ -93,6 +95,16 @@ def check_scheduler(plan: Plan) -> None:
         )
 
 
+def check_answers(plan: Plan, so: str, again: str = "the same command") -> None:
+    """Raise SchedulerUnreachable where the scheduler gives no answer, before anything is changed: `so` is what that means for the run."""
+    chosen = scheduler(plan.executor)
+    try:
+        chosen.check_answers()
+    except SchedulerUnreachable as error:
+        hint = "; ".join(filter(None, [error.hint, f"when it answers: {again}"]))
+        raise SchedulerUnreachable(f"{chosen.title} gives no answer ({error.message}): {so}", hint=hint) from None
+
+
 def _first_record(plan: Plan) -> Record:
     now = time.time()
     return Record(
@@ -121,13 +133,15 @@ def _write_config(run: Run, plan: Plan, lock: dict[str, Any]) -> None:
 def resubmit(run: Run, plan: Plan, *, assume_dead: str | None = None) -> Run:
     """Submit a new job for a run whose last one is over."""
     check_scheduler(plan)
+    check_answers(plan, f"nothing was submitted, {run.name} is as it was", f"fvlaunch resume {run.name}")
     renew(run, plan, assume_dead=assume_dead)
     try:
         start(run, plan)
     except FvlaunchError as error:
-        if not isinstance(error, SchedulerUnreachable | Interrupted):  # then its job is there, or may be
+        if not isinstance(error, SchedulerUnreachable | Interrupted | JobUnrecorded):  # then its job is there, or may be
             run.update(state="stopped", reason=f"resume failed: {error.message}", job_id=None)
         raise
+    unanswered.cancel_late_jobs(run)
     return run
 
 
@@ -165,19 +179,26 @@ def _check_room(run: Run) -> None:
 
 def _check_is_over(run: Run, record: Record, assume_dead: str | None) -> None:
     if record.state == "submitting" and scheduler(record.executor).has_queue:
-        found = adopt(run, record)
-        if found:
+        found = _adopted(run, record)
+        if found and run.intent().want == "run":
             raise RunConflict(f"{run.name} has a job after all: {found}; adopted", hint=f"fvlaunch status {run.name}")
+        if found:
+            scheduler(record.executor).cancel(found)  # as was said when nobody answered; what is said now counts for the next job
         return
     if record.state in FINAL_STATES or record.job_id is None:
-        alive = liveness.liveness(record) is liveness.Liveness.ALIVE and record.state != "finished"
+        alive = _may_be_ending(record) and record.state != "finished"
         if alive:
             raise RunConflict(f"{run.name} is {record.state}, and its job {record.job_id} is just ending", hint="try again in a moment")
         return
     if assume_dead is not None and assume_dead == record.job_id:
         run.event("assumed_dead", job_id=assume_dead)
         return
-    found_alive = liveness.liveness(record)
+    with unanswered.told(
+        run.name,
+        f"nobody can say whether its job {record.job_id} still runs, and nothing was submitted",
+        f"fvlaunch resume {run.name}; if you know that it is gone: --assume-dead {record.job_id}",
+    ):
+        found_alive = liveness.liveness(record)
     if found_alive is liveness.Liveness.ALIVE:
         raise RunConflict(f"{run.name} is not over: job {record.job_id} owns it", hint=f"fvlaunch stop {run.name}, or attach to it")
     if found_alive is liveness.Liveness.UNKNOWN:
@@ -187,13 +208,40 @@ def _check_is_over(run: Run, record: Record, assume_dead: str | None) -> None:
         )
 
 
+def taken_up(run: Run) -> str | None:
+    """Return the job of a run's last submission where nobody knew of it and it is there; it is the run's now."""
+    record = run.record()
+    if record.state != "submitting" or not scheduler(record.executor).has_queue or run.intent().want != "run":
+        return None
+    return _adopted(run, record)
+
+
+def _adopted(run: Run, record: Record) -> str | None:
+    with unanswered.told(run.name, "nothing was submitted", f"fvlaunch resume {run.name}"):
+        return adopt(run, record)
+
+
+def _may_be_ending(record: Record) -> bool:
+    """Return whether the job of a run that is over is still there; where nobody answers, its record's word counts."""
+    with contextlib.suppress(SchedulerUnreachable):
+        return liveness.liveness(record) is liveness.Liveness.ALIVE
+    return False
+
+
 def start(run: Run, plan: Plan | None = None) -> None:
-    """Submit the job that run.json's token announces, and record its id. Without a plan the job is what run.yaml says."""
+    """Submit the job that run.json's token announces, and record its id. Without a plan the job is what run.yaml says.
+
+    Ctrl-C is Interrupted from where a job may be there.
+    """
     with run.locked():
         record = run.record()
         if record.state == "waiting":
             run.write_record(replace(record, state="submitting"))
     folder = make_job_folder(run)
     job = job_specs.of_run(run, folder) if plan is None else job_specs.of_plan(run, plan, folder)
-    submit_job(run, scheduler(run.record().executor), job)
-    run.event("submitted", job_id=run.record().job_id, generation=run.record().generation)
+    try:
+        submit_job(run, scheduler(run.record().executor), job)
+        with contextlib.suppress(OSError):  # the job is there, whatever can be written of it
+            run.event("submitted", job_id=run.record().job_id, generation=run.record().generation)
+    except KeyboardInterrupt:
+        raise Interrupted(f"interrupted while {run.name} was submitted: its job may be there", hint=what_next(run.name)) from None

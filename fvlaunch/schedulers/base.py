@@ -221,6 +221,9 @@ class Scheduler(Protocol):
     def identity(self) -> str | None:
         """Return what the scheduler that answers here calls itself, to know later whom to ask; None where that is of no matter."""
 
+    def check_answers(self) -> None:
+        """Raise SchedulerUnreachable where nobody answers now: what cannot be submitted is refused before anything is made for it."""
+
     def host(self) -> str | None:
         """Return the machine that jobs are bound to; None where any machine may ask about them."""
 
@@ -243,7 +246,7 @@ class Scheduler(Protocol):
         """Return what is known of each job, asking once for all; and the error, if nobody could be asked."""
 
     def liveness(self, job: JobRef) -> Liveness:
-        """Say whether the job, or one that goes on for it, is still there. Raises nothing."""
+        """Say whether the job, or one that goes on for it, is still there. UNKNOWN: somebody elsewhere would know."""
 
     def phase(self, job: JobRef) -> JobPhase:
         """Say where a job is on its way."""

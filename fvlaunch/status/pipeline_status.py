@@ -133,6 +133,7 @@ def fold(record: PipelineRecord, path: Path, stages: Sequence[RunStatus], driver
         "path": str(path),
         "eta_s": None,
         "entries": None,
+        "owed": "",
     }
     return PipelineStatus(**shown, stages=tuple(stages))
 

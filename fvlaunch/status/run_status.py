@@ -19,6 +19,7 @@ from ..runs.attempts import WORKING, Attempt, Cause, read_attempts
 from ..runs.directory import FINAL_STATES, Intent, Record, Run
 from ..runs.last_words import LastWords, last_words
 from ..schedulers.base import JobObservation
+from ..schedulers.registry import scheduler
 from . import unwritten_records
 from .cache import MANY, StatusCache
 from .job_ends import gone, resume_hint
@@ -29,6 +30,8 @@ __all__ = ["STATES", "JobObservation", "RunStatus", "judge", "judge_run", "last_
 
 SILENT_S = 14 * 86400.0
 """A run of which nothing was heard for so long, and whose scheduler gives no answer here, is not waited for any more."""
+NO_ANSWER = "no_answer"
+"""The event of a stop or cancel that the scheduler did not answer."""
 HEARD_S = 120.0
 """An agent says every ten seconds that it is there: one heard of so lately may be alive whatever else is silent."""
 
@@ -124,7 +127,26 @@ def judge_run(run: Run, record: Record, seen: JobObservation) -> RunStatus:
         entries=entries_of(read_json(run.entries_file)) if attempts and state in FINAL_STATES else None,
         blocked=seen.blocked.value if seen.blocked is not None and state in ("queued", "requeued") else None,
         stale_s=silent_s if seen.alive is None and state not in FINAL_STATES else None,
+        owed=_owed(run, record, seen),
     )
+
+
+def _owed(run: Run, record: Record, seen: JobObservation) -> str:
+    """Return what was left undone for want of an answer and can be done now, as `RunStatus.owed`."""
+    if record.state in (*FINAL_STATES, "waiting") or seen.alive is None or not scheduler(record.executor).has_queue:
+        return ""
+    if seen.alive or record.state == "submitting":
+        intent = run.intent()
+        meant = intent.want != "run" and intent.generation == record.generation
+        if meant and (seen.pending or not seen.alive or (intent.want == "cancel" and _was_not_heard(run))):
+            return intent.want
+    return "adopt" if seen.job_id is not None and record.job_id is None else ""
+
+
+def _was_not_heard(run: Run) -> bool:
+    """Return whether the scheduler gave no answer when the run was last to be ended."""
+    said = [event.get("event") for event in run.events() if event.get("event") in ("stop", "cancel", NO_ANSWER)]
+    return said[-1:] == [NO_ANSWER]
 
 
 def _remembered(run: Run, record: Record, seen: JobObservation) -> JobObservation:
@@ -143,6 +165,13 @@ def _remembered(run: Run, record: Record, seen: JobObservation) -> JobObservatio
 
 def _is_end_of(event: dict[str, Any], record: Record) -> bool:
     return event.get("event") == "job_ended" and event.get("job_id") == record.job_id
+
+
+def heard_of(run: Run) -> float | None:
+    """Return seconds since the agent of a run's attempt was heard of; None where none runs, or it was not heard of lately."""
+    attempts = read_attempts(run)
+    heard = _heard_s((read_json(run.heartbeat_file) or {}) if attempts else {}, attempts)
+    return heard if heard is not None and heard < HEARD_S else None
 
 
 def _heard_s(beat: dict[str, Any], attempts: Sequence[Attempt]) -> float | None:
@@ -195,7 +224,7 @@ def judge(
     if seen.alive is None and silent_s > SILENT_S:
         return "lost", _never_heard_again(record, known[0], seen, silent_s)
     if record.job_id is None and seen.job_id is None:
-        return "submitting", seen.words or "not known yet whether the scheduler took it; fvlaunch resume adopts its job or submits again"
+        return "submitting", _not_known_yet(record, intent, seen)
     if seen.alive is None:
         return known
     if seen.alive:
@@ -209,6 +238,16 @@ def judge(
         return _last_known(mine, record, seen, checkpoint)
     state, reason = gone(record, seen, intent, words, checkpoint, began=bool(mine))
     return state, f"{reason}; {unwritten}" if unwritten and state in ("lost", "failed") else reason
+
+
+def _not_known_yet(record: Record, intent: Intent | None, seen: JobObservation) -> str:
+    """Return what is known of a submission whose job nobody has found."""
+    text = record.reason or "not known yet whether the scheduler took it"
+    if intent and intent.want != "run" and intent.generation == record.generation:
+        text += f"; fvlaunch {intent.want} is recorded, and ends it as soon as there is an answer"
+    elif "fvlaunch resume" not in text:
+        text += f"; fvlaunch resume {record.name} takes up its job, or submits it"
+    return text + (f" ({seen.words})" if seen.words else "")
 
 
 def _minutes(seconds: float | None) -> str:

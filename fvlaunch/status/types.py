@@ -46,6 +46,9 @@ class RunStatus:
     """Of a preprocessing that is over: `entries` of its source, those `used`, of these `holdout`, `rejected`, and their number by
     `reasons`, the commonest first."""
 
+    owed: str = ""
+    """What nobody could do when the scheduler gave no answer, and it gives answers now: `adopt`, `stop` or `cancel`. Not told."""
+
     @property
     def is_over(self) -> bool:
         return self.state in (*FINAL_STATES, "lost", "broken")
@@ -59,7 +62,7 @@ class RunStatus:
         )  # fmt: skip
 
     def dump(self) -> dict[str, Any]:
-        return asdict(self)
+        return {key: value for key, value in asdict(self).items() if key != "owed"}
 
 
 def entries_of(told: dict[str, Any] | None) -> dict[str, Any] | None:

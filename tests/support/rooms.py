@@ -76,12 +76,12 @@ operating system means), and the exit codes of a rank."""
 NARROW = {
     ("lifecycle", "agent"): {"fvlaunch.agent.main.run_agent"},
     ("cli", "runs"): {"fvlaunch.runs.registry"},
-    ("cli", "schedulers"): {"fvlaunch.schedulers.python_processes"},
+    ("cli", "schedulers"): {"fvlaunch.schedulers.patience", "fvlaunch.schedulers.python_processes"},
     ("config", "schedulers"): {"fvlaunch.schedulers.registry", "fvlaunch.schedulers.slurm.gpu_counts"},
     ("runs", "schedulers"): {"fvlaunch.schedulers.local_process"},
 }
-"""Where one room may import only a little of another: what the job runs; what shell completion lists; what the environment says to Python;
-which schedulers there are and how sbatch's options count GPUs; who a process is."""
+"""Where one room may import only a little of another: what the job runs; what shell completion lists; what the environment says to
+Python, and how waiting is told; which schedulers there are and how sbatch's options count GPUs; who a process is."""
 
 FILES = {package: sorted((ROOT / package).rglob("*.py")) for package in ROOMS}
 

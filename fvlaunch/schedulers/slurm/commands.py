@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 
 from ...errors import SchedulerRefused, SchedulerUnreachable
+from .. import patience
 from ..base import NoticeCause
 from . import parsing as answers
 from .parsing import AccountedJob, JobDetails, QueuedJob, TestOnly
@@ -49,10 +50,12 @@ __all__ = [
 TIMEOUT_S = 10.0
 _LEAKING = re.compile(r"(SLURM|SBATCH|SRUN|SQUEUE|SALLOC|SACCT|SCANCEL|SCONTROL|SINFO)_")
 NO_ANSWER = (  # "Unexpected message" is what scontrol requeue says when nobody listens
-    "contact slurm controller|timed out|Unexpected message received|Zero Bytes were transmitted|[Cc]onnection (refused|failure)"
+    "contact slurm controller|timed out|Unexpected message received|Zero Bytes were transmitted|[Cc]onnection (refused|failure|reset)"
     "|standby mode|configuration source|fetch_config|[Aa]uthentication|[Mm]unge|talking to the database|slurm_persist_conn"
-    "|Resource temporarily unavailable"
+    "|[Tt]emporarily un(available|able)|not responding|[Bb]roken pipe|Transport endpoint|Host is down|(No route to|resolve) host"
+    "|Network is unreachable|name resolution|[Cc]ommunication (connection|failure)|Header lengths|Insane message length"
 )
+PING_HINT = "`scontrol ping` tells whether the controller is up"
 _MUNGE_HINT = "munged does not run on this machine, or its socket cannot be reached: `munge -n` tells; ask the administrators"
 _NO_SUCH_JOB = "Invalid job id"
 _NO_ACCOUNTING = "accounting storage is disabled"
@@ -252,13 +255,12 @@ def _run(argv: list[str], timeout_s: float, *, dates: bool = True) -> subprocess
     """One call. The caller reads the return code; here only what never became an answer is an error."""
     env = {**environment(), "LC_ALL": "C", **({"SLURM_TIME_FORMAT": "%s"} if dates else {})}
     try:
-        return subprocess.run(
-            argv, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=timeout_s, check=False
-        )
+        with patience.waiting(f"Slurm has not answered {argv[0]}", timeout_s):
+            return subprocess.run(
+                argv, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=timeout_s, check=False
+            )
     except subprocess.TimeoutExpired:
-        raise SchedulerUnreachable(
-            f"{argv[0]} gave no answer within {timeout_s:g} s", hint="the scheduler is slow or down; try again"
-        ) from None
+        raise SchedulerUnreachable(f"{argv[0]} gave no answer within {timeout_s:g} s", hint=PING_HINT) from None
     except OSError as error:
         reason = "is not on PATH" if isinstance(error, FileNotFoundError) else f"could not be run: {error.strerror}"
         raise SchedulerUnreachable(f"{argv[0]} {reason}", hint="is this a machine of the cluster?") from None
@@ -266,8 +268,12 @@ def _run(argv: list[str], timeout_s: float, *, dates: bool = True) -> subprocess
 
 def _unreachable(done: subprocess.CompletedProcess[str]) -> SchedulerUnreachable:
     said = _said(done)
-    hint = _MUNGE_HINT if "munge" in said.lower() else "`scontrol ping` tells whether the controller is up"
-    return SchedulerUnreachable(f"{done.args[0]}: {said}", hint=hint)
+    return SchedulerUnreachable(f"{done.args[0]}: {said}", hint=hint_of_silence(said))
+
+
+def hint_of_silence(said: str) -> str:
+    """Return how a person finds out why nobody answered."""
+    return _MUNGE_HINT if "munge" in said.lower() else PING_HINT
 
 
 def _said(done: subprocess.CompletedProcess[str]) -> str:

@@ -140,6 +140,8 @@ def liveness(job: JobRef) -> Liveness:
         details = slurm.job(job.job_id)
         known = details is not None and job.token in details.comment + details.work_dir  # ids come back; other clusters have the same
         elsewhere = not known and job.identity is not None and slurm.cluster_name() != job.identity
+    except SchedulerUnreachable:
+        raise
     except FvlaunchError:
         return Liveness.UNKNOWN
     if elsewhere:

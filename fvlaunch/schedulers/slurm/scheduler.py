@@ -24,7 +24,10 @@ class Slurm:
         try:
             return site.identity().name
         except FvlaunchError:
-            return None  # one that does not answer now will not take a job either
+            return None
+
+    def check_answers(self) -> None:
+        site.check_answers()
 
     def host(self) -> str | None:
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import os
+import re
 import secrets
 import select
 import shlex
@@ -17,17 +18,23 @@ from pathlib import Path
 from typing import IO, Any, TextIO
 
 from ...errors import FvlaunchError, Interrupted, SchedulerRefused, SchedulerUnreachable
+from .. import patience
 from ..base import ToolSpec
 from ..setup_lines import guarded
 from . import commands as slurm
 from . import gpu_counts
+from .parsing import complaint
+from .site import check_answers
+from .states import has_ended
+from .submission import wait_s
 
 _OF_THE_RUN = ("exclusive", "nodes", "ntasks", "ntasks-per-node", "dependency", "begin", "array", "hold", "requeue", "comment")
 """sbatch options of a profile that a job of one process does not take over."""
 _GIVEN = '[ "${SLURM_GPUS_ON_NODE:-0}" = 0 ] || export TRAINER_GPUS="${TRAINER_GPUS:-1}"'
 """The one process must find a GPU where Slurm gave one, asked for or not."""
 _POLL_S = 0.5
-SBATCH_WAIT_S = 60.0
+_ASK_S = 10.0
+_NOT_TWICE = "if its job was queued all the same, it ends as it starts, for nobody waits for it: the same command can be typed again"
 
 
 def run_tool(tool: ToolSpec) -> int:
@@ -36,7 +43,9 @@ def run_tool(tool: ToolSpec) -> int:
         raise FvlaunchError(
             f"cluster {tool.cluster} is a Slurm cluster, but sbatch is not on PATH", hint="try a login node, or leave out --cluster"
         )
+    check_answers("nothing was submitted")
     log = Path.cwd() / f".fvlaunch-{tool.name}-{secrets.token_hex(4)}.log"
+    _ticket(log).touch(0o600)
     started = subprocess.Popen(
         ["sbatch", "--wait", "--parsable"],
         env=slurm.environment(os.environ),
@@ -47,24 +56,41 @@ def run_tool(tool: ToolSpec) -> int:
         start_new_session=True,  # Ctrl-C must not cut it off half-way
     )
     with started:
-        job_id = _submitted(started, batch_script(tool, log))
+        sbatch: subprocess.Popen[str] | None = started
+        try:
+            job_id = _submitted(started, batch_script(tool, log))
+        except BaseException as error:
+            started.kill()
+            if (running := _given_up(log)) is None or not isinstance(error, SchedulerUnreachable):
+                raise
+            job_id, sbatch = running, None
         sys.stderr.write(f"job {job_id} on {tool.cluster}; waiting for it\n")
         try:
-            return _followed(started, {log: sys.stdout, _errors(log): sys.stderr}, _said(log))
+            return _followed(sbatch, job_id, {log: sys.stdout, _errors(log): sys.stderr}, _said(log))
         except KeyboardInterrupt:
             started.kill()  # it only waits; the job goes on
             raise Interrupted(f"job {job_id} goes on", hint=f"it prints to {log}; scancel {job_id} ends it") from None
 
 
-def _followed(started: subprocess.Popen[str], streams: Mapping[Path, TextIO], said: Path) -> int:
+def _given_up(log: Path) -> str | None:
+    """Have a job whose submission was not answered end as it starts; return its id where it has started before that."""
+    try:
+        _ticket(log).unlink()
+    except FileNotFoundError:
+        with suppress(OSError):
+            return _taken(log).read_text().strip()
+    return None
+
+
+def _followed(sbatch: subprocess.Popen[str] | None, job_id: str, streams: Mapping[Path, TextIO], said: Path) -> int:
     """Show what the job prints as it comes; its exit code."""
     logs = [GrowingLog(path, stream) for path, stream in streams.items()]
     over: int | None = None
     while over is None:
-        over = _over(started, said)
+        over = _over(sbatch, said, job_id)
         for log in logs:
             log.show()
-    for path in (*streams, said):
+    for path in (*streams, said, _ticket(said), _taken(said)):
         path.unlink(missing_ok=True)
     return over
 
@@ -89,14 +115,25 @@ class GrowingLog:
         self._stream.flush()
 
 
-def _over(started: subprocess.Popen[str], said: Path) -> int | None:
-    """Return the job's exit code: what it has said itself; else sbatch's, which asks seldom, but also of a job that was cancelled."""
-    with suppress(subprocess.TimeoutExpired):
-        return started.wait(_POLL_S)
+def _over(sbatch: subprocess.Popen[str] | None, said: Path, job_id: str) -> int | None:
+    """Return the job's exit code: what it has said itself; else sbatch's, which asks seldom, but also of a job that was cancelled.
+
+    Of a job that no sbatch waits for, Slurm is asked as seldom.
+    """
+    if sbatch is None:
+        time.sleep(_POLL_S)
+    else:
+        with suppress(subprocess.TimeoutExpired):
+            return sbatch.wait(_POLL_S)
     with suppress(OSError, ValueError):
         code = int(said.read_text())
-        started.kill()
+        if sbatch is not None:
+            sbatch.kill()
         return code
+    if sbatch is None and time.monotonic() % _ASK_S < _POLL_S:
+        with suppress(FvlaunchError):
+            details = slurm.job(job_id)
+            return 1 if details is None or has_ended(details.state, details.end_at) else None
     return None
 
 
@@ -109,18 +146,31 @@ def _said(log: Path) -> Path:
     return log.with_suffix(".code")
 
 
+def _ticket(log: Path) -> Path:
+    """Return the file that says that somebody waits for this job, or knows of it: one that is taken without an answer does nothing."""
+    return log.with_suffix(".job")
+
+
+def _taken(log: Path) -> Path:
+    """Return what a job makes of its ticket as it starts, with its id in it: its next life, should it be requeued, finds that."""
+    return log.with_suffix(".run")
+
+
 def _submitted(started: subprocess.Popen[str], script: str) -> str:
     """Return the job's id, which sbatch tells at once."""
     assert started.stdin is not None and started.stdout is not None and started.stderr is not None
     started.stdin.write(script)
     started.stdin.close()
-    deadline = time.monotonic() + SBATCH_WAIT_S
-    job_id = _read(started, started.stdout, deadline, "\n").strip().partition(";")[0]
-    if job_id.isdigit():
-        return job_id
-    said = _read(started, started.stderr, deadline).strip().removeprefix("sbatch: error: ")
-    kind = SchedulerUnreachable if "contact" in said.lower() else SchedulerRefused
-    raise kind(f"sbatch refused the job: {said or 'without a word'}")
+    up_to_s = wait_s()
+    deadline = time.monotonic() + up_to_s
+    with patience.waiting("Slurm has not answered sbatch", up_to_s):
+        job_id = _read(started, started.stdout, deadline, "\n").strip().partition(";")[0]
+        if job_id.isdigit():
+            return job_id
+        said = complaint(_read(started, started.stderr, deadline))
+    if not said or re.search(slurm.NO_ANSWER, said):
+        raise SchedulerUnreachable(f"sbatch: {said or 'it ended without a word'}; {_NOT_TWICE}", hint=slurm.hint_of_silence(said))
+    raise SchedulerRefused(f"sbatch refused the job: {said}")
 
 
 def _read(started: subprocess.Popen[str], stream: IO[str], deadline: float, end: str | None = None) -> str:
@@ -130,8 +180,7 @@ def _read(started: subprocess.Popen[str], stream: IO[str], deadline: float, end:
     while end is None or end.encode() not in text:
         if not select.select([stream], [], [], max(deadline - time.monotonic(), 0))[0]:
             os.killpg(started.pid, signal.SIGKILL)
-            hint = "the job may be there all the same: squeue --me"
-            raise SchedulerUnreachable(f"sbatch gave no answer in {SBATCH_WAIT_S:.0f} s", hint=hint)
+            raise SchedulerUnreachable(f"sbatch gave no answer in {wait_s():.0f} s; {_NOT_TWICE}", hint=slurm.PING_HINT)
         part = os.read(stream.fileno(), 65536)
         if not part:
             break
@@ -144,13 +193,17 @@ def batch_script(tool: ToolSpec, log: Path) -> str:
     options = _with_one_gpu({name: value for name, value in (tool.options or {}).items() if name not in _OF_THE_RUN})
     options |= {"job-name": f"fvlaunch-{tool.name}", "nodes": 1, "ntasks": 1}
     options |= {"output": str(log), "error": str(_errors(log)), "chdir": str(Path.cwd())}
-    lines = ["unset SLURM_EXPORT_ENV"]  # srun is to hand on what is set here, however little of the shell --export gave this job
+    unwanted = shlex.join(["rm", "-f", str(log), str(_errors(log))])
+    ticket, taken = shlex.quote(str(_ticket(log))), shlex.quote(str(_taken(log)))
+    lines = [f"mv {ticket} {taken} 2>/dev/null || [ -e {taken} ] || {{ {unwanted}; exit 0; }}  # nobody knows of this job"]
+    lines += [f"echo $SLURM_JOB_ID >{taken}"]
+    lines += ["unset SLURM_EXPORT_ENV"]  # srun is to hand on what is set here, however little of the shell --export gave this job
     lines += [f"export {name}={shlex.quote(value)}" for name, value in (tool.environment or {}).items()]
     lines += [_secret_line(name, file) for name, file in (tool.secret_files or {}).items()]
     lines.append(_GIVEN)
     command = shlex.join(["srun", "--ntasks=1", *tool.launcher_options, *tool.argv])
     said = shlex.quote(str(_said(log)))
-    ending = ["code=$?", f"echo $code >{said}.tmp && mv {said}.tmp {said}", "exit $code"]
+    ending = ["code=$?", f"echo $code >{said}.tmp && mv {said}.tmp {said}", f"rm -f {taken}", "exit $code"]
     return "\n".join(["#!/bin/bash", *_sbatch_lines(options), *lines, guarded(tool.setup), command, *ending, ""])
 
 

@@ -141,9 +141,11 @@ def test_a_secret_in_its_file_reaches_the_job_and_never_its_script(
     path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
     for given, wanted in ((None, "hf_from_the_file"), ("hf_own", "hf_own")):
         env = {**os.environ, "PATH": path, **({"HF_TOKEN": given} if given else {})}
+        (tmp_path / "x.job").touch()  # somebody waits for it
         done = subprocess.run(["bash"], input=script, env=env, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
         assert (done.returncode, done.stdout) == (0, f"token {wanted}\n"), done.stderr
     token_file.unlink()
+    (tmp_path / "x.job").touch()
     done = subprocess.run(["bash"], input=script, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, done.stdout) == (0, "token \n"), done.stderr
 
@@ -175,7 +177,8 @@ def test_a_local_profile_gives_its_interpreter_setup_and_environment(tmp_path: P
     ],
 )
 def test_what_a_job_would_refuse_is_told_here_and_nothing_is_submitted(tmp_path: Path, words: list[str], told: list[str]) -> None:
-    executable(tmp_path / "bin/sbatch", f"#!/bin/sh\ntouch {tmp_path}/submitted\nexit 1\n")
+    executable(tmp_path / "bin/sbatch", f"#!/bin/sh\ntouch {tmp_path}/submitted\necho 'sbatch: error: no' >&2\nexit 1\n")
+    executable(tmp_path / "bin/scontrol", "#!/bin/sh\necho 'ClusterName = here'\n")
     create(tmp_path / "runs/a", RECORD)
     (tmp_path / "model").mkdir()
     (tmp_path / "there.yaml").write_text("executor: slurm\npaths: {data: data}\nslurm: {partition: main}\n")
@@ -185,13 +188,14 @@ def test_what_a_job_would_refuse_is_told_here_and_nothing_is_submitted(tmp_path:
 
 
 def test_a_program_that_cannot_check_here_is_submitted(tmp_path: Path) -> None:
-    executable(tmp_path / "bin/sbatch", f"#!/bin/sh\ntouch {tmp_path}/submitted\nexit 1\n")
+    executable(tmp_path / "bin/sbatch", f"#!/bin/sh\ntouch {tmp_path}/submitted\necho 'sbatch: error: no' >&2\nexit 1\n")
+    executable(tmp_path / "bin/scontrol", "#!/bin/sh\necho 'ClusterName = here'\n")
     (tmp_path / "model").mkdir()
     no_torch = executable(tmp_path / "bin/python-of-nodes", "#!/bin/sh\necho 'Traceback: no module named torch' >&2\nexit 1\n")
     profile = f"executor: slurm\npaths: {{data: data}}\npython: {no_torch}\nslurm: {{partition: main}}\n"
     (tmp_path / "there.yaml").write_text(profile)
     done = call(tmp_path, "sample", "model", "--prompt", "x", "--cluster", "./there.yaml", PATH=f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-    assert (tmp_path / "submitted").exists() and "asks for no GPU" in done.stderr and "sbatch refused the job" in done.stderr
+    assert (tmp_path / "submitted").exists() and "asks for no GPU" in done.stderr and "sbatch refused the job: no" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -210,5 +214,6 @@ def test_a_sample_must_find_the_gpu_that_its_job_was_given(tmp_path: Path, profi
     script = batch_script(tool, tmp_path / "x.log")
     for on_node, wanted in ((None, given or "none"), ("1", given or "1")):  # where the partition gives one without being asked
         env = {**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", **({"SLURM_GPUS_ON_NODE": on_node} if on_node else {})}
+        (tmp_path / "x.job").touch()  # somebody waits for it
         done = subprocess.run(["bash"], input=script, env=env, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
         assert done.stdout == f"{wanted}\n", done.stderr

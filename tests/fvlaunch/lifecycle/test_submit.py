@@ -24,6 +24,7 @@ from fvlaunch.runs import registry
 from fvlaunch.runs.directory import Run
 from fvlaunch.schedulers.local import start as local_start
 from fvlaunch.schedulers.python_processes import module_command
+from fvlaunch.schedulers.slurm import site
 from fvlaunch.schedulers.slurm import submission as slurm_submission
 from fvlaunch.schedulers.slurm.batch_script import sbatch_options
 from tests.support.paths import ROOT
@@ -156,6 +157,7 @@ class Slurm:
         self.folder = folder
         self._script("sbatch", 'env >environment; printf "%s\\n" "$@" >argv; eval "$(cat answer)"')
         self._script("squeue", "[ -e queue ] && cat queue; exit $(cat squeue_code)")
+        self._script("scontrol", 'echo "ClusterName = cluster"')
         self._script("sacct", 'echo "Slurm accounting storage is disabled" >&2; exit 1')
         fields = ["%s", "run-1", "PENDING", "None", *[""] * 5, "0", "main", "0", "1", "fvlaunch:%s", "/job\\036\\n"]
         line = "\\037".join(fields)
@@ -185,6 +187,7 @@ class Slurm:
 def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Slurm:
     (tmp_path / "slurm").mkdir()
     monkeypatch.setenv("PATH", f"{tmp_path / 'slurm'}:/usr/bin:/bin")
+    monkeypatch.setattr(site, "_known", [])
     return Slurm(tmp_path / "slurm")
 
 

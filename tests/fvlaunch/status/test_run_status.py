@@ -40,7 +40,7 @@ def gone(word: str = "") -> JobObservation:
 @pytest.mark.parametrize(
     ("changes", "attempts", "seen", "state", "reason"),
     [
-        ({"state": "submitting", "job_id": None}, [], gone(), "submitting", "fvlaunch resume adopts its job or submits again"),
+        ({"state": "submitting", "job_id": None}, [], gone(), "submitting", "fvlaunch resume a takes up its job, or submits it"),
         ({}, [], PENDING, "queued", "waits for resources"),
         ({}, [], SILENT, "queued", "cannot be reached"),
         ({}, [BEFORE_RESUME], PENDING, "queued", "waits for resources"),

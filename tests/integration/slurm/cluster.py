@@ -336,6 +336,10 @@ class SlurmCluster:
         with socket.socket() as one:
             return one.connect_ex(("127.0.0.1", port)) == 0
 
+    @property
+    def controller_pid(self) -> int:
+        return self._daemons["slurmctld"].pid
+
     def pause_ctld(self) -> None:
         """The controller hangs: connections are taken, nothing is answered."""
         self._daemons["slurmctld"].send_signal(signal.SIGSTOP)

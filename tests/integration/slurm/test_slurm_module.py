@@ -222,7 +222,7 @@ def test_test_only_says_when_or_why_not(slurm: SlurmCluster) -> None:
 
 
 def test_identity_and_availability(slurm: SlurmCluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    slurm_site.identity.cache_clear()
+    slurm_site._known.clear()
     found = slurm_site.identity()
     assert found.version is not None and found.version >= (20, 11)
     assert found.name == asked.cluster_name() == slurm_site.config()["ClusterName"]

@@ -9,14 +9,17 @@ import pytest
 
 from fvlaunch.errors import SchedulerUnreachable
 from fvlaunch.schedulers.base import ToolSpec
-from fvlaunch.schedulers.slurm import tool_job
+from fvlaunch.schedulers.slurm import site, submission, tool_job
 from fvlaunch.schedulers.slurm.tool_job import GrowingLog
 
 
 def stand_in(folder: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "bin").mkdir()
     (folder / "bin/sbatch").write_text(f"#!/bin/sh\n{text}\n")
-    (folder / "bin/sbatch").chmod(0o755)
+    (folder / "bin/scontrol").write_text("#!/bin/sh\necho 'ClusterName = here'\n")
+    for name in ("sbatch", "scontrol"):
+        (folder / "bin" / name).chmod(0o755)
+    monkeypatch.setattr(site, "_known", [])
     monkeypatch.setenv("PATH", f"{folder / 'bin'}:/usr/bin:/bin")
     monkeypatch.chdir(folder)
 
@@ -27,7 +30,7 @@ def test_an_sbatch_that_says_nothing_is_given_up_and_killed_with_what_it_started
     then: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stand_in(tmp_path, then, monkeypatch)
-    monkeypatch.setattr(tool_job, "SBATCH_WAIT_S", 0.5)
+    monkeypatch.setattr(submission, "SBATCH_WAIT_S", 0.5)
     with pytest.raises(SchedulerUnreachable, match="sbatch gave no answer"):
         tool_job.run_tool(ToolSpec("sample", ["true"]))
 

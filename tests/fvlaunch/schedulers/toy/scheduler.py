@@ -57,6 +57,9 @@ class Toy:
     def identity(self) -> str | None:
         return os.environ.get("TOY_QUEUE")
 
+    def check_answers(self) -> None:
+        queue()
+
     def host(self) -> str | None:
         return None
 
