@@ -13,7 +13,7 @@ from ..config.compose import compose
 from ..errors import FvlaunchError
 from ..planning import planner, recovery_figures
 from ..planning.checkpoint_interval import days
-from ..planning.effective_training import DAY_S, Conditions, TimeShares, best_interval_s, daly_s, simulate, young_s
+from ..planning.effective_training import DAY_S, NEVER, Conditions, TimeShares, best_interval_s, daly_s, simulate, young_s
 from ..planning.recovery_figures import Figures
 from ..schedulers.registry import scheduler
 from . import output as printing
@@ -76,7 +76,7 @@ def show(recipe: str, cluster: str | None, sets: list[str], *, json_: bool) -> N
 def row(conditions: Conditions, nodes: int, minutes: float | None) -> Row:
     """Work out one number of nodes; `minutes`: the recipe's own interval."""
     losses, best_s = conditions.losses_per_s(nodes), best_interval_s(conditions, nodes)
-    mean_s = 1 / losses if losses else None
+    mean_s = 1 / losses if losses >= NEVER else None
     return Row(
         nodes,
         mean_s,

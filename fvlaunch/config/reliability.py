@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field, PositiveFloat
+from pydantic import Field
 
 from trainers.config.section import Section
 
-NonNegative = Annotated[float, Field(ge=0)]
+NonNegative = Annotated[float, Field(ge=0, le=1e9)]
+Speed = Annotated[float, Field(ge=1e-3, le=1e6)]
 
 
 class Reliability(Section):
@@ -29,8 +30,8 @@ class Reliability(Section):
     """From giving the nodes back until the job starts again. null: as measured in the run's records, else 120, Slurm's own delay."""
     start_s: NonNegative | None = None
     """From the job's start to its first new step. null: until the checkpoint was loaded, as measured in the run's records, else 300."""
-    save_gb_per_s: PositiveFloat | None = None
+    save_gb_per_s: Speed | None = None
     """Speed at which all ranks together write a checkpoint. null: as measured in the run's records, else 1."""
-    stage_gb_per_s: PositiveFloat | None = None
+    stage_gb_per_s: Speed | None = None
     """Speed at which one rank copies its part of a checkpoint to the host; training stands still for it. null: as measured in the run's
     records, else 5."""

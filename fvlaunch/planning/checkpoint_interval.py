@@ -36,30 +36,39 @@ def with_interval(composed: Composed, plan: Plan) -> Plan:
     if not is_auto(composed):
         return plan
     _check_known(composed, plan)
-    from . import effective_training, recovery_figures  # they load numpy
-
-    figures = recovery_figures.gather(composed, plan)
-    conditions = recovery_figures.conditions(figures)
-    best_s = effective_training.best_interval_s(conditions, plan.nodes)
-    if best_s is None:
-        message = "auto has no best value: failures_per_node_day is 0, so that nothing is ever lost"
-        raise ConfigError.one(message, composed.place(MINUTES), _KEY, f"null saves at the end and on a notice only; {_BY_HAND}")
-    ratio = effective_training.simulate(conditions, plan.nodes, best_s).useful
-    if ratio <= 0:
-        message = f"auto has no best value: {_nodes(plan)} so often that no step would be kept"
-        raise ConfigError.one(message, composed.place(MINUTES), _KEY, "look at fvlaunch show --ettr, and at reliability in the profile")
-    minutes = rounded(best_s / 60, (conditions.save_s - conditions.stall_s) / 60)
-    mean_days = 1 / (conditions.losses_per_s(plan.nodes) * effective_training.DAY_S)
-    rate = figures["failures_per_node_day"].origin
-    basis = f"{_nodes(plan)} every {days(mean_days)} ({rate}), a save stalls {conditions.stall_s:.2g} s"
-    origin = f"auto ({composed.origins[MINUTES]}): {basis}"
-    values, origins, beside = {MINUTES: minutes}, {MINUTES: origin}, ""
+    minutes, basis, ratio = _best(composed, plan)
+    values: dict[KeyPath, float | None] = {MINUTES: minutes}
+    origins = {MINUTES: f"auto ({composed.origins[MINUTES]}): {basis}"}
+    steps, beside = composed.recipe_data["train"]["checkpoint"]["every_steps"], ""
     if composed.origins.get(STEPS) == "default":
-        values[STEPS], origins[STEPS] = None, "auto: every_minutes alone"  # type: ignore[assignment]
-    elif (steps := composed.recipe_data["train"]["checkpoint"]["every_steps"]) is not None:
+        values[STEPS], origins[STEPS] = None, "auto: every_minutes alone"
+    elif steps is not None:
         beside = f"; and at multiples of every_steps: {steps}, as {composed.origins[STEPS]} says"
     note = f"checkpoints: every {minutes:g} minutes (auto: {basis}; effective training time {ratio:.1%}){beside}"
     return replace(plan, recipe=filled(plan.recipe, values), origins={**plan.origins, **origins}, notes=(*plan.notes, note))
+
+
+def _best(composed: Composed, plan: Plan) -> tuple[float, str, float]:
+    """Return the best minutes for a plan's nodes, what they rest on, and the effective training time ratio."""
+    from . import effective_training, recovery_figures  # they load numpy
+
+    figures = recovery_figures.gather(composed, plan)
+    conditions, rate = recovery_figures.conditions(figures), figures["failures_per_node_day"]
+    best_s = effective_training.best_interval_s(conditions, plan.nodes)
+    if best_s is None:
+        why = f"failures_per_node_day is {rate.value:g}, so that nothing is ever lost"
+        raise _without_best(composed, why, f"null saves at the end and on a notice only; {_BY_HAND}")
+    ratio = effective_training.simulate(conditions, plan.nodes, best_s).useful
+    if ratio <= 0:
+        why = f"{_nodes(plan)} so often that no step would be kept"
+        raise _without_best(composed, why, "look at fvlaunch show --ettr, and at reliability in the profile")
+    mean_days = 1 / (conditions.losses_per_s(plan.nodes) * effective_training.DAY_S)
+    basis = f"{_nodes(plan)} every {days(mean_days)} ({rate.origin}), a save stalls {conditions.stall_s:.2g} s"
+    return rounded(best_s / 60, (conditions.save_s - conditions.stall_s) / 60), basis, ratio
+
+
+def _without_best(composed: Composed, why: str, hint: str) -> ConfigError:
+    return ConfigError.one(f"auto has no best value: {why}", composed.place(MINUTES), _KEY, hint)
 
 
 def _check_known(composed: Composed, plan: Plan) -> None:

@@ -20,6 +20,8 @@ DAY_S = 86400.0
 LIVES = 1 << 14
 """Lives of a run that are simulated; as their lengths are stratified, the ratio is right to some 1e-4."""
 SEED = 2410_21680
+NEVER = 1e-15
+"""A rate, a second, below which nothing is ever lost."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ def best_interval_s(conditions: Conditions, nodes: int) -> float | None:
 
     Never shorter than a checkpoint takes to be written.
     """
-    if not conditions.losses_per_s(nodes):
+    if conditions.losses_per_s(nodes) < NEVER:
         return None
     shortest = max(conditions.save_s - conditions.stall_s, 1.0)
     guess = max(young_s(max(conditions.stall_s, 1e-3), 1 / conditions.losses_per_s(nodes)), shortest)

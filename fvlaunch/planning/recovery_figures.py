@@ -135,7 +135,7 @@ def _checkpoint_bytes(composed: Composed, plan: Plan) -> tuple[int, float]:
     if unknown or not needs.checkpoint:
         what = f"the {unknown[0]}" if unknown else "what is trained"
         message = f"nothing here tells how large {what} is, and so how long a save takes"
-        hint = "download it first (fvlaunch submit download), or write a number of minutes; a run that has saved once is measured"
+        hint = "a number of minutes; or download the model first (a pipeline's later stages have nothing to look at yet)"
         where = composed.place(("train", "models", *unknown[:1], "init_from"))
         raise ConfigError.one(message, where, ".".join(["train.models", *unknown[:1]]), hint)
     return needs.checkpoint, needs.checkpoint / train.parallel.mesh(plan.ranks)[1]

@@ -79,7 +79,7 @@ def test_a_place_in_the_profile_is_named_as_the_origin(call: Call) -> None:
         (("--cluster", "lab", "--set", "cluster.reliability.failures_per_node_day=0"), "failures_per_node_day is 0", "own.yaml:6"),
         (("--cluster", "lab", "--set", "cluster.reliability.failures_per_node_day=1e9"), "so often that no step", "own.yaml:6"),
         (("--cluster", "lab", "--set", "cluster.reliability.failures_per_node_day=-1"), "greater than or equal to 0", "--set"),
-        (("--cluster", "lab", "--set", "cluster.reliability.save_gb_per_s=0"), "greater than 0", "--set"),
+        (("--cluster", "lab", "--set", "cluster.reliability.save_gb_per_s=0"), "greater than or equal to 0.001", "--set"),
         (("--cluster", "lab", "--set", "train.checkpoint.every_minutes=-15"), "a number of minutes greater than 0, or auto", "--set"),
         (("--cluster", "lab", "--set", "train.checkpoint.every_minutes=Auto"), "a number of minutes greater than 0, or auto", "--set"),
     ],

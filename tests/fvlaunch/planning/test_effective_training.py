@@ -112,6 +112,7 @@ def test_saves_follow_no_faster_than_they_are_written() -> None:
 def test_without_interruptions_only_the_saves_cost() -> None:
     never = replace(PLAIN, failures_per_node_day=0)
     assert simulate(never, 8, 297) == TimeShares(0.99, 0.01, 0.0, 0.0)
+    assert best_interval_s(never, 8) is None is best_interval_s(replace(never, failures_per_node_day=1e-300), 8)
 
 
 def test_the_answer_is_the_same_each_time_and_worse_with_each_cost() -> None:
