@@ -28,6 +28,7 @@ from .placement import Placement
 from .rank_processes import Ranks
 from .rank_spawner import ForkServer
 from .record_writer import RecordWriter
+from .run_folder import RunFolder
 from .stop_notices import Signals
 
 REPORT_ROOM = 16383
@@ -47,6 +48,7 @@ class Follower:
         self.word: tuple[ContinuationRequest, Sequence[str]] = (ContinuationRequest.NOTHING, ())
         self._heard, self._heard_at = "", time.monotonic()
         self._blind_since: float | None = None
+        self._folder = RunFolder(run.path)
         self._next_poll = self._next_beat = 0.0
         self._record: dict[str, Any] = {}
 
@@ -75,6 +77,8 @@ class Follower:
 
     def _is_blind(self) -> bool:
         """Return whether the head cannot be heard because nobody can write in the run's folder. For limits.phase_s that is no silence."""
+        if self._folder.is_removed():
+            return False
         if not self._cannot_write():
             could_not, self._blind_since = self._blind_since is not None, None
             self._heard_at = time.monotonic() if could_not else self._heard_at  # from now on it can be heard again

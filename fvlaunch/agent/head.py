@@ -32,6 +32,7 @@ from .rank_processes import Ranks, listen
 from .rank_spawner import ForkServer
 from .restart_policy import Action, Decision, decide, may_start
 from .room_wait import when_there_is_room
+from .run_folder import RunFolder
 from .stop_notices import Clock, Notice, Signals, understand
 
 SETTLE_S = 10.0
@@ -58,6 +59,7 @@ class Head:
         self._secrets = secret_values.values(config.cluster.secrets)
         self.generation = 0
         self.records = AttemptRecords(run, placement, self._secrets)
+        self._folder = RunFolder(run.path)
         self.notice: Notice | None = None
         self.word: tuple[ContinuationRequest, Sequence[str]] = (ContinuationRequest.NOTHING, ())
         """Left for the batch script: what it has to do, and the nodes to stay away from."""
@@ -149,8 +151,8 @@ class Head:
 
     def _interruption(self, why: str) -> Decision | None:
         """Return what is to be done instead of waiting for room any longer; None: go on waiting."""
-        if not self.placement.is_held():
-            raise Superseded("the process that holds this job is gone")
+        if orphaned := self._orphaned():
+            raise Superseded(orphaned)
         with suppress(FvlaunchError):
             if self.run.record().token != self.placement.token:
                 raise Superseded("another submission owns this run now")
@@ -231,9 +233,15 @@ class Head:
         if current and (current.get("generation"), current.get("attempt")) != (self.generation, self.attempt):
             self._watch.ranks.kill()
             raise Superseded(f"attempt {current.get('attempt')} is the current one")
-        if not self.placement.is_held():  # killed; for everybody else the job is gone, and another may be started
+        if why := self._orphaned():
             self._watch.ranks.kill()
-            raise Superseded("the process that holds this job is gone")
+            raise Superseded(why)
+
+    def _orphaned(self) -> str:
+        """Return why nobody waits for this run any more; empty where that is not so."""
+        if not self.placement.is_held():  # killed; for everybody else the job is gone, and another may be started
+            return "the process that holds this job is gone"
+        return f"the run's folder was removed: {self.run.path}" if self._folder.is_removed() else ""
 
     def _beat(self, **pulse: Any) -> None:
         """Show that this agent is there, and what of its records could not be written."""

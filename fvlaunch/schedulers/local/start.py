@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import FvlaunchError
-from ...files import publish_text
+from ...files import in_words, publish_text, why_not_writable
 from ..base import JobSpec
 from ..local_process import local_job_id, num_local_gpus
 from ..python_processes import after_setup, module_command, python_path
@@ -49,7 +49,9 @@ def start(job: JobSpec) -> str:
         raise FvlaunchError(f"the local job did not start in {START_WAIT_S:.0f} s", hint=f"see {log}") from None
     if code != 0 or not answer.is_file():
         tail = "\n".join(log.read_text(errors="replace").strip().splitlines()[-5:])
-        raise FvlaunchError(f"the local job did not start:\n{tail}")
+        if (error := why_not_writable(job.folder)) is not None:  # nor could it say so
+            raise FvlaunchError(f"the local job did not start: {in_words(error)}", hint=f"df {job.folder.parent.parent}; make room there")
+        raise FvlaunchError(f"the local job did not start:\n{tail or f'it ended with code {code}'}")
     return answer.read_text().strip()
 
 
@@ -86,7 +88,11 @@ def _child(message: dict[str, Any]) -> None:
     job_id = local_job_id(pid)
     if job_id is None:
         raise FvlaunchError(f"the job's controller, process {pid}, ended at once")
-    publish_text(Path(message["folder"]) / "started", f"{job_id}\n")
+    try:
+        publish_text(Path(message["folder"]) / "started", f"{job_id}\n")
+    except OSError:
+        os.kill(pid, signal.SIGKILL)  # nobody would know of this job; its agent ends with it
+        raise
     sys.stderr.write(f"started {job_id}\n")
 
 

@@ -203,3 +203,17 @@ def test_where_no_file_can_be_made_commands_look_or_refuse_in_one_line_and_leave
     assert codes == [0] * len(LOOKS) + [1] * len(REFUSED), answer.stderr
     assert all(said[words].count("error:") == 1 and str(done.runs) in said[words] for words in REFUSED), said
     assert sorted(done.folder.rglob("*")) == before
+
+
+@fault("32", "the disk of a running run is away for a while; another run's folder is removed")
+def test_a_run_waits_for_a_disk_that_is_away_and_ends_where_its_folder_was_removed(local_on: Full, disk: SmallDisk) -> None:
+    gate = local_on.gated("away")
+    gate.reach(12, ranks=2)
+    agent = local_on.agent_pid("away")
+    disk.gone()
+    local_on.until(lambda: "No such file" in Path(f"/proc/{agent}/fd/2").read_text(), "its agent says what is wrong")
+    disk.back()
+    gate.reach(22, ranks=2)
+    shutil.rmtree(local_on.runs / "away")
+    local_on.until(lambda: not Path(f"/proc/{agent}").exists(), "its agent ends", timeout_s=60)
+    local_on.is_gone("away")
