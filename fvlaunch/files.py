@@ -8,15 +8,23 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
+import re
 import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 ROOM = 1023
 """What is rewritten in place is padded to so many bytes, that one write replaces it whole."""
+MAX_RECORD_BYTES = 64 << 20
+MAX_LINE_BYTES = 4 << 20
+"""No record, and no line of one, is larger."""
+DIGEST = "digest"
+"""The last key of a sealed record."""
 
 
 def fsync_directory(path: Path) -> None:
@@ -131,31 +139,84 @@ def why_not_writable(folder: Path, size: int = 4096) -> OSError | None:
 
 
 def read_json(path: Path | str) -> dict[str, Any] | None:
-    """Return the object in a file, or None where there is none or it can't be read as one (another node may just be writing)."""
+    """Return the object in a file, or None where there is none, it can't be read as one (another node may just be writing), or is not as
+    it was sealed."""
     try:
-        value = json.loads(read_bytes(path))
+        text = read_bytes(path)
+        value = parse_json(text)
     except (OSError, ValueError):
         return None
-    return value if isinstance(value, dict) else None
+    return value if isinstance(value, dict) and not was_changed(value, text) else None
+
+
+def parse_json(text: bytes | str) -> Any:
+    """Return what a text says as JSON; ValueError, and nothing else, where it is none, however deep it goes."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def read_bytes(path: Path | str) -> bytes:
-    """Return a small file whole, with as little ado as possible: a listing reads thousands."""
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    """Return a small file whole, with as little ado as possible: a listing reads thousands.
+
+    OSError where it is no file, as a pipe that nobody writes to, or larger than any record: who reads it must neither wait nor starve.
+    """
+    handle = open_to_read(path)
     try:
-        parts = []
+        parts, size = [], 0
         while part := os.read(handle, 1 << 16):
             parts.append(part)
+            size += len(part)
+            if size > MAX_RECORD_BYTES:
+                raise OSError(errno.EFBIG, f"larger than {MAX_RECORD_BYTES >> 20} MB, which no record is", str(path))
     finally:
         os.close(handle)
     return b"".join(parts)
 
 
+def open_to_read(path: Path | str) -> int:
+    """Return a descriptor of a file; OSError at once where something else has its name."""
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    mode = os.fstat(handle).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(handle)
+        code = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
+        raise OSError(code, os.strerror(code) if code == errno.EISDIR else "is not a file", str(path))
+    return handle
+
+
+def sealed(value: dict[str, Any]) -> dict[str, Any]:
+    """Return a record with its digest: a bit that flips on a disk may leave another job, state or generation that looks as good."""
+    return {**value, DIGEST: _digest(value)}
+
+
+def was_changed(value: dict[str, Any], text: bytes) -> bool:
+    """Return whether a sealed record is not as it was written.
+
+    One that another program has written over has another layout, or no digest: that is somebody's own change, and its word is taken.
+    """
+    if DIGEST not in value or value[DIGEST] == _digest({key: value[key] for key in value if key != DIGEST}):
+        return False
+    laid_out = _blanks(text.rstrip())
+    return text.endswith(b"\n") and laid_out in (_blanks(json.dumps(value, indent=1).encode()), _blanks(json.dumps(value).encode()))
+
+
+def _blanks(text: bytes) -> list[bytes]:
+    return re.findall(rb"\s+", text)
+
+
+def _digest(value: dict[str, Any]) -> str:
+    return hashlib.blake2b(json.dumps(value).encode(), digest_size=8).hexdigest()
+
+
 def append_line(path: Path, value: dict[str, Any]) -> None:
     """Append one JSON object as a line, in one write. A partial last line left by a dead writer, or by a full disk, is ended first."""
     with _named(path):
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK, 0o600)
         try:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                raise OSError(errno.EINVAL, "is not a file")
             size = os.fstat(handle).st_size
             torn = size > 0 and os.pread(handle, 1, size - 1) != b"\n"
             _write_all(handle, ("\n" * torn + json.dumps(value) + "\n").encode("utf-8"))
@@ -166,16 +227,28 @@ def append_line(path: Path, value: dict[str, Any]) -> None:
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """Return every whole JSON object of a line file; lines that a dying writer cut are left out."""
+    return [value for _, value in numbered_lines(path) if value is not None]
+
+
+def numbered_lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
+    """Yield the number of each line that says something, and its JSON object; None where it is not one, or longer than any record."""
     try:
-        text = read_bytes(path).decode("utf-8", errors="replace")
+        with os.fdopen(open_to_read(path), "rb") as file:
+            number = 0
+            while line := file.readline(MAX_LINE_BYTES):
+                number += 1
+                whole = len(line) < MAX_LINE_BYTES or line.endswith(b"\n")
+                while not whole and (rest := file.readline(MAX_LINE_BYTES)):
+                    whole, line = rest.endswith(b"\n"), b"?"
+                if line.strip():
+                    yield number, _object(line)
     except OSError:
-        return []
-    found = []
-    for line in text.split("\n"):
-        try:
-            value = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(value, dict):
-            found.append(value)
-    return found
+        return
+
+
+def _object(line: bytes) -> dict[str, Any] | None:
+    try:
+        value = parse_json(line.decode("utf-8", errors="replace"))
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None

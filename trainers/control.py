@@ -147,7 +147,8 @@ class Control:
         if self._current is None:
             return True
         try:
-            current = json.loads(self._current.read_text())
-        except (OSError, ValueError):
+            current = json.loads(self._current.read_text()) if self._current.is_file() else {}
+            found = current["generation"], current["attempt"]
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
             return True
-        return (current.get("generation"), current.get("attempt")) == (self.generation, self.attempt)
+        return found == (self.generation, self.attempt) or not all(type(number) is int for number in found)

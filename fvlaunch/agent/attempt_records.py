@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..config import secrets as secret_values
-from ..files import append_line, overwrite_json, publish_json
+from ..files import append_line, overwrite_json, publish_json, sealed
 from ..runs.attempts import Attempt, attempts_of, read_events, unwritten_events
 from ..runs.directory import ATTEMPT_ROOM, Run
 from ..runs.run_config import RunConfig, World
@@ -68,7 +68,7 @@ class AttemptRecords:
         append_line(run.attempt_log(number), started)
         address = {"host": world.master_address, "port": world.master_port, "nonce": secrets.token_hex(4)}
         self._current = {**common, **address, "outcome": None}
-        overwrite_json(run.attempt_file, self._current, room=ATTEMPT_ROOM)
+        overwrite_json(run.attempt_file, sealed(self._current), room=ATTEMPT_ROOM)
         self.number, self._events[number] = number, [started]
 
     def log(self, event: str, **details: Any) -> None:
@@ -88,7 +88,7 @@ class AttemptRecords:
         if self.number:
             unwritten = _fitting(self.writer.waiting(self._run.attempt_log(self.number)))
             self._current = {**self._current, "outcome": outcome}
-            self.writer.put(self._run.attempt_file, {**self._current, **({"unwritten": unwritten} if unwritten else {})})
+            self.writer.put(self._run.attempt_file, sealed({**self._current, **({"unwritten": unwritten} if unwritten else {})}))
 
 
 def _fitting(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from typing import Any
 from trainers.control import EXIT_FINISHED, EXIT_NO_RESTART, EXIT_SAVED, EXIT_WRONG_NODE
 
 from ..runs.attempts import Cause, Failure
+from ..runs.record_check import COUNT, Shape, list_of
 
 _ECHO = re.compile(
     r"connection (closed|reset|refused)|closed by peer|broken pipe|gloo|nccl|socket|timed out|timeout|watchdog|store|peer|aborted",
@@ -100,9 +101,16 @@ class NodeEnd:
         return asdict(self)
 
     @classmethod
-    def parse(cls, value: dict[str, Any]) -> NodeEnd:
-        ends = tuple(RankEnd(**{**end, "lines": tuple(end["lines"])}) for end in value["ends"])
-        return cls(**{**value, "ends": ends})
+    def parse(cls, value: dict[str, Any]) -> NodeEnd | None:
+        """Return a node's end as its agent wrote it; None where it is damaged, as if it had not come."""
+        if not _NODE_END.fits(value):
+            return None
+        ends = tuple(RankEnd(**{**_RANK_END.known(end), "lines": tuple(end["lines"])}) for end in value["ends"])
+        return cls(**{**_NODE_END.known(value), "ends": ends})
+
+
+_RANK_END = Shape.of(RankEnd, required=("lines",), rank=COUNT)
+_NODE_END = Shape.of(NodeEnd, required=("ends",), ends=list_of((_RANK_END.fits, "a rank's end")))
 
 
 def judge(

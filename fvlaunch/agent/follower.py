@@ -65,7 +65,7 @@ class Follower:
     def _listen(self) -> None:
         """Hear the head: its record and its heartbeat change while it lives."""
         self._beat()
-        record = read_json(self.run.attempt_file) or {}
+        record = self.run.current_attempt()
         mine = (record.get("job_id"), record.get("restart_count")) == (self.placement.job_id, self.placement.restart_count)
         self._record = record if mine else {}
         beat = read_json(self.run.heartbeat_file) or {}

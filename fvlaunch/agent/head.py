@@ -27,6 +27,7 @@ from .attempt_monitor import CLEAR_SETTLE_S, Watch
 from .attempt_records import AttemptRecords
 from .failure_attribution import NodeEnd, judge, times
 from .node_heartbeats import NodeHeartbeats, report_file
+from .owned_record import OwnedRecord
 from .placement import Placement
 from .rank_processes import Ranks, listen
 from .rank_spawner import ForkServer
@@ -61,6 +62,7 @@ class Head:
         self.records = AttemptRecords(run, placement, self._secrets)
         self._folder = RunFolder(run.path)
         self.notice: Notice | None = None
+        self._record = OwnedRecord(run)
         self.word: tuple[ContinuationRequest, Sequence[str]] = (ContinuationRequest.NOTHING, ())
         """Left for the batch script: what it has to do, and the nodes to stay away from."""
         self._next_poll = self._next_beat = 0.0
@@ -100,6 +102,7 @@ class Head:
                 self.run.write_record(replace(record, job_id=self.placement.job_id, job_ids=job_ids, state="submitted"))
             take_back_handover(folder, self.placement.job_id)
             self.generation = record.generation
+        self._record.keep()
         self.records.load()
         for attempt in self.records.attempts():  # the notice's lead follows from what saves of this run took, in any life of it
             if attempt.save_s is not None:
@@ -211,6 +214,7 @@ class Head:
 
     def _poll(self) -> None:
         self._still_current()
+        self._record.keep()
         intent = self._intent()
         if intent.want == "cancel" or (intent.want == "stop" and self.notice is None):
             cancelled = intent.want == "cancel"
@@ -229,7 +233,7 @@ class Head:
 
     def _still_current(self) -> None:
         """A process that was frozen for long may wake up to a run that has gone on without it."""
-        current = read_json(self.run.attempt_file)
+        current = self.run.current_attempt()
         if current and (current.get("generation"), current.get("attempt")) != (self.generation, self.attempt):
             self._watch.ranks.kill()
             raise Superseded(f"attempt {current.get('attempt')} is the current one")
@@ -255,7 +259,7 @@ class Head:
         began = time.monotonic()
         while True:
             found = [read_json(report_file(self.run, self.attempt, n)) for n in range(1, len(self.placement.hosts))]
-            reports = [NodeEnd.parse(value) for value in found if value]
+            reports = [end for value in found if value and (end := NodeEnd.parse(value)) is not None]
             clear = own is not None and any(end.explains for end in (own, *reports))
             wait_s = 0.0 if own is None else CLEAR_SETTLE_S if clear else SETTLE_S
             if len(reports) == len(found) or time.monotonic() >= began + wait_s:
@@ -327,6 +331,7 @@ class Head:
         return decision
 
     def _write_end(self, decision: Decision) -> None:
+        self._record.keep()
         with self.run.locked():
             record = self.run.record()
             if record.token != self.placement.token:

@@ -45,6 +45,9 @@ def status(words: list[str], *, all_: bool, attempts: bool, json_: bool, runs_di
         printing.say(f"the runs in {Path(closed[0]).parent} may not be read by you: {names}; their owner can open them to you")
         return 0
     _print(runs, statuses, attempts=attempts, json_=json_, one=len(words) == 1 and len(runs) == 1)
+    for run in [part for one in runs for part in _runs_of(one)] if words or attempts else ():
+        for mistake in run.damage():
+            printing.say(f"note: {run.name}: {mistake}; it is left out")
     return _exit_code_of(unreachable)
 
 

@@ -18,6 +18,7 @@ from ..planning.input_contents import check_contents
 from ..planning.plan import Plan
 from ..planning.preflight import check_inputs
 from ..runs.directory import Run
+from ..runs.events import whole_metrics
 from . import stored_checkpoints
 from . import submit as submission
 
@@ -67,5 +68,5 @@ def copy_checkpoint(source: Path, checkpoints: Path) -> None:
 
 def _copy_metrics(old: Run, new: Run, step: int) -> None:
     """What the old run told up to the step: curves then begin at 1."""
-    lines = [json.dumps(line) for line in read_lines(old.metrics_file) if line.get("step", step + 1) <= step]
+    lines = [json.dumps(line) for line in whole_metrics(read_lines(old.metrics_file)) if line["step"] <= step]
     publish_text(new.metrics_file, "".join(f"{line}\n" for line in lines))

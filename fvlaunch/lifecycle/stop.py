@@ -90,7 +90,7 @@ def _recorded(run: Run, want: Want) -> tuple[Record, str]:
             raise
         return record, f"; this could not be written down ({error.strerror})"
     with suppress(OSError):
-        run.event(want, job_id=record.job_id)
+        run.event(want, job_id=record.job_id, generation=record.generation)
     return record, ""
 
 

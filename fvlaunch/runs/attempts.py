@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from ..files import read_json
 from .directory import Run
+from .events import whole_events
 from .last_words import death
 
 
@@ -141,9 +141,9 @@ def read_events(run: Run) -> dict[int, list[dict[str, Any]]]:
 
 def unwritten_events(run: Run, number: int) -> list[dict[str, Any]]:
     """Return an attempt's last events where the disk was full: attempt.json, which is overwritten in place, still took them."""
-    current = read_json(run.attempt_file) or {}
+    current = run.current_attempt()
     lines = current.get("unwritten") if current.get("attempt") == number else None
-    return [line for line in lines if isinstance(line, dict)] if isinstance(lines, list) else []
+    return whole_events(line for line in lines if isinstance(line, dict)) if isinstance(lines, list) else []
 
 
 def attempts_of(run: Run, events: Mapping[int, list[dict[str, Any]]]) -> list[Attempt]:

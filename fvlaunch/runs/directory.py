@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import FvlaunchError, NameTaken
-from ..files import append_line, overwrite_json, publish_json_somehow, read_json, read_lines
+from ..files import append_line, overwrite_json, publish_json_somehow, read_json, read_lines, sealed
 from . import locks
-from .record_check import FieldChecks, why_unreadable
+from .events import CURRENT_ATTEMPT, mistakes_in_lines, whole_events
+from .record_check import COUNT, NAME, TIME, Shape, list_of, one_of, or_null, why_unreadable
 
 Want = Literal["run", "stop", "cancel"]
 FINAL_STATES = ("finished", "failed", "stopped", "cancelled")
@@ -62,20 +63,29 @@ class Record:
     @classmethod
     def parse(cls, value: dict[str, Any]) -> Record:
         """Make a record of run.json's object; fields that another version wrote are left out. ValueError says which field is wrong."""
-        if mistake := _CHECKS.mistake(value):
+        if mistake := _RECORD.mistake(value):
             raise ValueError(mistake)
-        known = value if value.keys() <= _KNOWN else {k: v for k, v in value.items() if k in _KNOWN}
-        return cls(**{**known, "job_ids": tuple(value.get("job_ids", ()))})
+        known = {key: value[key] for key in value.keys() & _KNOWN}
+        return cls(**{**known, "job_ids": tuple(value["job_ids"])})
 
 
 _KNOWN = frozenset(f.name for f in fields(Record))
-_CHECKS = FieldChecks(Record)
+_STATES = ("waiting", "submitting", "submitted", "queued", "running", "requeued", "lost", *FINAL_STATES)
+"""Some of these no version has written yet; what is none of them has been damaged."""
+_RECORD = Shape.of(
+    Record, required=("state", "job_id", "job_ids"), token=NAME, job_id=or_null(NAME), job_ids=list_of(NAME), executor=NAME,
+    state=one_of(_STATES), generation=COUNT, max_steps=COUNT, ranks=COUNT, nodes=COUNT,
+    submitted_at=TIME, updated_at=TIME,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Intent:
     want: Want
     generation: int
+
+
+_INTENT = Shape.of(Intent, want=one_of(("run", "stop", "cancel")), generation=COUNT)
 
 
 class _inside:
@@ -142,13 +152,15 @@ class Run:
         raise FvlaunchError(f"{self.record_file} {mistake}", hint=self._how_to_mend()) from None
 
     def _how_to_mend(self) -> str:
+        jobs = [str(event["job_id"]) for event in self.events() if event.get("job_id")]
+        job = f"its last job is {jobs[-1]}; " if jobs else ""
         anew = f"; fvlaunch submit {self.config_file} makes the run anew" if self.config_file.is_file() else ""
-        return f"put run.json back from a copy of the folder, or move the folder away{anew}"
+        return f"{job}put run.json back from a copy of the folder, or move the folder away{anew}"
 
     def intent(self) -> Intent:
-        """Return what the person last asked for. A file that can't be read just now asks for nothing new: run."""
+        """Return what the person last asked for; where its file is damaged, by the launcher's events: a cancelled run stays cancelled."""
         value = read_json(self.intent_file)
-        return Intent(value["want"], value["generation"]) if value else Intent("run", 0)
+        return Intent(value["want"], value["generation"]) if value is not None and _INTENT.fits(value) else _intent_told_by(self.events())
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -159,7 +171,7 @@ class Run:
             yield
 
     def write_record(self, record: Record) -> None:
-        publish_json_somehow(self.record_file, asdict(replace(record, updated_at=time.time())))
+        publish_json_somehow(self.record_file, sealed(asdict(replace(record, updated_at=time.time()))))
 
     def update(self, **changes: Any) -> Record:
         """Change fields of run.json under the lock."""
@@ -169,14 +181,25 @@ class Run:
         return record
 
     def write_intent(self, want: Want, generation: int) -> None:
-        publish_json_somehow(self.intent_file, asdict(Intent(want, generation)))
+        publish_json_somehow(self.intent_file, sealed(asdict(Intent(want, generation))))
 
     def event(self, kind: str, **details: Any) -> None:
         """Append to events.jsonl; only the launcher may."""
         append_line(self.events_file, {"time": time.time(), "event": kind, **details})
 
     def events(self) -> list[dict[str, Any]]:
-        return read_lines(self.events_file)
+        return whole_events(read_lines(self.events_file))
+
+    def current_attempt(self) -> dict[str, Any]:
+        """Return which attempt is the current one, as its head says; empty where none was begun yet, or that can't be read just now."""
+        value = read_json(self.attempt_file)
+        return value if value is not None and CURRENT_ATTEMPT.fits(value) else {}
+
+    def damage(self) -> list[str]:
+        """Return what of its records cannot be used, a line each; run.json is told of wherever it is read."""
+        found = [] if _INTENT.fits(read_json(self.intent_file)) else [f"{self.intent_file.name} {_why(self.intent_file, _INTENT)}"]
+        logs = [self.attempt_log(number) for number in self.attempt_numbers()]
+        return found + [mistake for path in (self.events_file, *logs) for mistake in mistakes_in_lines(path)]
 
     def attempt_log(self, number: int) -> Path:
         return self.attempts / f"{number:04d}.jsonl"
@@ -189,7 +212,7 @@ class Run:
         return sorted(int(stem) for stem in stems if stem.isdigit())
 
     def attempt_events(self, number: int) -> list[dict[str, Any]]:
-        return read_lines(self.attempt_log(number))
+        return whole_events(read_lines(self.attempt_log(number)))
 
     def rank_log(self, attempt: int, rank: int) -> Path:
         return self.logs / f"attempt-{attempt:04d}" / f"rank-{rank:04d}.log"
@@ -202,6 +225,24 @@ class Run:
             return None
         steps = [int(n[5:]) for n in names if n.startswith("step-") and n[5:].isdigit()]
         return max(steps, default=None)
+
+
+def _why(path: Path, shape: Shape) -> str:
+    value = read_json(path)
+    return why_unreadable(path) if value is None else shape.mistake(value)
+
+
+def _intent_told_by(events: list[dict[str, Any]]) -> Intent:
+    """Return the last wish that events tell of: a submission of a later generation forgets an earlier one's."""
+    want: Want = "run"
+    generation = 0
+    for event in events:
+        said = event.get("generation", max(generation, 1))
+        if event["event"] in ("stop", "cancel"):
+            want, generation = event["event"], said
+        elif event["event"] == "submitted" and said > generation:
+            want, generation = "run", said
+    return Intent(want, generation)
 
 
 def make_folder(path: Path, what: str) -> None:

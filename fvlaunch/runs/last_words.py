@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import FvlaunchError
+from ..files import read_bytes
 from .directory import Record, Run
 from .job_folder import GIVEN_UP
 
@@ -76,7 +77,8 @@ def _log(folder: Path, job_id: str | None) -> Path | None:
     own = folder / f"{job_id}_0_log.out"
     if own.is_file():
         return own
-    return max(folder.glob("*_0_log.out"), key=lambda path: path.stat().st_mtime, default=None)
+    logs = [path for path in folder.glob("*_0_log.out") if path.is_file()]
+    return max(logs, key=lambda path: path.stat().st_mtime, default=None)
 
 
 def _tail(path: Path) -> list[str]:
@@ -91,6 +93,6 @@ def _tail(path: Path) -> list[str]:
 
 def _text(path: Path) -> str:
     try:
-        return _TERMINAL.sub("", path.read_text(errors="replace"))
+        return _TERMINAL.sub("", read_bytes(path).decode(errors="replace"))
     except OSError:
         return ""

@@ -15,7 +15,7 @@ from ..errors import FvlaunchError, RunConflict
 from ..files import publish_json, read_json
 from . import locks
 from .directory import PIPELINE_FILE, Run
-from .record_check import FieldChecks, why_unreadable
+from .record_check import NAME, TIME, Shape, list_of, one_of, or_null, why_unreadable
 
 
 @dataclass(frozen=True)
@@ -67,13 +67,18 @@ class PipelineRecord:
     @classmethod
     def parse(cls, value: dict[str, Any]) -> PipelineRecord:
         """Make a record of pipeline.json's object. ValueError says which field is wrong."""
-        if mistake := _CHECKS.mistake(value) or ("" if value["stages"] else "is wrong: it has no stages"):
+        if mistake := _RECORD.mistake(value) or ("" if value["stages"] else "is wrong: it has no stages"):
             raise ValueError(mistake)
-        stages = tuple(StageRecord(s["name"], tuple(Export(**e) for e in s["exports"])) for s in value["stages"])
-        return cls(**{**value, "stages": stages})
+        stages = tuple(StageRecord(s["name"], tuple(Export(**_EXPORT.known(e)) for e in s["exports"])) for s in value["stages"])
+        names = [stage.name for stage in stages]
+        if len(set(names)) < len(names) or any(export.stage not in names for stage in stages for export in stage.exports):
+            raise ValueError("is wrong: its stages do not fit together")
+        return cls(**{**_RECORD.known(value), "stages": stages})
 
 
-_CHECKS = FieldChecks(PipelineRecord)
+_EXPORT = Shape.of(Export, stage=NAME, weights=one_of(("live", "ema")), role=NAME, name=or_null(NAME))
+_STAGE = Shape.of(StageRecord, required=("exports",), name=NAME, exports=list_of((_EXPORT.fits, "an export")))
+_RECORD = Shape.of(PipelineRecord, stages=list_of((_STAGE.fits, "a stage")), executor=NAME, driver=or_null(NAME), submitted_at=TIME)
 
 
 class Pipeline:
@@ -96,8 +101,6 @@ class Pipeline:
             mistake = why_unreadable(self.file)
         except ValueError as error:
             mistake = str(error)
-        except (KeyError, TypeError, AttributeError):
-            mistake = "is wrong: its stages are incomplete"
         hint = f"put {PIPELINE_FILE} back from a copy of the folder, or move the folder away; its stages' runs are whole"
         raise FvlaunchError(f"{self.file} {mistake}", hint=hint) from None
 

@@ -67,7 +67,7 @@ def log_files(run: Run, attempt: int, ranks: tuple[int, ...] | None) -> dict[int
         paths = [(rank, run.rank_log(attempt, rank)) for rank in ranks]
         return {rank: path for rank, path in paths if path.is_file()}
     names = sorted(run.rank_log(attempt, 0).parent.glob("rank-*.log"))
-    every = {int(path.stem[5:]): path for path in names if path.stem[5:].isdigit()}
+    every = {int(path.stem[5:]): path for path in names if path.stem[5:].isdigit() and path.is_file()}
     return every if ranks is None else {rank: every[rank] for rank in ranks if rank in every}
 
 
@@ -85,7 +85,7 @@ def newest_files(run: Run, ranks: tuple[int, ...] | None) -> tuple[int, dict[int
 
 def agent_logs(run: Run) -> list[Path]:
     """Return the files in which jobs themselves printed: agents and batch scripts."""
-    return sorted(run.job.glob("*/*_log.out"), key=lambda p: p.stat().st_mtime)
+    return sorted((path for path in run.job.glob("*/*_log.out") if path.is_file()), key=lambda path: path.stat().st_mtime)
 
 
 # --- reading
@@ -112,7 +112,7 @@ def _with_ranks(entry: Entry, width: int, regex: re.Pattern[str] | None) -> Iter
 
 def _lines_of(path: Path) -> Iterator[str]:
     with path.open(encoding="utf-8", errors="replace") as file:
-        for line in file:
+        while line := file.readline(CHUNK):
             yield line.rstrip("\n")
 
 

@@ -17,6 +17,7 @@ from ..errors import FvlaunchError
 from ..files import append_line, read_json, read_lines
 from .directory import PIPELINE_FILE, Record, Run
 from .pipeline_directory import Pipeline
+from .record_check import is_number, is_text
 
 
 def state_folder() -> Path:
@@ -103,7 +104,7 @@ def _paths(runs_dirs: Iterable[Path]) -> list[str]:
 
 def indexed() -> list[str]:
     """Return the folders of the index, the oldest first."""
-    return [line["path"] for line in read_lines(state_folder() / "runs.jsonl") if isinstance(line.get("path"), str)]
+    return [line["path"] for line in read_lines(state_folder() / "runs.jsonl") if is_text(line.get("path"))]
 
 
 def paths_in(folder: Path) -> list[str]:
@@ -127,4 +128,4 @@ def _runs_in(paths: Iterable[str]) -> list[Run]:
 def _submitted_at(record: dict[str, Any]) -> float:
     """Return when it was submitted; of a broken record that does not say it, now: the newest are always shown."""
     value = record.get("submitted_at")
-    return float(value) if isinstance(value, int | float) else time.time()
+    return float(value) if is_number(value) else time.time()  # type: ignore[arg-type]

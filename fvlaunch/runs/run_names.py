@@ -13,7 +13,6 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from ..errors import FvlaunchError, NotFound
-from ..files import read_json
 from . import ownership, registry
 from .directory import PIPELINE_FILE, Run
 from .pipeline_directory import Pipeline
@@ -89,8 +88,15 @@ def _readings(word: str, here: list[Found], elsewhere: list[Found], folders: Seq
     yield [one for one in elsewhere if one.name == word]
     yield [one for one in here if one.name.startswith(word)]
     yield [one for one in elsewhere if one.name.startswith(word)]
-    with_job: list[Found] = [run for run in registry.known(folders) if word in ((read_json(run.record_file) or {}).get("job_ids") or ())]
+    with_job: list[Found] = [run for run in registry.known(folders) if word in _jobs_of(run)]
     yield from _by_folder(with_job, folders)
+
+
+def _jobs_of(run: Run) -> tuple[str, ...]:
+    try:
+        return run.first_record().job_ids
+    except FvlaunchError:  # gone, or damaged, since it was listed
+        return ()
 
 
 def _by_folder(runs: Sequence[Found], folders: Sequence[Path]) -> tuple[list[Found], list[Found]]:

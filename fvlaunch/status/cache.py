@@ -7,12 +7,14 @@ as they were.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
-from ..files import publish_text, read_json
+from ..files import parse_json, publish_text, read_bytes
 from ..runs.directory import Record, Run
 from ..runs.registry import state_folder
 from .types import RunStatus
@@ -27,8 +29,7 @@ _VERSION = " ".join(_FIELDS)
 class StatusCache:
     def __init__(self) -> None:
         self._file = state_folder() / "over.json"
-        value = read_json(self._file) or {}
-        self._runs: dict[str, list[Any]] = value.get("runs", {}) if value.get("fields") == _VERSION else {}
+        self._runs: dict[str, list[Any]] = _stored(self._file)
         self._new = 0
 
     def get(self, run: Run, record: Record) -> RunStatus | None:
@@ -49,7 +50,22 @@ class StatusCache:
             return
         with contextlib.suppress(OSError):
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            publish_text(self._file, json.dumps({"fields": _VERSION, "runs": self._runs}))
+            text = json.dumps({"fields": _VERSION, "runs": self._runs})
+            publish_text(self._file, f"{_checksum(text.encode())}\n{text}")
+
+
+def _stored(file: Path) -> dict[str, list[Any]]:
+    """Return what the file holds; nothing where another version wrote it, or it is not as it was written."""
+    try:
+        checksum, _, text = read_bytes(file).partition(b"\n")
+        value = parse_json(text) if checksum.decode() == _checksum(text) else {}
+    except (OSError, ValueError):
+        return {}
+    return value["runs"] if isinstance(value, dict) and value.get("fields") == _VERSION else {}
+
+
+def _checksum(text: bytes) -> str:
+    return hashlib.blake2b(text, digest_size=8).hexdigest()
 
 
 def _state_of(run: Run, record: Record) -> list[Any]:

@@ -5,14 +5,16 @@ metrics.jsonl holds the steps that count and no others: a resume cuts off what c
 
 from __future__ import annotations
 
-import json
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..files import open_to_read, read_lines
 from ..runs.attempts import Attempt, Cause
 from ..runs.directory import Run
+from ..runs.events import whole_metrics
 
 
 @dataclass(frozen=True)
@@ -54,17 +56,13 @@ def _kept(path: Path) -> dict[int, tuple[int, float]] | None:
     """Return attempt -> (steps, seconds spent in them); None where no metrics were ever written."""
     found: dict[int, tuple[int, float]] = {}
     try:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            for line in file:
-                try:
-                    value = json.loads(line)
-                    attempt, step_s = int(value["attempt"]), float(value.get("step_s") or 0)
-                except (ValueError, KeyError, TypeError):
-                    continue
-                steps, seconds = found.get(attempt, (0, 0.0))
-                found[attempt] = steps + 1, seconds + step_s
+        os.close(open_to_read(path))
     except OSError:
         return None
+    for line in whole_metrics(read_lines(path)):
+        if "attempt" in line:
+            steps, seconds = found.get(line["attempt"], (0, 0.0))
+            found[line["attempt"]] = steps + 1, seconds + float(line.get("step_s") or 0)
     return found
 
 

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FvlaunchError, SchedulerUnreachable
-from ..files import read_json
+from ..files import open_to_read, parse_json, read_json
 from ..runs.attempts import WORKING, Attempt, Cause, read_attempts
 from ..runs.directory import FINAL_STATES, Intent, Record, Run
+from ..runs.events import read_heartbeat, whole_metrics
 from ..runs.last_words import LastWords, last_words
 from ..schedulers.base import JobObservation
 from ..schedulers.registry import scheduler
@@ -47,9 +47,7 @@ def statuses_of(runs: Sequence[Run]) -> tuple[list[RunStatus], SchedulerUnreacha
     cache = StatusCache() if sum(r.state in FINAL_STATES for r in records) >= MANY else None
     seen = iter(answers)
     statuses = [
-        RunStatus.broken(run.name, run.path, f"{record.message}; {record.hint}")
-        if isinstance(record, FvlaunchError)
-        else _one(run, record, next(seen), cache)
+        _broken(run, record) if isinstance(record, FvlaunchError) else _one(run, record, next(seen), cache)
         for run, record in zip(runs, first, strict=True)
     ]
     if cache is not None:
@@ -64,8 +62,15 @@ def _first_record(run: Run) -> Record | FvlaunchError:
         return error
 
 
+def _broken(run: Run, error: FvlaunchError) -> RunStatus:
+    return RunStatus.broken(run.name, run.path, f"{error.message}; {error.hint}")
+
+
 def _one(run: Run, listed: Record, seen: JobObservation, cache: StatusCache | None) -> RunStatus:
-    record = _settled(run, listed, seen)
+    try:
+        record = _settled(run, listed, seen)
+    except FvlaunchError as error:  # damaged, or gone, since it was listed
+        return _broken(run, error)
     if cache is None or record.state not in FINAL_STATES:
         return judge_run(run, record, seen)
     status = cache.get(run, record)
@@ -83,7 +88,7 @@ def _settled(run: Run, record: Record, seen: JobObservation) -> Record:
 def judge_run(run: Run, record: Record, seen: JobObservation) -> RunStatus:
     """Read what the run's files say and judge."""
     attempts = read_attempts(run)
-    beat = (read_json(run.heartbeat_file) or {}) if attempts else {}
+    beat = read_heartbeat(run.heartbeat_file) if attempts else {}
     line = last_metrics(run.metrics_file) if attempts else {}
     unsure = seen.alive is not True and record.state not in FINAL_STATES
     updated = max(record.updated_at, float(beat.get("time", 0)))
@@ -170,7 +175,7 @@ def _is_end_of(event: dict[str, Any], record: Record) -> bool:
 def heard_of(run: Run) -> float | None:
     """Return seconds since the agent of a run's attempt was heard of; None where none runs, or it was not heard of lately."""
     attempts = read_attempts(run)
-    heard = _heard_s((read_json(run.heartbeat_file) or {}) if attempts else {}, attempts)
+    heard = _heard_s(read_heartbeat(run.heartbeat_file) if attempts else {}, attempts)
     return heard if heard is not None and heard < HEARD_S else None
 
 
@@ -310,21 +315,20 @@ def last_metrics(path: Path) -> dict[str, Any]:
 def _tail(path: Path) -> list[bytes]:
     """Return the last whole lines of a file, at most 8 KB."""
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        with os.fdopen(open_to_read(path), "rb", buffering=0) as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - 8192))
+            return file.read(8192).split(b"\n")[:-1]
     except OSError:
         return []
-    try:
-        os.lseek(handle, max(0, os.fstat(handle).st_size - 8192), os.SEEK_SET)
-        return os.read(handle, 8192).split(b"\n")[:-1]
-    finally:
-        os.close(handle)
 
 
 def _objects(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
-    for line in lines:
-        try:
-            value = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(value, dict):
-            yield value
+    yield from whole_metrics(value for line in lines if (value := _object(line)) is not None)
+
+
+def _object(line: bytes) -> dict[str, Any] | None:
+    try:
+        value = parse_json(line)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None

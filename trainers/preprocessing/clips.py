@@ -58,6 +58,8 @@ def read_clip(video: Path | bytes, settings: Settings, start: float = 0.0) -> Cl
 
     `start` in [0, 1) says which: 0 the clip's first, else that far into the possible ones. Rejected where they cannot be read.
     """
+    if isinstance(video, Path) and video.exists() and not video.is_file():
+        raise Rejected("unreadable", "it is a folder, a pipe or a device, not a file")
     try:
         return _read(video, settings, start)
     except (OSError, EOFError, av.FFmpegError, ValueError, MemoryError) as error:  # ValueError: FFmpeg's "invalid data" is one, too
