@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,6 +33,7 @@ def run_agent(run_path: str) -> None:
     folder, life = run.job / placement.token, (placement.job_id, placement.restart_count)
     if placement.is_head:
         reserve_word(folder, *life)
+    in_order = True
     try:
         config = load(run)
         secrets = secret_values.values(config.cluster.secrets)
@@ -44,16 +44,21 @@ def run_agent(run_path: str) -> None:
         for path in folder.glob("*.out"):
             secret_values.mask(path, secrets)
     except (FvlaunchError, OSError) as error:
-        code = 1
-        _failed(run, placement, str(error) if isinstance(error, FvlaunchError) else f"the agent could not go on: {in_words(error)}")
-    if placement.is_head:
+        why = str(error) if isinstance(error, FvlaunchError) else f"the agent could not go on: {in_words(error)}"
+        code, in_order = 1, _failed(run, placement, why)
+    if placement.is_head and in_order:
         code = leave_word(folder, *life, *word, code=code)
     own_output.catch_up()
     os._exit(code)  # submitit would pickle a result and translate the code
 
 
-def _failed(run: Run, placement: Placement, why: str) -> None:
+def _failed(run: Run, placement: Placement, why: str) -> bool:
+    """Say why the agent could not go on. False where a stale or broken disk does not take it: then it is the batch script's to judge
+    whether another start may help."""
     own_output.say(why)
-    with suppress(FvlaunchError, OSError):  # the disk that ended the agent may not take this either
+    try:
         if placement.is_head and run.record().token == placement.token and run.record().state not in FINAL_STATES:
             run.update(state="failed", reason=why)
+    except (FvlaunchError, OSError):
+        return False
+    return True

@@ -264,5 +264,6 @@ def test_starts_that_nobody_can_count_do_not_go_on_for_ever(tmp_path: Path) -> N
     text, job = script_of(plan), job_folder(plan)
     with small_disk(job) as disk:
         disk.read_only()
-        assert ended(text, tmp_path) == []
-        assert ended(text, tmp_path, srun=f"{attempt(plan, 1)}; exit 137") == ["scontrol requeue 7"]  # begun: its number counts
+        assert ended(text, tmp_path) == ["scontrol requeue 7"]
+        assert ended(text, tmp_path, restarts=3) == []
+        assert ended(text, tmp_path, restarts=3, srun=f"{attempt(plan, 1)}; exit 137") == ["scontrol requeue 7"]  # begun: its number counts

@@ -229,7 +229,8 @@ else
         fi
         ;;
     esac
-    if [ -n "$uncounted" ] && [ "$cause" != interrupted ]; then # lives that nobody counts would go on for ever
+    # lives that nobody counts would go on for ever
+    if [ -n "$uncounted" ] && [ "$cause" != interrupted ] && [ "${SLURM_RESTART_COUNT:-0}" -ge 3 ]; then
         hopeless=${hopeless:-the agents ended before an attempt was begun, and the disk of the run does not take a word of it}
     fi
     [ "$code" -ne 0 ] || code=1
