@@ -61,13 +61,13 @@ def make(program: str, source: Path, options: Mapping[str, Value], cluster_name:
         return _ended(program, scheduler(HERE).run_tool(tool))
     cluster = compose_cluster(cluster_name)
     sbatch, notes = _options(program, cluster)
+    for note in notes:
+        sys.stderr.write(f"{note}\n")
     if scheduler(cluster.executor).has_queue:
         job_folder.check_job_path(Path.cwd())
         check_only = "--check-only=options" if in_container(cluster.srun_args) else "--check-only=all"
         if code := _checked([*argv(_python_here(cluster)), check_only], program, cluster):
             return code
-    for note in notes:
-        sys.stderr.write(f"{note}\n")
     tool = tool_of(program, argv(cluster.python or sys.executable), cluster_name, cluster, sbatch)
     return _ended(program, scheduler(cluster.executor).run_tool(tool))
 

@@ -44,11 +44,11 @@ class Folder(Workspace):
         self.write("mine.py", METHOD)
         self.write("helper.py", "VALUE = 'one'\n")
 
-    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str, timeout_s: float = 240) -> subprocess.CompletedProcess[str]:
         """Run a command as the script in bin/ does: Python then has that folder on its path, not the working directory."""
         return subprocess.run(
             module_command(sys.executable, "fvlaunch", *arguments), cwd=self.folder, env=self.env, stdin=subprocess.DEVNULL,
-            capture_output=True, text=True, timeout=240, check=False,
+            capture_output=True, text=True, timeout=timeout_s, check=False,
         )  # fmt: skip
 
 
@@ -105,3 +105,60 @@ def test_a_run_owns_its_method_and_what_it_imports(trained: Folder) -> None:
     logs = [path.read_text() for path in sorted((trained.runs / "mine/logs").glob("*/rank-0000.log"))]
     assert len(logs) == 2 and all("helper says one" in text for text in logs) and not any("edited" in text for text in logs)
     assert trained.foreign.executed == []
+
+
+MEASURED = {
+    "resources": {"ranks": 1},
+    "evaluate": {"kind": "shapes", "num_videos": 12, "rows": {"a": {"source": "runs/x", "num_steps": 2}}},
+}
+STAGES = [
+    {"name": "first", "recipe": "./short.yaml"},
+    {
+        "name": "second",
+        "recipe": "./short.yaml",
+        "set": {"train.models.student.architecture": None, "train.models.student.init_from": {"stage": "first", "export": "live"}},
+    },
+    {"name": "measured", "recipe": "./measured.yaml", "set": {"evaluate.rows.a.source": {"stage": "second", "export": "live"}}},
+]
+
+
+@row("-", "./mine.py:MyMethod edited or removed between submit and requeue")
+@row("32", "signal.py, random.py, yaml/, trainers/, fvlaunch/ ... in the working folder")
+@pytest.mark.long
+def test_a_pipelines_later_stages_own_the_method_that_was_submitted(trained: Folder) -> None:
+    trained.write("mine.py", METHOD)
+    trained.write("helper.py", "VALUE = 'one'\n")
+    trained.write("measured.yaml", MEASURED)
+    trained.write("stages.yaml", {"description": "two trainings, measured", "stages": STAGES})
+    done = trained.run("submit", "./stages.yaml", "--cluster", "here", "--name", "stages")
+    assert done.returncode == 0, done.stderr
+    trained.write("mine.py", "raise SystemExit('edited')\n")
+    (trained.folder / "helper.py").unlink()
+    assert trained.run("wait", "stages", timeout_s=900).returncode == 0, trained.told()
+    for stage in ("first", "second"):
+        [log] = (trained.runs / f"stages/{stage}/logs").glob("*/rank-0000.log")
+        assert "helper says one" in log.read_text()
+    assert (trained.runs / "stages/measured/evaluation.json").is_file() and trained.foreign.executed == []
+
+
+@row("32", "signal.py, random.py, yaml/, trainers/, fvlaunch/ ... in the working folder")
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("doctor", "--cluster", "here"),
+        ("rehearse", "--cluster", "here", "--ranks", "1", "--steps", "10"),
+        ("submit", "preprocess-text", "--cluster", "here", "--ranks", "1", "--set", "tiny=true", "--set", "preprocess.source=prompts.txt",
+         "--set", "preprocess.output=embedded", "--wait"),
+        ("submit", "./short.yaml", "--cluster", "telling", "--name", "telling", "--wait"),
+    ],
+    ids=lambda words: words[1] if words[0] == "submit" else words[0],
+)  # fmt: skip
+def test_no_other_program_of_ours_runs_what_lies_there(trained: Folder, words: tuple[str, ...]) -> None:
+    trained.write("prompts.txt", "a cat\na dog\na cow\na hen\n")
+    trained.write("mine.py", METHOD)
+    trained.write("helper.py", "VALUE = 'one'\n")
+    hook = {"on": ["finished"], "command": [sys.executable, "-c", "import json, sys; json.load(sys.stdin)"]}
+    trained.write("clusters/telling.yaml", {"executor": "local", "paths": {"data": "data"}, "notify": hook})
+    done = trained.run(*words)
+    assert done.returncode == 0 and trained.foreign.executed == [], done.stderr + trained.told()

@@ -13,7 +13,7 @@ import yaml
 from fvlaunch.cli import app
 from fvlaunch.config.schema import Cluster
 from fvlaunch.diagnostics import examination
-from fvlaunch.diagnostics.site_checks import Finding, Site, Verdict, check_environment, check_node, check_site, worst
+from fvlaunch.diagnostics.site_checks import Finding, Site, Verdict, check_environment, check_gpus, check_node, check_site, worst
 from fvlaunch.runs.attempts import Attempt, Cause
 
 CONFIG = {
@@ -177,3 +177,20 @@ def test_the_measured_save_is_the_longest_of_that_cluster(folder: Path, monkeypa
     )
     monkeypatch.setattr(examination, "read_attempts", attempts)
     assert examination.measured_save("lab") == 9 and examination.measured_save("none") is None
+
+
+@pytest.mark.parametrize(
+    ("profile", "told"),
+    [
+        ({"slurm": {"partition": "main"}}, True),
+        ({"slurm": {"exclusive": True}, "ranks_per_node": 8}, True),
+        ({"slurm": {"gpus-per-node": 8}}, False),
+        ({"slurm": {"gres": "mps:50"}}, False),
+        ({"slurm": {"exclusive": True}, "device": "gpu"}, False),
+        ({"slurm": {"partition": "main"}, "device": "cpu"}, False),
+    ],
+)
+def test_a_profile_that_asks_for_no_gpu_and_does_not_say_what_is_meant_is_told(profile: dict[str, Any], told: bool) -> None:
+    findings = list(check_gpus(Cluster(executor="slurm", **profile)))
+    assert [one.verdict for one in findings] == [Verdict.WARN] * told
+    assert all("device: gpu" in one.cure and "device: cpu" in one.cure for one in findings)
