@@ -32,8 +32,8 @@ from tests.support.launcher import RECIPE, Workspace, metrics, rank_pids  # noqa
 ROUNDS = 4
 EVERY = 4
 """Steps between checkpoints."""
-ARCHITECTURE = {"num_layers": 8, "num_attention_heads": 8, "attention_head_dim": 64, "ffn_dim": 2048}
-"""40 million parameters: a checkpoint of 0.6 GB with the average and AdamW's moments."""
+ARCHITECTURE = {"num_layers": 4, "num_attention_heads": 8, "attention_head_dim": 64, "ffn_dim": 2048}
+"""20 million parameters: a checkpoint of 0.3 GB with the average and AdamW's moments."""
 STAGES = (
     *("detect", "end ranks, save", "queue", "agent", "imports, fork", "process group"),
     *("networks", "checkpoint", "records", "first step", "all"),
@@ -50,6 +50,8 @@ def main() -> int:
         spaces = {name: _workspace(Path(folder) / name, checkout, slurm) for name, checkout in checkouts.items()}
         for number in range(options.rounds):
             for what, (hurt, cluster) in _ways(slurm).items():
+                if options.only and what not in options.only:
+                    continue
                 for name, space in spaces.items():
                     print(f"round {number + 1}: {what}, {name}", file=sys.stderr, flush=True)
                     found.setdefault((what, name), []).append(_way_back(space, f"{what.replace(' ', '-')}-{number}", hurt, cluster))
@@ -102,12 +104,15 @@ def _lose_a_node(slurm: SlurmCluster) -> None:
 def _way_back(space: Workspace, name: str, hurt: Hurt, cluster: str) -> Stages:
     """Begin a run, hurt it two steps after a checkpoint, and return what its way back took once it has made a step again."""
     run = space.submit(name, cluster=cluster)
-    space.until(lambda: (run / f"checkpoints/step-{EVERY:08d}").exists() and _last_step(run) >= EVERY + 2, f"{name} has saved and goes on")
-    hurt_at = time.time()
-    hurt(space, run)
-    space.until(lambda: "begun" in _events(run, 2), f"{name} is back")
-    space.call("cancel", name)
-    space.finish(name)
+    try:
+        saved = run / f"checkpoints/step-{EVERY:08d}"
+        space.until(lambda: saved.exists() and _last_step(run) >= EVERY + 2, f"{name} has saved, and goes on")
+        hurt_at = time.time()
+        hurt(space, run)
+        space.until(lambda: "begun" in _events(run, 2), f"{name} is back")
+    finally:
+        space.call("cancel", name)
+        space.finish(name)
     return _stages(hurt_at, _events(run, 1), _events(run, 2))
 
 
@@ -168,6 +173,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="What a restart costs, stage by stage.")
     parser.add_argument("rounds", nargs="?", type=int, default=ROUNDS)
     parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="another checkout, measured by turns with this one")
+    parser.add_argument("--only", action="append", metavar="WHAT", help="of the table's columns, such as 'crash in place'; may be repeated")
     return parser
 
 
