@@ -11,6 +11,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from tests.support.small_disk import small_disk
 from tests.support.trainers.shapes_runs import VALIDATION, config
 from tests.support.trainers.videos import frames, run_sample, same_video
 from trainers import export
@@ -50,6 +51,16 @@ def test_a_file_of_prompts_gives_a_folder_with_a_sheet(capsys: pytest.CaptureFix
     assert code == 0
     assert out.split() == [str(tmp_path / "out" / f"{n:03d}.mp4") for n in range(4)]
     assert (tmp_path / "out/sheet.png").stat().st_size > 100
+
+
+def test_a_full_disk_is_one_error_and_leaves_no_half_video(capsys: pytest.CaptureFixture[str], run: Path, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", kb=64) as disk:
+        disk.fill()
+        code, out, err = run_sample(capsys, run, "--prompt", "a cross moving down", "--to", disk.path / "x.mp4")
+        assert (code, out) == (1, "") and err.count("error: ") == 1 and "no space left" in err and "Traceback" not in err, err
+        assert [path.name for path in disk.path.iterdir()] == [".filler"]
+        disk.empty()
+        assert run_sample(capsys, run, "--prompt", "a cross moving down", "--to", disk.path / "x.mp4")[0] == 0
 
 
 def test_a_pipelines_folder_goes_through_stock_diffusers(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

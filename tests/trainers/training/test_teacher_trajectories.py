@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from tests.support.small_disk import small_disk
 from tests.support.trainers.distilled import kd, write_prompted_data, write_teacher
 from tests.support.trainers.trainer_ranks import losses
 from trainers.config import TrainConfig, check
@@ -188,3 +189,20 @@ def test_a_digest_tells_weights_apart_and_not_places(teacher: Path, tmp_path: Pa
     raw[-3] ^= 1
     file.write_bytes(raw)
     assert teacher_digest(moved) != teacher_digest(teacher)
+
+
+def test_a_full_disk_is_one_error_leaves_no_half_trajectory_and_the_next_start_goes_on(
+    runs: Any, prompted: Path, teacher: Path, whole: Path, tmp_path: Path
+) -> None:
+    with small_disk(tmp_path / "disk", kb=256) as disk:
+        made = kd(prompted, teacher, disk.path / "cache", max_steps=2)
+        disk.fill(leave=49152)
+        attempt = runs.start(made, tmp_path / "run")
+        assert attempt.join() == [76]
+        log = attempt.log()
+        assert log.count("error: ") == 1 and "No space left on device" in log and "make room, then resume" in log and "Traceback" not in log
+        some = [path.name for path in files(disk.path / "cache")]
+        assert some and not [name for name in some if name.startswith(".")]
+        disk.empty()
+        runs.finish(made, tmp_path / "run", attempt=2)
+        assert losses(tmp_path / "run") == losses(whole)
