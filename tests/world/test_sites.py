@@ -200,7 +200,7 @@ def test_what_the_shell_changes_is_told(runs: Workspace) -> None:
 
 @row("-", "SBATCH_PARTITION in the shell of a sample that runs as a job; SLURM_CLUSTERS there")
 def test_a_tool_that_runs_as_a_job_is_told_of_the_shell_too(runs: Workspace) -> None:
-    (runs.folder / "exported").mkdir(exist_ok=True)
+    runs.write("exported/model_index.json", {})
     sample = ("sample", "exported", "--prompt", "x", "--cluster", "plain")
     elsewhere = Quick(runs.folder, {**runs.env, "SLURM_CLUSTERS": "gpu2"}).call(*sample, check=False)
     assert elsewhere.returncode == 1 and "SLURM_CLUSTERS=gpu2 in the shell names another Slurm cluster" in elsewhere.stderr
