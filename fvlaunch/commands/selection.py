@@ -20,6 +20,8 @@ def folders(runs_dir: Path | None) -> list[Path]:
         raise UsageError(
             f"the runs folder {folder} is not a folder, or a link that leads nowhere", hint="--runs-dir DIR, or $FVLAUNCH_RUNS"
         )
+    if runs_dir is not None and not os.path.lexists(folder):
+        raise UsageError(f"the runs folder {folder} does not exist", hint="mend --runs-dir, or leave it out: fvlaunch list runs")
     ownership.check_readable(folder)
     return [folder]
 

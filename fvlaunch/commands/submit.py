@@ -213,7 +213,7 @@ def resume(
     assume_dead: str | None, wait: bool, json_: bool, runs_dir: Path | None,
 ) -> int:  # fmt: skip
     from ..lifecycle import submit as submission
-    from ..planning import planner
+    from ..planning import notify_check, planner
     from ..planning.warnings import edited_own_files
 
     run = find_any(word, runs_dir, to="resume")
@@ -221,12 +221,12 @@ def resume(
         from . import pipelines as pipeline_commands
 
         return pipeline_commands.resume(run, cluster, sets, ranks, sbatch, assume_dead=assume_dead, wait_=wait, json_=json_)
-    plan = planner.plan_resume(run, cluster, sets=sets, ranks=ranks, sbatch=sbatch)
+    plan = planner.plan_resume(run, cluster, sets=sets, ranks=ranks, sbatch=sbatch, look=True)
     nothing_else = not (cluster or sets or ranks or sbatch)
     if nothing_else and (job_id := submission.taken_up(run)) is not None:
         printing.say(f"{run.name}: its job {job_id} is there after all, and is the run's now; nothing was submitted twice")
         return _submitted(run, plan.summary, wait=wait, json_=json_)
-    for line in (*plan.notes, *edited_own_files(run, plan)):
+    for line in (*plan.notes, *notify_check.warnings_of(plan), *edited_own_files(run, plan)):
         printing.say(line)
     submission.resubmit(run, plan, assume_dead=assume_dead)
     last = run.last_checkpoint_step()

@@ -41,6 +41,7 @@ WITH_VALUE = frozenset(
         "wait-all-nodes", "wckey",
     }
 )  # fmt: skip
+_UNQUOTED_COMMA = re.compile(r""",(?=(?:[^'"]|'[^']*'|"[^"]*")*$)""")
 _YES_OR_NO = frozenset({"kill-on-invalid-dep"})
 """Options whose value is the word yes or no: false is not the same as not given."""
 KNOWN = FLAGS | MAYBE_FLAGS | WITH_VALUE
@@ -175,8 +176,13 @@ def _gpus(name: str, value: str | int) -> Value:
 
 
 def _check_export(text: str) -> None:
-    """Refuse a secret's value: the option is written into the batch script and run.yaml."""
-    for item in text.split(","):
+    """Refuse a secret's value: the option is written into the batch script and run.yaml. And what names no variable: sbatch would look for
+    one whose name has a space in it, and say nothing."""
+    for item in _UNQUOTED_COMMA.split(text):
         variable, given, _ = item.partition("=")
+        if not variable or re.search(r"\s", variable):
+            names = ",".join(re.split(r"[\s,]+", text.strip(" ,")))
+            hint = f"commas alone stand between names{'' if '=' in text else f': {names}'}"
+            raise OptionError(f"export: {variable!r} is not the name of a variable", hint)
         if given and SECRET_NAME.search(variable):
             raise OptionError(f"export gives {variable} a value, which would be written to run.yaml", f"write secrets: [{variable}]")

@@ -155,7 +155,7 @@ def resume(
             raise RunConflict(f"{pipeline.name}/{named[0]} is not over, so nothing can be set", hint=f"fvlaunch stop {pipeline.name}")
         options = [sbatch if i == 0 else {k: v for k, v in sbatch.items() if k not in FIRST_ONLY} for i in range(len(todo.again))]
         plans = [
-            plan_resume(run, cluster, sets=sets.get(run.path.name, ()), ranks=None, sbatch=given)
+            plan_resume(run, cluster, sets=sets.get(run.path.name, ()), ranks=None, sbatch=given, look=True)
             for run, given in zip(todo.again, options, strict=True)
         ]
         _check_executor(pipeline, plans, bool(kept))

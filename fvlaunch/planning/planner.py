@@ -28,6 +28,7 @@ from .checkpoint_interval import MINUTES, STEPS, is_auto, with_interval
 from .input_contents import check_contents
 from .plan import Plan, filled, free_name, make_plan
 from .preflight import check_inputs, check_own_code
+from .resume_check import look_again
 
 FROZEN = ("method", "models", "data", "seed", "flow_shift", "precision", "deterministic", "parallel")
 """Parts of `train` that make a run what it is; `parallel` may change where nothing was asked of it by --set."""
@@ -111,8 +112,11 @@ def _takes_local_gpus(composed: Composed) -> bool:
     return scheduler(composed.cluster.executor).runs_here and composed.cluster.device != "cpu"
 
 
-def plan_resume(run: Run, cluster: str | None, *, sets: Sequence[str], ranks: int | None, sbatch: Mapping[str, Any]) -> Plan:
-    """Plan the next generation of a run: keys that make the run what it is must not have changed, others may have."""
+def plan_resume(
+    run: Run, cluster: str | None, *, sets: Sequence[str], ranks: int | None, sbatch: Mapping[str, Any], look: bool = False
+) -> Plan:
+    """Plan the next generation of a run: keys that make the run what it is must not have changed, others may have. `look`: at inputs and
+    notify, as `submit` does."""
     before = compose(str(run.config_file))
     after = compose(str(run.config_file), cluster, sets=sets)
     _check_frozen(before, after, sets, other_cluster=cluster is not None)
@@ -121,8 +125,10 @@ def plan_resume(run: Run, cluster: str | None, *, sets: Sequence[str], ranks: in
     _check_unfinished(run, run.record(), plan)
     if before.cluster.reliability is None:  # the run's copy of the code may be older than that key, and nothing it runs needs it
         plan = replace(plan, cluster={key: value for key, value in plan.cluster.items() if key != "reliability"})
-    plan = replace(plan, notes=(*plan.notes, *rate_jumps(before, after, run.last_checkpoint_step())))
-    return replace(plan, pipeline=run.path.parent.name) if of_stage(run) else plan
+    stage = of_stage(run) is not None
+    looked = look_again(run, after, stage=stage) if look else ()
+    plan = replace(plan, notes=(*plan.notes, *looked, *rate_jumps(before, after, run.last_checkpoint_step())))
+    return replace(plan, pipeline=run.path.parent.name) if stage else plan
 
 
 def rate_jumps(before: Composed, after: Composed, step: int | None) -> tuple[str, ...]:

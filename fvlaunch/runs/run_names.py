@@ -168,6 +168,18 @@ def _unknown(word: str, runs: Sequence[Found], folders: Sequence[Path]) -> NotFo
     names = list(dict.fromkeys(one.name for one in reversed(runs)))
     stages = [run.name for run in registry.known(folders) if "/" in run.name]
     plain = {name.lower(): name for name in reversed([*names, *stages])}
-    near = [plain[name] for name in difflib.get_close_matches(word.lower(), plain, n=3, cutoff=0.6)]
+    near = [plain[name] for name in _near(word.lower(), list(plain))]
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     return NotFound(f"no run is called {word!r}", hint=f"{hint}fvlaunch list runs")
+
+
+def _near(word: str, names: Sequence[str]) -> list[str]:
+    """Return up to three names that may be meant: whole ones, else those that begin like the word. Of two letters one may be wrong."""
+    cutoff = 0.5 if len(word) <= 3 else 0.6
+    swapped = [name for name in names if len(word) <= 3 and sorted(name) == sorted(word)]
+    beginnings = {name[: len(word)]: name for name in reversed(names)}
+    ways = (
+        [*swapped, *difflib.get_close_matches(word, names, n=3, cutoff=cutoff)],
+        [beginnings[name] for name in difflib.get_close_matches(word, beginnings, n=3, cutoff=cutoff)],
+    )
+    return next((list(dict.fromkeys(found))[:3] for found in ways if found), [])

@@ -79,7 +79,7 @@ def test_a_resume_that_is_only_planned_holds_both_numbers(here: Workspace, monke
     (run.checkpoints / "step-00000004").mkdir(parents=True)
     (run.checkpoints / "step-00000004/MANIFEST.json").touch()
     plan = planner.plan_resume(run, None, sets=["train.max_steps=8"], ranks=None, sbatch={})
-    assert "step 4 had 1.46e-4, step 5 gets 5e-4" in plan.notes[0]
+    assert "step 4 had 1.46e-4, step 5 gets 5e-4" in "\n".join(plan.notes)
 
 
 @row("18", "a list that is mended after its preprocess ended, then made anew into the same output")

@@ -95,6 +95,12 @@ def test_logs_of_a_missing_attempt_or_rank_say_which_there_are(call: Call, finis
 # What is printed where
 
 
+@pytest.mark.parametrize("words", [("status",), ("status", "old"), ("list", "runs"), ("stop", "old"), ("logs", "last")])
+def test_a_runs_folder_that_was_named_and_is_not_there_is_said_so(call: Call, words: tuple[str, ...]) -> None:
+    refused(call(*words, "--runs-dir", "nowhere"), "the runs folder nowhere does not exist", "", "mend --runs-dir")
+    nothing_made()
+
+
 def test_status_without_runs_is_an_empty_list_and_a_word_to_the_person(call: Call) -> None:
     answer = call("status")
     assert (answer.code, answer.out) == (0, "") and "no runs yet" in answer.err

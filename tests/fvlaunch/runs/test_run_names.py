@@ -69,6 +69,17 @@ def test_a_mistyped_name_is_answered_with_what_was_meant(tmp_path: Path, word: s
     assert caught.value.hint == (f"did you mean {meant}? fvlaunch list runs" if meant else "fvlaunch list runs")
 
 
+@pytest.mark.parametrize(
+    ("word", "meant"), [("dk", "kd"), ("kc", "kd"), ("cbb", "abb"), ("bab", "abb"), ("abx", "abb"), ("lrp", "lora-2026"), ("zz", None)]
+)
+def test_a_mistyped_name_of_two_or_three_letters_is_answered_too(tmp_path: Path, word: str, meant: str | None) -> None:
+    for name in ("kd", "abb", "lora-2026"):
+        _run(tmp_path / "runs", name)
+    with pytest.raises(NotFound) as caught:
+        find(word, [tmp_path / "runs"])
+    assert caught.value.hint == (f"did you mean {meant}? fvlaunch list runs" if meant else "fvlaunch list runs")
+
+
 def test_a_glob_names_all_that_it_matches_here_else_elsewhere(tmp_path: Path) -> None:
     for name in ("dmd2-a", "dmd2-b", "kd-a"):
         _run(tmp_path / "here", name)

@@ -4,7 +4,6 @@ counting what jobs there ever were."""
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
 from collections import Counter
@@ -70,7 +69,7 @@ class Silence:
         {
             "unreachable": (self.folder / "down").touch,
             "frozen": self.slurm.pause_ctld,
-            "killed": lambda: self.slurm.stop_ctld(signal.SIGKILL),
+            "gone": self.slurm.stop_ctld,
             "without munge": self.slurm.stop_munge,
         }[how]()
         if how == "unreachable":
@@ -80,7 +79,7 @@ class Silence:
         {
             "unreachable": self.answers_again,
             "frozen": self.slurm.resume_ctld,
-            "killed": self.slurm.start_ctld,
+            "gone": self.slurm.start_ctld,
             "without munge": self.slurm.start_munge,
         }[how]()
 

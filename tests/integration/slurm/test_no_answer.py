@@ -118,7 +118,7 @@ CASES: dict[tuple[str, ...], tuple[str, ...]] = {
 """What each command says while nobody answers: the run, what has become of it, and what to type."""
 DOWN = [
     pytest.param("unreachable", id="unreachable"),
-    *[pytest.param(how, id=how, marks=pytest.mark.long) for how in ("frozen", "killed", "without munge")],
+    *[pytest.param(how, id=how, marks=pytest.mark.long) for how in ("frozen", "gone", "without munge")],
 ]
 
 
@@ -140,6 +140,7 @@ def test_while_nobody_answers_each_command_names_the_run_and_what_to_type_and_en
     states = [quick.record(name)["state"] for name in ("waits", "ends", "saves", "kept")]
     assert states == ["submitted", "cancelled", "stopped", "submitted"]
     assert sorted(line.split()[1] for line in quick.slurm.jobs()) == ["kept", "waits"]
+    assert "kept is queued (job" in quick.call("prune", "kept", "--keep-last", "2", code=1).stderr
 
 
 @pytest.mark.long
