@@ -12,9 +12,11 @@ from typing import Any
 from ..files import in_words, why_not_writable
 from ..runs.directory import FINAL_STATES, Record, Run
 from ..schedulers.base import JobObservation
+from ..schedulers.registry import scheduler
 
 SILENT_S = 12.0
-"""An agent shows every ten seconds that it is there, if it can."""
+"""An agent shows every ten seconds that it is there, if it can; on the machine that one asks on, every second."""
+SILENT_HERE_S = 3.0
 
 
 def told(run: Run, record: Record, seen: JobObservation, beat: dict[str, Any], heard_s: float | None) -> str:
@@ -24,7 +26,8 @@ def told(run: Run, record: Record, seen: JobObservation, beat: dict[str, Any], h
     """
     if record.state in FINAL_STATES or record.job_id is None or seen.pending:
         return ""
-    if seen.alive and (heard_s or 0.0) < SILENT_S and beat.get("job_id") == record.job_id:
+    soon = SILENT_HERE_S if scheduler(record.executor).runs_here else SILENT_S
+    if seen.alive and (heard_s or 0.0) < soon and beat.get("job_id") == record.job_id:
         return _by_its_agent(run, beat)
     if seen.alive is None or (seen.alive and heard_s is None):
         return ""
