@@ -137,10 +137,10 @@ class Control:
         line = json.dumps({"rank": self.rank, "time": time.time(), **message})[:3900] + "\n"  # < PIPE_BUF: written whole
         try:
             os.write(self._pipe, line.encode("ascii"))
-        except BlockingIOError:
-            pass
         except BrokenPipeError:  # the launcher is gone
             os._exit(1)
+        except OSError:  # full; or no pipe but a file of somebody's, on a disk that refuses
+            pass
 
     def is_current(self) -> bool:
         """Return whether no later attempt has taken over. A file that cannot be read right now says nothing, so: True."""

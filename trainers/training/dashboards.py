@@ -35,16 +35,18 @@ class Dashboard:
 
     def __init__(self, name: str, start: Callable[[Any], Any], tell: Callable[[str], None]) -> None:
         self.name, self._start, self._tell = name, start, tell
-        try:
-            self._module: Any = importlib.import_module(name)
-        except ImportError:
-            raise UserError(
-                f"tracking.{name}: the package {name} is not installed", f"pip install {name}, or remove tracking.{name}"
-            ) from None
+        self._module: Any = None
         self._run: Any = None
         self._left_alone = False
         self._kept: deque[tuple[int, Callable[[], dict[str, Any]]]] = deque()  # (step, what makes its values): files are read when sent
         self._given_up: list[int] = []
+        try:
+            self._import()
+        except UserError:
+            raise
+        except Exception as error:  # some make folders as they are imported
+            if not is_site_fault(error):
+                self._leave_alone(error)
 
     def record(self, values: dict[str, Any]) -> None:
         """Take the numbers of a step's record."""
@@ -69,6 +71,8 @@ class Dashboard:
             self._kept.clear()
             return
         try:
+            if self._module is None:
+                self._import()
             if self._run is None:
                 self._run = self._start(self._module)
             while self._kept:
@@ -99,6 +103,15 @@ class Dashboard:
     def given_up(self) -> list[int]:
         """Return the first and the last step that were more than could be kept, if any."""
         return self._given_up
+
+    def _import(self) -> None:
+        try:
+            self._module = importlib.import_module(self.name)
+        except ImportError:
+            raise UserError(
+                f"tracking.{self.name}: the package {self.name} is not installed",
+                f"pip install {self.name}, or remove tracking.{self.name}",
+            ) from None
 
     def _keep(self, step: int, values: Callable[[], dict[str, Any]]) -> None:
         self._kept.append((step, values))

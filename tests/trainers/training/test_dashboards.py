@@ -14,6 +14,7 @@ import pytest
 from trainers.config.tracking import TrackingConfig
 from trainers.errors import UserError
 from trainers.inference.video_files import write_png
+from trainers.training import dashboards
 from trainers.training.metrics import Record
 from trainers.training.tracker import Tracker
 
@@ -115,6 +116,20 @@ def test_one_that_cannot_start_is_left_alone_too(package: Path, tmp_path: Path, 
     attempt.write(Record(1, {"step": 1, "loss": 0.5}))
     attempt.close()
     assert "no API key" in caplog.text
+
+
+def test_one_that_a_full_disk_keeps_from_being_imported_gets_everything_later(
+    package: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (package / "trackio/__init__.py").write_text(STAND_IN + "\npathlib.Path('/dev/full').write_text('mine')\n")
+    monkeypatch.setattr(dashboards, "RETRY_S", 0.0)
+    attempt = tracker(tmp_path / "run", 0, "trackio")
+    attempt.write(Record(1, {"step": 1, "loss": 0.5}))
+    assert "trackio cannot be written: No space left on device" in caplog.text
+    (package / "trackio/__init__.py").write_text(STAND_IN)
+    attempt.write(Record(2, {"step": 2, "loss": 0.5}))
+    attempt.close()
+    assert [line[2] for line in told(package, "trackio") if line[0] == "log"] == [1, 2]
 
 
 def test_a_package_that_is_not_installed_is_told_before_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
