@@ -64,12 +64,15 @@ class Clock:
         self._end: float | None = None
         self._length_s = 0.0
         self._ask_again = 0.0
-        end = placement.allocation.end_time
-        self._set_end(end if end is not None else _asked_end_time(placement))
-        self._length_s = self.left_s() or 0.0
+        end, length_s = placement.allocation.end_time, placement.allocation.length_s
+        left = _asked_left_s(placement) if end is None else end - time.time()
+        if left is not None and length_s is not None:
+            left = min(left, length_s)  # this machine's clock is behind
+        self._set_left(left)
+        self._length_s = length_s or left or 0.0
 
-    def _set_end(self, end_time: float | None) -> None:
-        self._end = None if end_time is None else time.monotonic() + end_time - time.time()
+    def _set_left(self, left_s: float | None) -> None:
+        self._end = None if left_s is None else time.monotonic() + left_s
 
     def saved(self, save_s: float) -> None:
         """A checkpoint took so long to publish; the longest counts."""
@@ -87,21 +90,23 @@ class Clock:
         return None if self._end is None else self._end - time.monotonic()
 
     def due(self) -> bool:
-        """Return whether the time to save has come. Asks the scheduler once more first: limits get extended."""
+        """Return whether the time to save has come. Asks the scheduler once more first: limits get extended, and
+        this machine's clock may be ahead."""
         left = self.left_s()
         if left is None or left > self.lead_s() or time.monotonic() < self._ask_again:
             return False
-        end = _asked_end_time(self._placement)
-        if end is not None:
-            self._set_end(end)
+        asked = _asked_left_s(self._placement)
+        if asked is not None:
+            self._set_left(asked)
+            self._length_s = max(self._length_s, asked)
         left = self.left_s()
         self._ask_again = time.monotonic() + 5
         return left is not None and left <= self.lead_s()
 
 
-def _asked_end_time(placement: Placement) -> float | None:
+def _asked_left_s(placement: Placement) -> float | None:
     try:
-        return placement.scheduler.end_time(placement.job_id)
+        return placement.scheduler.left_s(placement.job_id)
     except FvlaunchError:
         return None
 
@@ -127,7 +132,7 @@ def _explained(reason: SignalReason, now: float, soon: float) -> Notice | None:
     if reason.cause is NoticeCause.CANCELLED:
         return Notice(Cause.CANCELLED, now, "scancel")
     if reason.cause is NoticeCause.PREEMPTION:  # the job's end has been moved to that of the grace time
-        return Notice(Cause.PREEMPTION, soon if reason.ends_at is None else now + max(reason.ends_at - time.time() - 1, 1), "preempted")
+        return Notice(Cause.PREEMPTION, soon if reason.left_s is None else now + max(reason.left_s - 1, 1), "preempted")
     if reason.cause is NoticeCause.REQUEUED:
         return Notice(Cause.REQUEUED, soon, "requeued by Slurm or an administrator", requeued=True)
     return Notice(Cause.TIME_LIMIT, soon, "time limit") if reason.cause is NoticeCause.TIME_LIMIT else None

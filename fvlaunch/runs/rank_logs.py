@@ -19,8 +19,10 @@ from .directory import Run
 CHUNK = 1 << 20
 POLL_S = 0.3
 _TIME = re.compile(r"(?:\[rank\d+\]:)?(?:(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)[,.](\d{3})|\[[EWIF](\d\d)(\d\d) (\d\d:\d\d:\d\d)\.(\d{3}))")
-_MOST_AT_ONCE = 256
-"""Lines of one entry; what never says a time must not be held in memory whole."""
+_MOST_AT_ONCE, _MOST_CHARACTERS = 256, 1 << 20
+"""Of one entry, in lines and in all; what never says a time must not be held in memory whole."""
+LONGEST_LINE = 1 << 20
+"""Bytes of a line; a longer one, such as the hole in a sparse file, is shown in pieces."""
 
 
 @dataclass(frozen=True)
@@ -111,21 +113,21 @@ def _with_ranks(entry: Entry, width: int, regex: re.Pattern[str] | None) -> Iter
 
 
 def _lines_of(path: Path) -> Iterator[str]:
-    with path.open(encoding="utf-8", errors="replace") as file:
-        while line := file.readline(CHUNK):
-            yield line.rstrip("\n")
+    return _Tail(path).last_lines()
 
 
 def _entries(rank: int, texts: Iterable[str], at: str = "") -> Iterator[Entry]:
     """`at`: the time of lines that come before the first that tells one."""
     held: list[str] = []
+    size = 0
     for line in texts:
         said = _time_of(line, at)
-        if held and (said or len(held) >= _MOST_AT_ONCE):
+        if held and (said or len(held) >= _MOST_AT_ONCE or size + len(line) > _MOST_CHARACTERS):
             yield Entry(at, rank, tuple(held))
-            held = []
+            held, size = [], 0
         at = max(at, said or at)  # a clock that is set back must not break the order of a log
         held.append(line)
+        size += len(line)
     if held:
         yield Entry(at, rank, tuple(held))
 
@@ -190,20 +192,29 @@ class _Tail:
         """The time that was last told in it."""
 
     def lines(self) -> Iterator[str]:
-        """Return whole lines that came since the last call."""
+        """Yield whole lines that came since the last call; a progress bar's states are lines too, though no line feed ends them."""
         with self.path.open("rb") as file:
             file.seek(self._offset)
             while data := file.read(CHUNK):
                 self._offset += len(data)
-                *whole, self._rest = (self._rest + data).split(b"\n")
-                yield from (line.decode("utf-8", errors="replace") for line in whole)
+                lines = (self._rest + data).splitlines(keepends=True)
+                self._rest = b"" if lines[-1].endswith(b"\n") else lines.pop()
+                if len(self._rest) > LONGEST_LINE:
+                    end = self._rest.rfind(b" ") + 1 or len(self._rest)  # between words: a secret must stay whole to be known as one
+                    lines.append(self._rest[:end])
+                    self._rest = self._rest[end:]
+                yield from map(_text, lines)
 
     def last_lines(self) -> Iterator[str]:
-        """Return all that is left of a file that nobody writes any more, its unended last line too."""
+        """Yield all that is left of a file that nobody writes any more, its unended last line too."""
         yield from self.lines()
         if self._rest:
-            yield self._rest.decode("utf-8", errors="replace")
+            yield _text(self._rest)
             self._rest = b""
+
+
+def _text(line: bytes) -> str:
+    return line.rstrip(b"\r\n").decode("utf-8", errors="replace")
 
 
 def _pattern(pattern: str | None) -> re.Pattern[str] | None:

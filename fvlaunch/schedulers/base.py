@@ -170,14 +170,16 @@ class Allocation:
     """Unix time of the allocation's end, where the environment tells it."""
     gpus: int | None = None
     """GPUs of this node that the job was given, where the environment tells it."""
+    length_s: float | None = None
+    """From the allocation's start to its end, where the environment tells both."""
 
 
 @dataclass(frozen=True)
 class SignalReason:
-    """Why a job was signalled, and when (Unix time) it will be killed, where that is known."""
+    """Why a job was signalled, and in how many seconds it will be killed, where that is known."""
 
     cause: NoticeCause
-    ends_at: float | None = None
+    left_s: float | None = None
 
 
 class Scheduler(Protocol):
@@ -273,8 +275,8 @@ class Scheduler(Protocol):
     def exclude_node(self, job_id: str, node: str, num_nodes: int) -> bool:
         """Keep a requeued job off a node; False, and nothing done, where fewer than `num_nodes` others are left."""
 
-    def end_time(self, job_id: str) -> float | None:
-        """Return when (Unix time) a running job must end; None without a limit."""
+    def left_s(self, job_id: str) -> float | None:
+        """Return in how many seconds a running job must end, by the scheduler's clock; None without a limit."""
 
     def why_signalled(self, job: Allocation) -> SignalReason:
         """Say why this job gets a signal now. Raises nothing: UNKNOWN where nobody answers."""

@@ -27,7 +27,8 @@ NO_RESTART = 76
 
 class GatedFineTune(FineTuneMethod):
     """What `method` may also say: `refuse`, a file that ends the run as long as it is there; `pace_s`, a pause before each step;
-    `raise_at`, a step that fails at every attempt; `freeze`, the {rank, step} at which the first attempt stops by SIGSTOP.
+    `raise_at`, a step that fails at every attempt; `freeze`, the {rank, step} at which the first attempt stops by SIGSTOP; `deaf`, that
+    the attempts up to this one wait at their gate also when a stop notice has come.
     """
 
     def __init__(self, cfg: Any, role_models: Any) -> None:
@@ -71,7 +72,7 @@ class GatedFineTune(FineTuneMethod):
         word.replace(there / word.name[1:])
         noticed = there / f"notice-{self.attempt}"
         while not is_open() and not noticed.exists():
-            if _notice_came():
+            if _notice_came() and self.attempt > self.own.get("deaf", 0):
                 noticed.touch()  # it may have come to this rank alone: the others must make the step with it
             if not Path(f"/proc/{TESTS_PID}").exists():
                 os._exit(NO_RESTART)

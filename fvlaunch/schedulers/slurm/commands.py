@@ -6,6 +6,7 @@ Must not decide: it asks, and answers in types. Commands are argv lists with a t
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -32,7 +33,6 @@ __all__ = [
     "can_spare",
     "cancel",
     "cluster_name",
-    "end_time",
     "environment",
     "exclude_node",
     "explain",
@@ -40,10 +40,13 @@ __all__ = [
     "hold",
     "hostnames",
     "job",
+    "left_s",
+    "now",
     "queue",
     "release",
     "requeue",
     "test_only",
+    "until_end",
     "why_signalled",
 ]
 
@@ -99,10 +102,28 @@ def job(job_id: str, timeout_s: float = TIMEOUT_S) -> JobDetails | None:
     raise _unreachable(done)
 
 
-def end_time(job_id: str, timeout_s: float = TIMEOUT_S) -> int | None:
-    """Return when a running job must end, in seconds since 1970; None without a limit, or when it does not run."""
+def left_s(job_id: str, timeout_s: float = TIMEOUT_S) -> float | None:
+    """Return in how many seconds a running job must end; None without a limit, or when it does not run."""
     found = job(job_id, timeout_s)
-    return found.end_at if found is not None and found.state == "RUNNING" else None
+    return until_end(found, timeout_s) if found is not None and found.state == "RUNNING" else None
+
+
+def until_end(found: JobDetails, timeout_s: float = TIMEOUT_S) -> float | None:
+    """Return in how many seconds a job must end; None without a limit. What Slurm's programs print of that is by this machine's clock."""
+    if found.end_at is None:
+        return None
+    with contextlib.suppress(SchedulerUnreachable):
+        return found.end_at - now(timeout_s)
+    return found.end_at - time.time()
+
+
+def now(timeout_s: float = TIMEOUT_S) -> float:
+    """Return slurmctld's time (seconds since 1970): that of the machine which asks may be wrong, or jump."""
+    done = _run(["scontrol", "show", "config"], timeout_s)
+    told = re.match(r"Configuration data as of (\d+)\n", done.stdout)
+    if done.returncode or told is None:
+        raise _unreachable(done)
+    return float(told[1])
 
 
 def accounted(job_ids: Iterable[str], timeout_s: float = TIMEOUT_S, *, since: int | None = None) -> dict[str, list[AccountedJob]] | None:

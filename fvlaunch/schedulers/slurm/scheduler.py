@@ -82,14 +82,16 @@ class Slurm:
             return None
         from submitit import JobEnvironment
 
-        job, end = JobEnvironment(), os.environ.get("SLURM_JOB_END_TIME", "")
+        job = JobEnvironment()
+        start, end = (float(text) if (text := os.environ.get(name, "")).isdigit() else None for name in _TIMES)
         return Allocation(
             job_id=str(job.job_id),
             restart_count=int(os.environ.get("SLURM_RESTART_COUNT") or 0),
             node=job.node,
             hosts=tuple(job.hostnames),
             token=Path(os.environ["SUBMITIT_FOLDER"]).name,
-            end_time=float(end) if end.isdigit() else None,
+            end_time=end,
+            length_s=None if start is None or end is None else end - start,
             gpus=int(gpus) if (gpus := os.environ.get("SLURM_GPUS_ON_NODE", "")).isdigit() else None,
         )
 
@@ -108,8 +110,8 @@ class Slurm:
         commands.exclude_node(job_id, node)
         return True
 
-    def end_time(self, job_id: str) -> float | None:
-        return commands.end_time(job_id)
+    def left_s(self, job_id: str) -> float | None:
+        return commands.left_s(job_id)
 
     def why_signalled(self, job: Allocation) -> SignalReason:
         try:
@@ -117,7 +119,8 @@ class Slurm:
         except FvlaunchError:
             return SignalReason(NoticeCause.UNKNOWN)
         cause = commands.why_signalled(details, job.restart_count)
-        return SignalReason(cause, details.end_at if details else None)
+        return SignalReason(cause, commands.until_end(details) if details and cause is NoticeCause.PREEMPTION else None)
 
 
+_TIMES = ("SLURM_JOB_START_TIME", "SLURM_JOB_END_TIME")
 SCHEDULER = Slurm()

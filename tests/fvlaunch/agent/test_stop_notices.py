@@ -79,10 +79,11 @@ def test_a_sigterm_means_what_the_scheduler_says(signums, answer, cause, requeue
 
 
 def test_a_preempted_job_has_until_the_end_of_its_grace_time(monkeypatch) -> None:
-    end_at = int(time.time()) + 3000
-    found = understood(TERM, monkeypatch, job("RUNNING", preempted_at=NOW, end_at=end_at))
+    """By the scheduler's clock, whatever this machine's says."""
+    monkeypatch.setattr(slurm, "now", lambda *_: 5000)
+    found = understood(TERM, monkeypatch, job("RUNNING", preempted_at=5000, start_at=4000, end_at=8000))
     assert found is not None
-    assert found.deadline - time.monotonic() == pytest.approx(end_at - time.time(), abs=30)
+    assert found.deadline - time.monotonic() == pytest.approx(3000, abs=30)
 
 
 def test_slurms_early_reminder_does_not_end_an_attempt_before_its_time(monkeypatch) -> None:
@@ -124,12 +125,21 @@ def test_the_lead_never_eats_most_of_a_short_allocation() -> None:
 
 def test_an_extended_limit_is_noticed_before_the_ranks_are_told(monkeypatch) -> None:
     clock = stop_notices.Clock(placement(end_in_s=5), 60)
-    monkeypatch.setattr(slurm, "end_time", lambda _job: int(time.time()) + 7200)
+    monkeypatch.setattr(slurm, "left_s", lambda _job: 7200)
     assert not clock.due()
     assert clock.left_s() == pytest.approx(7200, abs=60)
     clock = stop_notices.Clock(placement(end_in_s=5), 60)
-    monkeypatch.setattr(slurm, "end_time", lambda _job: int(time.time()) + 5)
+    monkeypatch.setattr(slurm, "left_s", lambda _job: 5)
     assert clock.due()
+
+
+def test_a_machine_whose_clock_is_wrong_knows_how_much_time_is_left(monkeypatch) -> None:
+    monkeypatch.setattr(slurm, "left_s", lambda _job: 3500)
+    for wrong_s in (7200, -7200):
+        allocation = Allocation("7", 0, 0, ("n1",), "t", time.time() + 3600 - wrong_s, length_s=3600)
+        clock = stop_notices.Clock(Placement(scheduler("slurm"), allocation), None)
+        assert not clock.due()
+        assert clock.left_s() == pytest.approx(3500, abs=120) and clock.lead_s() == stop_notices.FIRST_LEAD_S
 
 
 def test_the_lead_follows_from_the_saves_of_earlier_lives_too(tmp_path: Path) -> None:

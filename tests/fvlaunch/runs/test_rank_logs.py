@@ -122,6 +122,24 @@ def test_lines_are_searched_and_bytes_that_are_no_text_do_no_harm(run: Run) -> N
     assert list(rank_logs.lines(path, "^step")) == ["step 1", "step 3"]
 
 
+def test_a_line_without_an_end_is_shown_in_pieces_between_words(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rank_logs, "CHUNK", 7)
+    monkeypatch.setattr(rank_logs, "LONGEST_LINE", 16)
+    words = "the quick brown fox jumps over the lazy dog " * 3
+    path = write_log(run, 1, f"first\n{words}\n{'x' * 100}\nlast")
+    shown = list(rank_logs.lines(path, None))
+    assert (shown[0], shown[-1]) == ("first", "last") and max(map(len, shown)) <= 16 + 7
+    assert "".join(shown[1:-1]) == words + "x" * 100
+    assert all(text.endswith(" ") for text in shown[1:-1] if "x" not in text.replace("fox", ""))
+
+
+def test_the_states_of_a_progress_bar_are_lines(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for chunk in range(1, 9):
+        monkeypatch.setattr(rank_logs, "CHUNK", chunk)
+        path = write_log(run, chunk, " 1%\r 50%\r100%\r\nover\r\n\nend\r")
+        assert list(rank_logs.lines(path, None)) == [" 1%", " 50%", "100%", "over", "", "end"]
+
+
 # Followed
 
 

@@ -130,7 +130,7 @@ class Toy:
     def exclude_node(self, job_id: str, node: str, num_nodes: int) -> bool:
         return False
 
-    def end_time(self, job_id: str) -> float | None:
+    def left_s(self, job_id: str) -> float | None:
         return None
 
     def why_signalled(self, job: Allocation) -> SignalReason:
