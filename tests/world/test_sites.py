@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.integration.slurm import accounting
 from tests.integration.slurm.cluster import SlurmCluster, missing_programs
 from tests.integration.slurm.stubs import Quick, sleeping, sleeping_profile
 from tests.support.launcher import RECIPE, Workspace
 from tests.support.rows import row
+from trainers.models.loading.tiny_wan import build
 
 SHORT = "PartitionName=short Nodes=127.0.0.11 MaxTime=5 State=UP"
 PROFILE = {"partition": "low", "cpus-per-task": 1, "mem": "1000", "time": "00:10:00"}
@@ -207,6 +209,20 @@ def test_a_tool_that_runs_as_a_job_is_told_of_the_shell_too(runs: Workspace) -> 
     refused = Quick(runs.folder, {**runs.env, "SBATCH_PARTITION": "absent"}).call(*sample, check=False)
     assert "note: SBATCH_PARTITION=absent in the shell is used instead of cluster.slurm.partition: low" in refused.stderr
     assert refused.returncode == 1 and "invalid partition specified: absent" in refused.stderr
+
+
+@row("-", "GPUs asked for, torch sees none")
+@pytest.mark.long
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for a machine without a GPU")
+def test_a_sample_that_runs_as_a_job_never_takes_the_cpu_where_it_was_given_a_gpu(runs: Workspace) -> None:
+    build(runs.folder / "wan")
+    small = ("--steps", "1", "--num-frames", "5", "--height", "32", "--width", "32")
+    runs.slurm_cluster("one", slurm={**PROFILE, "gpus-per-node": 2}, ranks_per_node=None)
+    done = runs.call("sample", "wan", "--prompt", "x", *small, "--to", "gpu.mp4", "--cluster", "one", check=False)
+    assert done.returncode == 1 and "1 GPU was given to this node's ranks" in done.stderr and "Traceback" not in done.stderr, done.stderr
+    done = runs.call("sample", "wan", "--prompt", "x", *small, "--to", "cpu.mp4", "--cluster", "plain", check=False)
+    assert done.returncode == 0 and "asks for no GPU" in done.stderr and "this runs on the CPU" in done.stderr, done.stderr
+    assert (runs.folder / "cpu.mp4").is_file() and not (runs.folder / "gpu.mp4").exists()
 
 
 @row("-", "munge down")
