@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from ..errors import FvlaunchError, RunConflict, SchedulerUnreachable
+from ..files import in_words
 from ..runs.directory import FINAL_STATES, Record, Run, Want
 from ..runs.pipeline_directory import Pipeline
 from ..schedulers.base import JobPhase
@@ -86,8 +87,9 @@ def _recorded(run: Run, want: Want) -> tuple[Record, str]:
                 raise RunConflict(f"{run.name} is {record.state} already", hint=f"fvlaunch status {run.name}")
             run.write_intent(want, record.generation)
     except OSError as error:
-        if want == "stop":
-            raise
+        if want == "stop":  # only its agent can have it saved, and hears of it by this file
+            message = f"{run.name} cannot be told to stop: {in_words(error)}"
+            raise FvlaunchError(message, hint=f"df {run.path}; fvlaunch cancel {run.name} needs no disk and saves nothing") from None
         return record, f"; this could not be written down ({error.strerror})"
     with suppress(OSError):
         run.event(want, job_id=record.job_id, generation=record.generation)

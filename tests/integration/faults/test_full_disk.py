@@ -138,6 +138,11 @@ def test_cancel_needs_no_room(local_on: Full, disk: SmallDisk, kind: str) -> Non
     gate = local_on.gated(kind)
     gate.reach(3, ranks=2)
     (disk.fill if kind == "full" else disk.read_only)()
+    if kind == "read-only":
+        refused = local_on.call("stop", kind, check=False)
+        assert refused.returncode == 1 and "cannot be told to stop" in refused.stderr and f"fvlaunch cancel {kind}" in refused.stderr, (
+            refused
+        )
     local_on.call("cancel", kind)
     local_on.is_gone(kind)
     disk.back()
