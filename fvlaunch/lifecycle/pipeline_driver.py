@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..errors import FvlaunchError
+from ..files import in_words
 from ..runs.directory import Run
 from ..runs.pipeline_directory import Pipeline
 from ..schedulers import local_process
@@ -26,8 +27,8 @@ def drive(pipeline: Pipeline) -> int:
         if run.record().state == "waiting":
             try:
                 submission.start(run)
-            except FvlaunchError as error:
-                run.update(state="failed", reason=error.message)
+            except (FvlaunchError, OSError) as error:
+                run.update(state="failed", reason=in_words(error) if isinstance(error, OSError) else error.message)
         state = _await_end(run)
         sys.stderr.write(f"{run.name}: {state}\n")
         sys.stderr.flush()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FvlaunchError, RunConflict
-from ..files import publish_json, read_json
+from ..files import publish_json_somehow, read_json
 from . import locks
 from .directory import PIPELINE_FILE, Run
 from .record_check import NAME, TIME, Shape, list_of, one_of, or_null, why_unreadable
@@ -110,7 +110,7 @@ class Pipeline:
         return [Run(self.path / stage.name) for stage in self.record().stages]
 
     def write(self, record: PipelineRecord) -> None:
-        publish_json(self.file, record.plain())
+        publish_json_somehow(self.file, record.plain())
 
     @contextlib.contextmanager
     def exclusive(self, what: str = ".lock", wait_s: float = 20.0) -> Iterator[None]:
