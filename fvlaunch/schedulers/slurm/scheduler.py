@@ -9,6 +9,7 @@ from pathlib import Path
 from ...errors import FvlaunchError, SchedulerUnreachable
 from ..base import Allocation, JobObservation, JobPhase, JobRef, JobSpec, Liveness, NoticeCause, SignalReason, Submission, ToolSpec
 from . import commands, observation, site
+from .requeue import requeue as patient_requeue
 
 
 class Slurm:
@@ -102,7 +103,7 @@ class Slurm:
         return commands.can_ask()
 
     def requeue(self, job_id: str) -> bool:
-        return commands.requeue(job_id)
+        return patient_requeue(job_id)
 
     def exclude_node(self, job_id: str, node: str, num_nodes: int) -> bool:
         if not commands.can_spare(job_id, node, num_nodes):

@@ -112,6 +112,17 @@ def test_the_batch_script_does_what_the_agent_could_not(
     assert handed_over(job, "7") is bool(called and "sbatch" in called[0])
 
 
+def test_a_controller_that_gives_no_answer_is_asked_again_and_a_refusal_is_taken(tmp_path: Path) -> None:
+    plan = make(tmp_path / "runs", setup="")
+    text, job = script_of(plan), job_folder(plan)
+    for said, times in (("Unable to contact slurm controller (connect failure)", 3), ("Requested operation is presently disabled", 1)):
+        silent = f"""[ "$1" = show ] || [ "$(grep -c requeue {tmp_path}/asked)" -gt 2 ] || {{ echo '{said}' >&2; exit 1; }}"""
+        scontrol = f"""#!/bin/sh\necho scontrol "$@" >>{tmp_path}/asked\n{silent}\necho ' JobState=RUNNING '"""
+        replaced = f"printf '%s\\n' {shlex.quote(scontrol)} >{tmp_path}/scontrol; cp {tmp_path}/squeue {tmp_path}/sleep; exit 137"
+        leave_word(job, "7", 0, ContinuationRequest.ASK)
+        assert ended(text, tmp_path, srun=replaced) == ["scontrol requeue 7"] * times
+
+
 def test_a_job_that_follows_another_gets_neither_its_environment_nor_its_waits(tmp_path: Path) -> None:
     plan = make(tmp_path / "runs", setup="", continue_by="resubmit")
     text, job = script_of(plan), job_folder(plan)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import random
 import re
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,11 +16,13 @@ import pytest
 from fvlaunch.errors import SchedulerUnreachable
 from fvlaunch.schedulers import patience
 from fvlaunch.schedulers.base import ToolSpec
+from fvlaunch.schedulers.slurm import requeue as slurm_requeue
 from fvlaunch.schedulers.slurm import site as slurm_site
 from fvlaunch.schedulers.slurm.scheduler import SCHEDULER
 from tests.integration.slurm.cluster import SlurmCluster
 from tests.integration.slurm.silence import LOST, PATIENT, SUBMIT, Silence
 from tests.integration.slurm.stubs import Quick, sleeping
+from tests.support.rows import Figures, fault
 
 LONG = [pytest.mark.long, pytest.mark.timeout(1800)]
 SMOKE = ["--set", "train.max_steps=40", "--ranks", "1"]
@@ -66,8 +70,9 @@ def follow(silence: Silence, name: str, command: str) -> None:
         assert (record["state"], len(record["job_ids"]), bool(record["job_id"])) == ("submitted", 1, True)
 
 
+@fault("16", "the reply is lost, nobody answers then, and any command is typed next")
 @pytest.mark.parametrize("count", [pytest.param(len(FOLLOWED), id="6"), pytest.param(1000, id="1000", marks=LONG)])
-def test_a_lost_reply_and_silence_after_it_end_in_one_job_whatever_is_typed_next(quick: Silence, count: int) -> None:
+def test_a_lost_reply_and_silence_after_it_end_in_one_job_whatever_is_typed_next(quick: Silence, figure: Figures, count: int) -> None:
     chance, names = random.Random(7), [f"lost-{number}" for number in range(count)]
     before = quick.jobs_ever()
     for number, name in enumerate(names):
@@ -79,9 +84,11 @@ def test_a_lost_reply_and_silence_after_it_end_in_one_job_whatever_is_typed_next
         follow(quick, name, FOLLOWED[number] if number < len(FOLLOWED) else chance.choice(FOLLOWED))
         if number % 50 == 49:
             quick.slurm.cancel_all()
-    assert quick.jobs_ever() - before == dict.fromkeys(names, 1)
+    ever = quick.jobs_ever() - before
+    figure.count("exactly one job", sum(ever[name] == 1 for name in names), count)
 
 
+@fault("36", "frozen as sbatch asks")
 def test_a_submission_in_whose_midst_slurm_freezes_is_told_and_its_job_adopted(quick: Silence) -> None:
     quick.wrap("sbatch", f"kill -STOP {quick.slurm.controller_pid}")
     done = quick.call(*SUBMIT, code=3)
@@ -95,6 +102,7 @@ def test_a_submission_in_whose_midst_slurm_freezes_is_told_and_its_job_adopted(q
     assert quick.jobs_ever()[name] == 1 and len(list(quick.shell.runs.iterdir())) == 1
 
 
+@fault("16", "kill -9 of slurmctld between the request and its reply")
 def test_slurm_that_dies_between_the_request_and_its_reply_leaves_one_job_or_none_that_resume_submits(quick: Silence) -> None:
     lost = LOST.replace("Socket timed out on send/recv operation", "Zero Bytes were transmitted or received")
     quick.wrap("sbatch", "", f"kill -KILL {quick.slurm.controller_pid}; touch {quick.folder}/down; {lost}", silent=True)
@@ -122,6 +130,7 @@ DOWN = [
 ]
 
 
+@fault("36", "each command while nobody answers: frozen, gone, without munge")
 @pytest.mark.parametrize("how", DOWN)
 def test_while_nobody_answers_each_command_names_the_run_and_what_to_type_and_ends_with_3(quick: Silence, how: str) -> None:
     for name in ("waits", "ends", "saves", "kept"):
@@ -143,6 +152,7 @@ def test_while_nobody_answers_each_command_names_the_run_and_what_to_type_and_en
     assert "kept is queued (job" in quick.call("prune", "kept", "--keep-last", "2", code=1).stderr
 
 
+@fault("36", "frozen while a run trains: stop and wait")
 @pytest.mark.long
 def test_a_run_that_trains_is_stopped_without_slurm_and_waiting_for_it_outlasts_the_silence(silence: Silence) -> None:
     silence.shell.slurm_cluster()
@@ -161,6 +171,7 @@ def test_a_run_that_trains_is_stopped_without_slurm_and_waiting_for_it_outlasts_
     assert silence.shell.status("trains")["last_checkpoint_step"] >= 3
 
 
+@fault("20", "Ctrl-C, twice, while sbatch gives no answer")
 def test_ctrl_c_while_sbatch_gives_no_answer_is_told_and_the_second_leaves_with_the_runs_name(silence: Silence) -> None:
     silence.wrap("sbatch", "touch here; sleep 60")
     with silence.begun(*SUBMIT, "--name", "left") as process:
@@ -175,6 +186,32 @@ def test_ctrl_c_while_sbatch_gives_no_answer_is_told_and_the_second_leaves_with_
     assert silence.jobs_ever()["left"] == 1
 
 
+@fault("36", "frozen as a running job is requeued from inside")
+def test_a_job_is_requeued_once_slurm_answers_again_and_one_that_was_cancelled_meanwhile_is_not_revived(
+    site: SlurmCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slurm_requeue, "_PAUSE_S", 0.2)
+    for name in ("SLURM_CONF", "PATH"):
+        monkeypatch.setenv(name, site.env[name])
+    script = ("-o", "/dev/null", "--requeue", "--mem=100", "--wrap", "exec sleep 600")
+    jobs = [site.sbatch(*script), site.sbatch(*script)]
+    for job in jobs:
+        site.wait_state(job, "RUNNING")
+    site.pause_ctld()
+    with ThreadPoolExecutor() as pool:
+        cancelled = subprocess.Popen(["scancel", jobs[1]], env=site.env, stderr=subprocess.DEVNULL)
+        answers = [pool.submit(SCHEDULER.requeue, job) for job in jobs[:1]]
+        cancelled.wait(60)
+        site.resume_ctld()
+        site.wait_state(jobs[1], "CANCELLED")
+        answers.append(pool.submit(slurm_requeue.after_silence, jobs[1]))
+        assert [answer.result(60) for answer in answers] == [True, False]
+    site.wait_restart(jobs[0], 1)
+    assert site.state(jobs[1]) == "CANCELLED"
+    site.cancel_all()
+
+
+@fault("16", "the reply for a program that runs as a job is lost")
 @pytest.mark.parametrize("begun", [False, True], ids=["waiting", "begun"])
 def test_a_program_whose_reply_is_lost_is_followed_if_it_has_begun_and_else_ends_as_it_starts(
     silence: Silence, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], begun: bool
@@ -214,11 +251,12 @@ def test_waiting_is_told_with_how_long_it_lasts(quick: Silence, monkeypatch: pyt
 # The long form
 
 
+@fault("36", "SIGSTOP at a random moment of submit, resume, cancel and stop")
 @pytest.mark.long
 @pytest.mark.timeout(1800)
-def test_slurm_frozen_at_a_random_moment_of_each_command_ends_in_one_job(silence: Silence) -> None:
-    chance = random.Random(11)
-    for number in range(24):
+def test_slurm_frozen_at_a_random_moment_of_each_command_ends_in_one_job(silence: Silence, figure: Figures) -> None:
+    chance, trials = random.Random(11), 24
+    for number in range(trials):
         name = f"frozen-{number}"
         commands = {"submit": (*SUBMIT, "--name", name), "resume": ("resume", name), "cancel": ("cancel", name), "stop": ("stop", name)}
         what = list(commands)[number % 4]
@@ -246,14 +284,16 @@ def test_slurm_frozen_at_a_random_moment_of_each_command_ends_in_one_job(silence
             silence.call("resume", name, code=0)
         jobs = [line.split()[0] for line in silence.slurm.jobs() if f" {name} " in line]
         assert jobs == [silence.record(name)["job_id"]], (what, said, after.stdout)
+    figure.count("one job, or none where it was ended,", trials, trials)
 
 
+@fault("20", "Ctrl-C, once or twice, at a random moment")
 @pytest.mark.long
 @pytest.mark.timeout(1800)
-def test_ctrl_c_at_a_random_moment_of_submit_leaves_nothing_or_a_run_that_status_explains(silence: Silence) -> None:
-    chance = random.Random(5)
+def test_ctrl_c_at_a_random_moment_of_submit_leaves_nothing_or_a_run_that_status_explains(silence: Silence, figure: Figures) -> None:
+    chance, trials = random.Random(5), 30
     silence.wrap("sbatch", "sleep 0.4", "")
-    for number in range(30):
+    for number in range(trials):
         name = f"cut-{number}"
         process = silence.begun(*SUBMIT, "--name", name)
         time.sleep(chance.uniform(0.3, 2.0))
@@ -269,3 +309,4 @@ def test_ctrl_c_at_a_random_moment_of_submit_leaves_nothing_or_a_run_that_status
             continue
         silence.call("status", name, code=0)
         assert name in said and jobs == [job for job in [silence.record(name)["job_id"]] if job], said
+    figure.count("nothing, or a run that is explained,", trials, trials)

@@ -235,9 +235,17 @@ else
     fi
     [ "$code" -ne 0 ] || code=1
 fi
+answered() { # scontrol, again where nobody answers: a job outlives its controller, and nobody takes its nodes meanwhile
+    for pause in 0 5 30 60 120 300; do
+        sleep "$pause"
+        told=$(scontrol "$@" 2>&1) && return
+        echo "$told" >&2
+        grep -Eq 'contact|timed out|Unexpected message|Zero Bytes|refused|reset|[Mm]unge' <<<"$told" || return 0
+    done
+}
 if [ "$next" = ask ]; then
     next=
-    told=$(scontrol show job "$SLURM_JOB_ID") || :
+    answered show job "$SLURM_JOB_ID"
     if grep -Eq '^ *JobState=RUNNING ' <<<"$told"; then
         next=requeue
         if [ -n "$hopeless" ]; then
@@ -249,7 +257,7 @@ if [ "$next" = ask ]; then
 fi
 if [ "$next" = requeue ]; then
     echo "fvlaunch: requeueing the job" >&2
-    scontrol requeue "$SLURM_JOB_ID"
+    answered requeue "$SLURM_JOB_ID"
 elif [ "$next" = resubmit ]; then
     # a name in place of another needs no room on a full disk
     touch /shared/runs/run-1/job/0123456789abcdef/"handover.$SLURM_JOB_ID" || mv "$word" /shared/runs/run-1/job/0123456789abcdef/"handover.$SLURM_JOB_ID"
