@@ -20,7 +20,7 @@ from ...config.os_errors import explain
 from ...config.validation import ValidationConfig
 from ...diffusion.samplers import few_step_solver, solver, unshifted_sigmas
 from ...errors import UserError, first_line
-from ...files import new_folder, publish_folder, usual_mode
+from ...files import check_writable, new_folder, publish_folder, usual_mode
 from ...own_code import with_built_in_sections
 from .model_card import Card, FewSteps, without_paths
 from .weights import ExportRequest, write_adapter, write_transformer
@@ -50,6 +50,9 @@ def check(request: ExportRequest) -> None:
     """Raise UserError for what can be known before any weights are read: the folder, the role and which of its weights there are."""
     if request.to.exists() or request.to.is_symlink():
         raise UserError(f"{request.to} exists already", "nothing is ever overwritten: give another folder, or remove it")
+    if wrong := next((path for path in request.to.absolute().parents if path.exists() and not path.is_dir()), None):
+        raise UserError(f"cannot write {request.to.absolute()}: {wrong} is a file", "give another --to")
+    check_writable(request.to.parent)
     _refuse_foreign(request)
     for one in request.each:
         request.checkpoint.names(one.role, one.weights, one.network)  # fails early
