@@ -151,7 +151,7 @@ def try_all(count: int, seed: int, folder: Path) -> dict[str, Any]:
     cache.MANY = run_status.MANY = 2  # type: ignore[misc]
     hostile.SECONDS = SECONDS  # type: ignore[misc]
     signal.signal(signal.SIGALRM, _too_long)
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, resource.getrlimit(resource.RLIMIT_AS)[1]))
     place = Place(folder)
     with no_jobs() as counts:
         trials = Trials(place, counts)

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ..config.stored_json import NotAFile, read_file
 from ..files import FileEntry, digest_file, fsync_path
 from .step_names import step_name
 
@@ -98,8 +99,8 @@ def _problem(path: Path, expected: FileEntry, tick: Callable[[int], None]) -> st
 
 def _read_once(folder: Path) -> Manifest:
     try:
-        raw = (folder / MANIFEST).read_bytes()
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        raw = read_file(folder / MANIFEST)
+    except (FileNotFoundError, NotADirectoryError, NotAFile):
         raise BadManifest(f"{MANIFEST}: missing") from None
     try:
         content = json.loads(raw)
@@ -137,7 +138,7 @@ def _self_digest(content: dict[str, Any]) -> str:
 def _forget_cached(path: Path) -> None:
     """Drop the file's cached pages where the system can, so that the second reading comes from the disk."""
     try:
-        handle = os.open(path, os.O_RDONLY)
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe under its name would be waited for
     except OSError:
         return
     try:

@@ -5,7 +5,6 @@ A run may go on training meanwhile: nothing is renamed or deleted here, and noth
 
 from __future__ import annotations
 
-import json
 import logging
 import warnings
 from collections.abc import Iterable
@@ -23,6 +22,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from ..config import TrainConfig
 from ..config.export_folder import WeightsKind
 from ..config.programs import OTHER_PROGRAMS
+from ..config.stored_json import read_object
 from ..errors import UserError
 from ..own_code import with_own_sections
 from . import manifest as manifests
@@ -130,7 +130,7 @@ def read_config(run: Path) -> TrainConfig:
     if not started:
         raise UserError(f"{run} is not the directory of a run that has started: no attempts/*.config.json", "give a run, or a model folder")
     try:
-        content = json.loads(started[-1].read_text())
+        content = read_object(started[-1])
         if isinstance(content, dict) and (program := next((name for name in OTHER_PROGRAMS if name in content), None)):
             raise UserError(f"{run} trained nothing: it is a job of `{program}`", "give the run of a training recipe")
         return with_own_sections(TrainConfig.model_validate(content.get("train", content)), run)

@@ -5,7 +5,6 @@ Must not import torch. How a video is cut into blocks: trainers/diffusion/frame_
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from .counting import counted
 from .export_folder import TRAINING
 from .models.wan_a14b import HIGH, LOW, TwoExperts
 from .section import Problem
+from .stored_json import read_object
 
 if TYPE_CHECKING:
     from .train_block import TrainBlock
@@ -76,7 +76,7 @@ def _wrong(student: Any) -> tuple[str, str] | None:
 def _trained_as(folder: Path) -> dict[str, Any] | None:
     """Return the configuration of the role whose weights the folder holds; None where nothing tells."""
     try:
-        facts = json.loads((folder / TRAINING).read_text())
+        facts = read_object(folder / TRAINING)
         section: dict[str, Any] = facts["train"]["models"][facts["role"]]
         return section if isinstance(section, dict) else None
     except (OSError, ValueError, KeyError, TypeError):

@@ -12,6 +12,8 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
+from .stored_json import read_object
+
 Kind = Literal["model", "dataset"]
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -82,7 +84,6 @@ def _noted(folder: Path, revision: str | None) -> dict[str, Any]:
     try:
         reference = folder / "refs" / (revision or "main")
         commit = reference.read_text().strip() if reference.is_file() else revision
-        found: dict[str, Any] = json.loads((folder / "wanted" / f"{commit}.json").read_text())
-        return found
+        return read_object(folder / "wanted" / f"{commit}.json")
     except (OSError, ValueError):
         return {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from . import hub_cache
+from .stored_json import read_object
 
 if TYPE_CHECKING:
     from .models.base import LoraConfig
@@ -94,7 +94,6 @@ def _read(reference: str, revision: str | None) -> dict[str, object] | None:
         if not folder.is_dir():
             folder = hub_cache.snapshot("model", reference, revision) if hub_cache.is_id(reference) else folder
         root = folder / "transformer" if (folder / "transformer").is_dir() else folder
-        value = json.loads((root / "config.json").read_text())
+        return dict(read_object(root / "config.json"))
     except (hub_cache.NotHere, OSError, ValueError):
         return None
-    return value if isinstance(value, dict) else None

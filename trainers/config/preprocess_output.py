@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from pathlib import Path
 from typing import Any
 
 from .data_folder import PREPROCESS_MARKER
+from .stored_json import is_count, read_object
 
 HIDDEN = PREPROCESS_MARKER
 """The folder below the output that holds settings.json and the records."""
@@ -22,18 +22,18 @@ REPORT = "report.json"
 def settings(output: Path) -> dict[str, Any] | None:
     """Return what the samples of an output have in common; None where none were begun there, or nobody can read it."""
     try:
-        stored = json.loads((output / HIDDEN / SETTINGS).read_text(encoding="utf-8"))
+        return read_object(output / HIDDEN / SETTINGS)
     except (OSError, ValueError):
         return None
-    return stored if isinstance(stored, dict) else None
 
 
 def num_written(output: Path) -> int:
     """Return how many samples the records of an output count; 0 where there are none, or none that can be read."""
     count = 0
     for path in (output / HIDDEN / RECORDS).glob("*.json"):
-        with contextlib.suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
-            count += int(json.loads(path.read_text(encoding="utf-8"))["written"])
+        with contextlib.suppress(OSError, ValueError):
+            written = read_object(path).get("written")
+            count += written if is_count(written) else 0  # type: ignore[operator]
     return count
 
 

@@ -7,12 +7,12 @@ there. What makes trajectories what they are must agree; where the prompts lie, 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from . import hub_cache
+from .stored_json import is_count, read_object
 
 METADATA, COMPLETE, SAMPLES = "metadata.json", "COMPLETE", "samples"
 FORMAT = 1
@@ -26,13 +26,17 @@ class NoCache(Exception):
 def read(folder: Path) -> dict[str, Any] | None:
     """Return the metadata; None where there is no cache yet; NoCache where it cannot be read."""
     try:
-        metadata = json.loads((folder / METADATA).read_text())
+        metadata = read_object(folder / METADATA)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
         raise NoCache(f"{folder / METADATA} cannot be read: {error}") from None
-    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
+    if metadata.get("format") != FORMAT:
         raise NoCache(f"{folder / METADATA} is not of this version")
+    steps = metadata.get("timesteps")
+    counts = [metadata.get("total"), metadata.get("prompts"), *(steps if isinstance(steps, list) else [None])]
+    if not all(map(is_count, counts)):
+        raise NoCache(f"{folder / METADATA} is damaged: it tells no timesteps, or not how many trajectories there are")
     return metadata
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ from ..checkpointing.reader import Checkpoint
 from ..config import TrainConfig
 from ..config.attention import SparseAttention
 from ..config.export_folder import COMPONENT, TRAINING, WeightsKind
+from ..config.stored_json import read_object
 from ..distributed.collectives import taking_part
 from ..distributed.mesh import ParallelContext
 from ..errors import UserError, first_line
@@ -110,7 +110,7 @@ def training_of(folder: Path) -> TrainedAs | None:
     if not (folder / TRAINING).is_file():
         return None
     try:
-        facts = json.loads((folder / TRAINING).read_text())
+        facts = read_object(folder / TRAINING)
         train, role, step = TrainConfig.model_validate(facts["train"]), str(facts["role"]), int(facts["step"])
         return TrainedAs(_as_of(train, role, step), role, step)
     except (OSError, ValueError, KeyError, TypeError) as error:

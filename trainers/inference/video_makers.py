@@ -5,7 +5,6 @@ Must not write files or change what it samples from.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from ..config import TrainConfig
 from ..config.data import size_misfits
 from ..config.export_folder import COMPONENT, LORA_FILE, WeightsKind, lora_file
 from ..config.parallel import ParallelConfig
+from ..config.stored_json import read_object
 from ..config.validation import ValidationConfig
 from ..data.dataset import statistics
 from ..diffusion.samplers import few_step_solver
@@ -237,7 +237,7 @@ def _pipeline(folder: Path, training: TrainedAs | None, settings: ValidationConf
 def _vae_stride(base: Path) -> tuple[int, int, int]:
     """Return the stride over time, height and width of the VAE of a pipeline's folder, as diffusers tells it."""
     try:
-        config = json.loads((base / "vae/config.json").read_text(encoding="utf-8"))
+        config = read_object(base / "vae/config.json")
         halvings = config.get("temperal_downsample", (False, True, True))  # diffusers' spelling
         time = int(config.get("scale_factor_temporal") or 2 ** sum(halvings))
         space = int(config.get("scale_factor_spatial") or 2 ** len(halvings))

@@ -7,7 +7,6 @@ open parts and nothing else, and repeats nothing. Entries are numbered 0 … n -
 from __future__ import annotations
 
 import itertools
-import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -15,11 +14,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from ..config.data_folder import HOLDOUT
 from ..config.preprocess_output import HIDDEN, RECORDS, REPORT, SETTINGS, num_written
 from ..config.preprocess_output import settings as stored_settings
+from ..config.stored_json import is_count, read_file, read_object
 from ..data.parquet_schema import FOLDER, PartFile, Storable
-from ..errors import UserError
+from ..errors import UserError, first_line
 from ..files import new_folder, publish_folder, publish_json
 from ..sources.entries import Rejected
 
@@ -46,6 +48,9 @@ class Record:
     def path(self, folder: Path) -> Path:
         """Return the record's own file in a folder of records."""
         return folder / f"{self.first:08d}-{self.last:08d}.json"
+
+
+_RECORD = TypeAdapter(Record)
 
 
 class Shards:
@@ -116,15 +121,17 @@ def claim(output: Path, settings: dict[str, Any]) -> bool:
     """
     marker = output / HIDDEN / SETTINGS
     try:
-        stored = json.loads(marker.read_text())
+        stored = read_object(marker)
     except FileNotFoundError:
         if any(output.rglob("*.parquet")):
             hint = "use another output, or remove it"
             raise UserError(f"the output {output} holds parquet files that this preprocessing did not write", hint) from None
         publish_json(marker, settings)
         return False
-    except ValueError as error:
-        raise UserError(f"{marker} is not JSON", "remove the output to make it anew") from error
+    except (ValueError, OSError) as error:
+        raise UserError(f"{marker} is damaged: {first_line(error)}", "remove the output to make it anew") from error
+    if not isinstance(stored.get("listing", ""), str):
+        raise UserError(f"{marker} is damaged: it names no listing", "remove the output to make it anew")
     _finish_replacing(output, stored)
     if stored == settings:
         return False
@@ -167,7 +174,7 @@ def replace(output: Path, records: Iterable[Record], settings: dict[str, Any]) -
 
 
 def _replacement(folder: Path, settings: dict[str, Any]) -> Path:
-    return folder / f"{RECORDS}-{settings['listing'][:16]}"
+    return folder / f"{RECORDS}-{settings.get('listing', '')[:16]}"
 
 
 def _finish_replacing(output: Path, settings: dict[str, Any]) -> None:
@@ -205,10 +212,16 @@ def settled(output: Path, warn: Callable[[str], None]) -> list[Record]:
 
 
 def _record(path: Path) -> Record | None:
+    """Return a record; None where it is damaged, and what it told of is made again."""
     try:
-        return Record(**json.loads(path.read_text()))
-    except (ValueError, TypeError):
+        record = _RECORD.validate_json(read_file(path), strict=True)
+    except (OSError, ValueError):
         return None
+    numbers = (record.first, record.last, record.written, record.holdout, *record.parts.values())
+    folders = (f"{FOLDER}/", f"{HOLDOUT}/")
+    inside = all(part.startswith(folders) and ".." not in Path(part).parts and "\0" not in part for part in record.parts)
+    whole = inside and all(map(is_count, numbers)) and all("reason" in problem for problem in record.problems)
+    return record if whole and record.first <= record.last and record.path(path.parent) == path else None
 
 
 def _whole(output: Path, record: Record) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config.data import DataConfig, ShapesConfig
+from ..config.stored_json import read_object
 from ..errors import UserError
 from ..files import new_folder, publish_folder
 from ..models.codecs import shapes
@@ -41,7 +42,7 @@ def ensure(config: DataConfig, *, report: Callable[[str, int], None]) -> None:
 
 def _is_there(target: Path, required: dict[str, Any]) -> bool:
     try:
-        stored = json.loads((target / MARKER).read_text())
+        stored = read_object(target / MARKER)
     except ValueError as error:
         raise UserError(f"{target / MARKER} is not JSON", "remove the folder to make it anew") from error
     except NotADirectoryError as error:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..checkpointing.step_names import step_name
 from ..config import TrainConfig, data_folder
+from ..config.stored_json import read_object
 from ..control import Control, StopRequested
 from ..data.dataset import ParquetDataset, normalised, statistics
 from ..diffusion.flow_schedule import FlowSchedule
@@ -277,7 +278,7 @@ def _evaluation_mode(model: ModelBase) -> Iterator[None]:
 def _read(folder: Path) -> Outcome | None:
     """Return what a published folder holds; None where it is missing or damaged."""
     try:
-        record = json.loads((folder / _FILE).read_text())
+        record = read_object(folder / _FILE)
         videos = [(str(text), folder / str(name)) for name, text in record["videos"].items()]
         sheet = folder / "sheet.png"
         return Outcome(dict(record["numbers"]), sheet if sheet.exists() else None, videos)

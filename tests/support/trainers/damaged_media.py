@@ -26,7 +26,7 @@ from trainers.preprocessing.decode_workers import Decoders
 from trainers.sources.entries import Rejected
 
 SETTINGS = Settings(num_frames=5, height=4, width=8, train_fps=8, duration_tolerance=5)
-LIMIT_S = 10.0
+LIMIT_S = 60.0
 """A file that takes longer is given up; none of these may."""
 ENCODED = {
     "h264.mp4": "-c:v libx264 -preset ultrafast -bf 2", "late-index.mov": "-c:v mpeg4",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import av
@@ -10,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.support.paths import ROOT
 from tests.support.rows import Figures, fault
 from tests.support.trainers.clip_files import write_clip, write_sound
 from trainers.preprocessing.clips import Settings, fit, read_clip
@@ -148,6 +152,17 @@ def test_a_thousand_damaged_files_are_read_or_rejected(tmp_path: Path, figure: F
             outcomes.add(rejected.reason)
     assert {torch.Size([3, 5, 4, 8]), "unreadable"} <= outcomes
     figure.count("read or rejected", 1000, 1000)
+
+
+@fault("H7", "clips of every container, damaged in every way, through the decoder processes")
+@pytest.mark.parametrize("count", [40, pytest.param(1000, marks=pytest.mark.long)])
+def test_damaged_clips_of_every_container_end_no_decoder_and_hold_none_up(tmp_path: Path, count: int, figure: Figures) -> None:
+    words = [sys.executable, "-m", "tests.support.trainers.damaged_media", str(count), "1", str(tmp_path)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=1500, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout)
+    assert not found["wrong"], found["wrong"][:5]
+    figure.count("clips decoded or rejected", sum(found["outcomes"].values()), count)
 
 
 class _Deadly:

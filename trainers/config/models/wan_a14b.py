@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from .. import hub_cache
 from ..section import Problem, Section
+from ..stored_json import read_object
 from . import wan
 from .base import LoraConfig
 
@@ -104,7 +104,7 @@ class TwoExperts(Section):
         """Return the problem of a default boundary_ratio where the pipeline that it starts from was trained with another one."""
         folder = hub_cache.local_model(getattr(self, "init_from", None), getattr(self, "revision", None))
         try:
-            trained_with = None if folder is None else json.loads((folder / "model_index.json").read_text()).get("boundary_ratio")
+            trained_with = None if folder is None else read_object(folder / "model_index.json").get("boundary_ratio")
         except (OSError, ValueError, AttributeError):
             trained_with = None
         if trained_with in (None, self.boundary_ratio) or "boundary_ratio" in self.model_fields_set:

@@ -17,6 +17,7 @@ from ...config import denoising_steps
 from ...config.discovery import is_own
 from ...config.export_folder import COMPONENT, LORA_FILE, TRAINING
 from ...config.os_errors import explain
+from ...config.stored_json import read_object
 from ...config.validation import ValidationConfig
 from ...diffusion.samplers import few_step_solver, solver, unshifted_sigmas
 from ...errors import UserError, first_line
@@ -112,9 +113,11 @@ def _take_rest(request: ExportRequest, folder: Path) -> None:
             continue
         (folder / relative).parent.mkdir(parents=True, exist_ok=True)
         _link_or_copy(path.resolve(), folder / relative)
-    index = json.loads((folder / "model_index.json").read_text())
-    scheduler = json.loads((folder / "scheduler/scheduler_config.json").read_text())
-    index["scheduler"] = ["diffusers", scheduler["_class_name"]]
+    try:
+        index = read_object(folder / "model_index.json")
+        index["scheduler"] = ["diffusers", read_object(folder / "scheduler/scheduler_config.json")["_class_name"]]
+    except (ValueError, LookupError) as error:
+        raise UserError(f"the pipeline in {base} is damaged: its model_index.json or scheduler: {first_line(error)}") from None
     if len(written) > 1:
         index |= {name: ["diffusers", "WanTransformer3DModel"] for name in written} | {"boundary_ratio": request.section.boundary_ratio}
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")

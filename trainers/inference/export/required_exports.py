@@ -7,7 +7,6 @@ or killed, does it again at its next start; once the folder is there it is never
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import subprocess
@@ -20,6 +19,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from ...config.export_folder import LORA_FILE, TRAINING, WeightsKind
+from ...config.stored_json import read_object
 from ...control import Control, die_with_parent
 from ...errors import UserError
 from ...processes import module_command
@@ -106,10 +106,10 @@ def _is_there(folder: Path) -> bool:
 def _refuse_other_weights(export: RequiredExport) -> None:
     """Raise UserError unless the folder that is there holds the weights that are required."""
     try:
-        facts = json.loads((export.to / TRAINING).read_text())
+        facts = read_object(export.to / TRAINING)
         there = facts["weights"], facts["role"]
         trained_adapter = _has_adapter(facts["train"]["models"][facts["role"]])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{export.to} is there, but is no exported folder: {TRAINING}: {type(error).__name__}", _HINT) from None
     merged = trained_adapter and not (export.to / LORA_FILE).is_file()
     required = _described(export.weights, export.role, merged=export.merge and trained_adapter)

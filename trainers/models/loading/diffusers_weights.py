@@ -5,7 +5,6 @@ A rank reads only its own rows of each tensor; no rank holds the whole network.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.distributed.checkpoint.filesystem import FileSystem
 
+from ...config.stored_json import read_object
 from ...distributed.collectives import taking_part
 from ...errors import UserError
 
@@ -100,12 +100,9 @@ def files(folder: Path) -> list[Path]:
 
 def _read_json(path: Path, otherwise: str) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text())
+        return read_object(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{otherwise} ({type(error).__name__}: {path.name})", _AGAIN) from None
-    if not isinstance(content, dict):
-        raise UserError(f"{otherwise} ({path.name} holds no object)", _AGAIN)
-    return content
 
 
 def _check_same_tensors(network: Mapping[str, Tensor], stored: Mapping[str, Any], folder: Path) -> None:
