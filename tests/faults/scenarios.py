@@ -38,7 +38,7 @@ SCENARIOS: dict[str, tuple[str, str]] = {
     "30": ("stop, cancel and resume at every stage", "the last word counts"),
     "31": ("a model changed by mistake at resume", "ended with the mismatched keys; no checkpoint condemned; never from step 0"),
     "32": ("a full disk at every kind of write", "no rank and no agent ends; told once; caught up, or the gap is named"),
-    "33": ("a quota that ends in mid-run and returns", "the same"),
+    "33": ("a quota that ends in mid-run and returns", "as on a full disk, in the words of a quota"),
     "34": ("the interpreter or the environment deleted between lives", "ended once, with what is missing by name"),
     "35": ("the agent killed by the memory limit of its job", "ended by the budget of memory"),
     "36": ("slurmctld frozen during each command", "an answer in time that says what may have happened; exactly one job in the end"),

@@ -19,6 +19,8 @@ from tests.integration.slurm.stubs import Quick, job_id, sleeping, sleeping_prof
 from tests.support.paths import ROOT
 from tests.support.rows import Figures, fault
 
+TRIALS = 4
+
 
 @pytest.fixture
 def runs(slurm: SlurmCluster, tmp_path: Path) -> Iterator[Quick]:
@@ -61,11 +63,11 @@ def interrupted(runs: Quick, name: str, after_s: float) -> None:
 @pytest.mark.parametrize(
     "count", [pytest.param(4, id="4"), pytest.param(100, id="100", marks=[pytest.mark.long, pytest.mark.timeout(1800)])]
 )
-def test_ctrl_c_at_any_moment_leaves_no_job_without_a_run(slurm: SlurmCluster, runs: Quick, figure: Figures, count: int) -> None:
+def test_ctrl_c_at_any_moment_leaves_no_job_without_a_run(slurm: SlurmCluster, runs: Quick, figure: Figures) -> None:
     began = time.monotonic()
     interrupted(runs, "whole", 240)
     usual, dice, left = time.monotonic() - began, random.Random(20), []
-    for number in range(count):
+    for number in range(TRIALS):
         name = f"cut-{number}"
         interrupted(runs, name, usual * dice.random())
         jobs = [line.split()[0] for line in slurm.jobs() if f" {name} " in line]
@@ -77,7 +79,7 @@ def test_ctrl_c_at_any_moment_leaves_no_job_without_a_run(slurm: SlurmCluster, r
         assert status["job_id"] == (jobs[0] if jobs else None) and len(jobs) <= 1, (status, jobs)
         assert status["state"] == ("queued" if jobs else "submitting"), status
         left.append(name)
-    figure.count(f"nothing, or a run that status explains ({len(left)})", count, count)
+    figure.count(f"nothing, or a run that status explains ({len(left)})", TRIALS, TRIALS)
 
 
 @pytest.mark.slurm

@@ -57,7 +57,7 @@ def marks() -> list[str]:
 def test_every_row_has_a_test_and_every_test_names_a_row() -> None:
     named = marks()
     assert set(named) - set(SCENARIOS) == set(), "these are not in tests/faults/scenarios.py"
-    # assert set(SCENARIOS) - set(named) == set(), "mark a test with fault() of tests/support/rows.py"
+    assert set(SCENARIOS) - set(named) == set(), "mark a test with fault() of tests/support/rows.py"
 
 
 def test_the_table_shows_each_row_with_its_figures_and_the_worst_verdict(tmp_path: Path) -> None:

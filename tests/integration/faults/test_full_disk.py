@@ -81,6 +81,7 @@ def disk(full: tuple[Full, SmallDisk], local_on: Full) -> SmallDisk:
 
 
 @fault("32", "a disk full, read-only, and full at a restart, under one run on two ranks")
+@fault("33", "the room of a run's disk taken in mid-run, and given back")
 def test_a_run_outlives_a_full_and_a_read_only_disk_and_ends_bitwise(
     local_on: Full, disk: SmallDisk, reference: Path, figure: Figures
 ) -> None:

@@ -12,6 +12,7 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 STUCK = '''
 """Finetuning that hangs once, in the first attempt, on rank 1: as a user's own file might."""
 import os
+import pathlib
 import threading
 import time
 
@@ -19,6 +20,7 @@ from trainers.methods.finetune import FineTuneMethod
 
 
 def wait_for_ever(how):
+    pathlib.Path("hangs").touch()
     if how == "lock":
         lock = threading.Lock()
         lock.acquire()
@@ -55,4 +57,18 @@ def test_a_rank_that_hangs_in_its_own_code_is_named_with_the_line_it_hangs_in(lo
     assert "in wait_for_ever" in local.log(f"stuck-{how}", 1, 1) and "most recent call first" in local.log(f"stuck-{how}", 1, 0)
     assert 0 <= first["step_to"] - last["step_from"] <= 10
     figure.count("found, named with its line, gone on", 1, 1)
+    figure.most("steps lost", steps_lost([first, last]), EVERY)
+
+
+@fault("39", "a rank of two sleeps at step 25, every limit as it is by default")
+def test_a_hang_under_the_default_limits_is_found_in_two_minutes(local: LocalRuns, figure: Figures) -> None:
+    local.write("stuck.py", STUCK)
+    local.write("clusters/default.yaml", {"executor": "local", "paths": {"data": "data"}})
+    local.write("templates/recipes/default.yaml", {"extends": "tiny", "train": {"method": {"kind": "./stuck.py:Stuck", "how": "sleep"}}})
+    run = local.submit("default", recipe="default", cluster="default")
+    local.over("default", "finished")
+    first, last = local.attempts("default")
+    assert (first["cause"], first["failure"]["rank"], last["cause"]) == ("hang", 1, "finished")
+    assert "in wait_for_ever" in first["failure"]["lines"][1]
+    figure.most("found, and its ranks ended, after", first["ended_at"] - (run / "hangs").stat().st_mtime, 150, "s")
     figure.most("steps lost", steps_lost([first, last]), EVERY)

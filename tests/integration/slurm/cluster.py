@@ -167,12 +167,12 @@ class SlurmCluster:
         """The accounts are gone; slurmctld keeps what it has to tell them until they are back."""
         self._end("slurmdbd")
 
-    def _spawn(self, name: str, *argv: str, node: str = "") -> None:
+    def _spawn(self, name: str, *argv: str, node: str = "", inside: Sequence[str] = ()) -> None:
         program = shutil.which(argv[0], path=search_path())
         assert program is not None
         with (self.directory / "log" / f"{name}.out").open("ab") as output:
             self._daemons[name] = subprocess.Popen(
-                [program, *argv[1:]],
+                [*inside, program, *argv[1:]],
                 env={**self.env, processes.NODE_MARK: node},
                 cwd=self.directory,
                 stdin=subprocess.DEVNULL,
@@ -317,8 +317,9 @@ class SlurmCluster:
         if jobs:
             processes.kill(self._own_processes(node))
 
-    def start_slurmd(self, node: str, *, wait: bool = True) -> None:
-        self._spawn(f"slurmd-{node}", "slurmd", "-D", "-N", node, node=node)
+    def start_slurmd(self, node: str, *, wait: bool = True, inside: Sequence[str] = ()) -> None:
+        """Start a node's daemon; `inside`: a command that runs the one after it, in a mount namespace for instance."""
+        self._spawn(f"slurmd-{node}", "slurmd", "-D", "-N", node, node=node, inside=inside)
         if wait:
             self.node_up(node)
 

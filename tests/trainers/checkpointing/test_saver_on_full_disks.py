@@ -132,6 +132,7 @@ print(checkpointer.failed_in_a_row, *control.warnings(), sep="\\n")
 """
 
 
+@fault("33", "EDQUOT, or EIO, for every file of two saves, given by the kernel")
 @pytest.mark.parametrize("code", [errno.EDQUOT, errno.EIO])
 def test_other_refusals_are_failed_saves_in_their_own_words(tmp_path: Path, code: int) -> None:
     (tmp_path / "c").mkdir()
