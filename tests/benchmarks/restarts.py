@@ -1,9 +1,10 @@
 """What a restart costs, stage by stage, from the runs' own records: `python tests/benchmarks/restarts.py [ROUNDS] [--against CHECKOUT]`.
 
 Whole runs on two ranks are hurt once, and the table tells how long each stage took until the first step of the next attempt: a rank
-killed on one machine (restarted in place), and on a real Slurm that this starts (where it is installed) a rank killed on the second of
-two nodes, a requeue by an administrator, a lost node. `--against`: another checkout's code, by turns with this one's. The time that Slurm
-itself makes a requeued job wait (two minutes on a default site) is cut short.
+killed on one machine (restarted in place), once with the other rank left waiting for it, as on GPUs; and on a real Slurm that this starts
+(where it is installed) a rank killed on the second of two nodes, a requeue by an administrator, a lost node. `--against`: another
+checkout's code, by turns with this one's. The time that Slurm itself makes a requeued job wait (two minutes on a default site) is cut
+short.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ def _slurm() -> Iterator[SlurmCluster | None]:
 
 
 def _ways(slurm: SlurmCluster | None) -> dict[str, tuple[Hurt, str]]:
-    ways: dict[str, tuple[Hurt, str]] = {"crash in place": (_kill_a_rank, "here")}
+    ways: dict[str, tuple[Hurt, str]] = {"crash in place": (_kill_a_rank, "here"), "crash unnoticed": (_kill_unnoticed, "here")}
     if slurm is not None:
         ways["crash on two nodes"] = _kill_a_rank, "real"
         ways["requeue"] = (lambda space, run: slurm.requeue_now(job_of(space, run.name))), "real"
@@ -94,6 +95,12 @@ def _ways(slurm: SlurmCluster | None) -> dict[str, tuple[Hurt, str]]:
 
 def _kill_a_rank(space: Workspace, run: Path) -> None:
     os.kill(space.until(lambda: rank_pids(run).get(1), "rank 1 is there"), signal.SIGKILL)
+
+
+def _kill_unnoticed(space: Workspace, run: Path) -> None:
+    """The other rank is left waiting, as on GPUs, where a collective with a dead rank does not end."""
+    os.kill(space.until(lambda: rank_pids(run).get(0), "rank 0 is there"), signal.SIGSTOP)
+    _kill_a_rank(space, run)
 
 
 def _lose_a_node(slurm: SlurmCluster) -> None:
