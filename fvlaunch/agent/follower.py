@@ -16,7 +16,7 @@ from typing import Any
 from ..config import secrets as secret_values
 from ..errors import FvlaunchError
 from ..files import read_json, why_not_writable
-from ..runs.directory import Run
+from ..runs.directory import FINAL_STATES, Run
 from ..runs.job_folder import ContinuationRequest
 from ..runs.run_config import RunConfig
 from . import own_output
@@ -55,7 +55,8 @@ class Follower:
     def main(self) -> int:
         """One attempt (on several nodes the next one is always a new start of the job), then what the head says."""
         try:
-            self._await_record()
+            if (over := self._await_record()) is not None:
+                return 0 if over == "finished" else 1
             if self._record.get("outcome") is None:
                 self._run_ranks()
             return self._follow(self._await_outcome())
@@ -102,12 +103,23 @@ class Follower:
             self._next_beat = time.monotonic() + min(10.0, self.limits.head_silence_s / 4)
             self.writer.put(self._beat_file(), {"time": time.time()})
 
-    def _await_record(self) -> None:
+    def _await_record(self) -> str | None:
+        """Wait for the head's attempt; return the run's state where it has ended already: then the head begins none."""
         while True:
             self._listen()
             if self._record:
-                return
+                return None
+            if over := self._over():
+                return over
             time.sleep(0.1)
+
+    def _over(self) -> str | None:
+        """Return the final state of the run that this job is of; None where it goes on, or that cannot be read now."""
+        try:
+            record = self.run.record()
+        except FvlaunchError:
+            return None
+        return record.state if record.token == self.placement.token and record.state in FINAL_STATES else None
 
     def _run_ranks(self) -> None:
         record = self._record

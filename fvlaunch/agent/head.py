@@ -51,6 +51,14 @@ class Superseded(Exception):
     """A later submission or attempt owns the run now: end without writing anything."""
 
 
+class IsOver(Superseded):
+    """The run has ended already, and the scheduler starts its job once more (Slurm 24.11 does after a preemption)."""
+
+    def __init__(self, state: str) -> None:
+        super().__init__(f"the run is {state}")
+        self.state = state
+
+
 class Head:
     def __init__(self, run: Run, config: RunConfig, placement: Placement, signals: Signals) -> None:
         self.run, self.config, self.placement, self.signals = run, config, placement, signals
@@ -83,7 +91,7 @@ class Head:
                 decision = None
         except Superseded as reason:
             own_output.say(f"{reason}; nothing is left to do here")
-            return 1
+            return 0 if isinstance(reason, IsOver) and reason.state == "finished" else 1
 
     def _claim(self) -> None:
         """Own the run, or find that somebody else does. A job whose id nobody could record (sbatch's reply was lost) records it."""
@@ -92,7 +100,7 @@ class Head:
             if record.token != self.placement.token:
                 raise Superseded("another submission owns this run")
             if record.state in FINAL_STATES:
-                raise Superseded(f"the run is {record.state}")
+                raise IsOver(record.state)
             folder = self.run.job / self.placement.token
             follows = record.job_id is None or (record.job_id != self.placement.job_id and handed_over(folder, record.job_id))
             if not follows and record.job_id != self.placement.job_id:

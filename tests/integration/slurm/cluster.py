@@ -16,7 +16,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
 from tests.integration.slurm import accounting as accounts
@@ -230,12 +230,12 @@ class SlurmCluster:
         self._until(lambda: self.state(job_id) in wanted, timeout_s, lambda: f"job {job_id} is {self._describe(job_id)}, not {states}")
         return self.state(job_id)
 
-    def wait_restart(self, job_id: str, restarts: int, timeout_s: float = PATIENCE_S) -> None:
-        """Wait until the job runs in a life after at least so many restarts."""
+    def wait_restart(self, job_id: str, restarts: int, timeout_s: float = PATIENCE_S, states: Collection[str] = ("RUNNING",)) -> None:
+        """Wait until the job runs, or is in another of `states`, in a life after at least so many restarts."""
 
         def runs() -> bool:  # one question: a state and a count asked one after the other may be of two lives
             facts = self.facts(job_id)
-            return facts.get("JobState") == "RUNNING" and int(facts["Restarts"]) >= restarts
+            return facts.get("JobState") in states and int(facts["Restarts"]) >= restarts
 
         self._until(runs, timeout_s, lambda: f"job {job_id} is {self._describe(job_id)}, not running with Restarts={restarts}")
 

@@ -58,6 +58,10 @@ def test_a_requeue_by_an_administrator_costs_no_step(workspace: Workspace, slurm
     assert (first["cause"], first["nodes"]) == ("requeued", list(slurm.nodes))
     assert second["step_from"] == first["step_to"] == 6  # the step at whose gate the notice came
     ends(workspace, slurm, gate, reference)
+    slurm.run("scontrol", "requeue", job)  # a finished run's job once more: Slurm 24.11 does that by itself after a preemption
+    slurm.wait_restart(job, 2, states={"RUNNING", "COMPLETING", "COMPLETED"})
+    assert slurm.wait_state(job, {"COMPLETED", "FAILED"}) == "COMPLETED"
+    finished_as(workspace, gate.name, reference)
 
 
 @fault("4", "a preemption on two nodes")
