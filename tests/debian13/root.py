@@ -60,7 +60,9 @@ def slurm_version(root: Path) -> str:
 def _shared() -> Iterable[Path]:
     """Return what the system sees of this machine: kernel, checkout, interpreter and packages; a folder within another is seen with it."""
     site_packages = {Path(entry).resolve() for entry in sys.path if entry.endswith("site-packages")}
-    wanted = {CHECKOUT, Path(sys.prefix), Path(sys.base_prefix), *site_packages}
+    common = subprocess.run(["git", "rev-parse", "--git-common-dir"], cwd=CHECKOUT, capture_output=True, text=True, check=False).stdout
+    history = {(CHECKOUT / common.strip()).resolve()} if common.strip() else set()  # of a worktree it lies elsewhere
+    wanted = {CHECKOUT, Path(sys.prefix), Path(sys.base_prefix), *site_packages, *history}
     own = sorted(path for path in wanted if not any(path.is_relative_to(other) for other in wanted - {path}))
     return [Path("/proc"), Path("/sys"), Path("/dev"), *own]
 
