@@ -60,9 +60,6 @@ def interrupted(runs: Quick, name: str, after_s: float) -> None:
 
 @pytest.mark.slurm
 @fault("20", "Ctrl-C at a random moment of a submit")
-@pytest.mark.parametrize(
-    "count", [pytest.param(4, id="4"), pytest.param(100, id="100", marks=[pytest.mark.long, pytest.mark.timeout(1800)])]
-)
 def test_ctrl_c_at_any_moment_leaves_no_job_without_a_run(slurm: SlurmCluster, runs: Quick, figure: Figures) -> None:
     began = time.monotonic()
     interrupted(runs, "whole", 240)
