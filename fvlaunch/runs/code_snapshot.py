@@ -25,6 +25,8 @@ DATA = ("templates", "clusters")
 PATCH = "source.patch"
 """In the copy: what a dirty tree had beyond its commit, for `git apply`."""
 _MAX_PATCH = 20_000_000
+UNRECORDED = "# There were edits, which could not be written as a patch (too large, or no room where git writes).\n"
+"""Stands for a patch that could not be made: edited code is never told as clean."""
 
 
 def source_root() -> Path:
@@ -100,17 +102,27 @@ def git_state(root: Path) -> dict[str, Any] | None:
         return None
     kept = root / PATCH
     text = patch() if root == source_root() else kept.read_text(encoding="utf-8", errors="surrogateescape") if kept.is_file() else ""
-    digest_ = {"patch_sha256": hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()} if text else {}
+    known = text not in ("", UNRECORDED)
+    digest_ = {"patch_sha256": hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()} if known else {}
     return {"commit": commit, "dirty": bool(text), **digest_}
 
 
 def patch() -> str:
-    """Return as a patch what our checkout has beyond its commit, new files too; empty where it is clean, no checkout, or git is not here.
+    """Return as a patch what our checkout has beyond its commit, new files too; UNRECORDED where that cannot be made, empty where it is
+    clean, no checkout, or git is not here.
 
     An index of its own and a store of its own: neither the user's index nor the repository is touched.
     """
     if not _is_checkout() or not _git("status", "--porcelain", "--", *PACKAGES, *DATA).strip():
         return ""
+    try:
+        text = _difference()
+    except OSError:
+        text = ""
+    return text if 0 < len(text) < _MAX_PATCH else UNRECORDED
+
+
+def _difference() -> str:
     objects = _git("rev-parse", "--git-path", "objects").strip()
     with tempfile.TemporaryDirectory(prefix="fvlaunch-") as folder:
         place = {
@@ -120,8 +132,7 @@ def patch() -> str:
         }
         _git("read-tree", "HEAD", environment=place)
         _git("add", "--all", "--", *PACKAGES, *DATA, environment=place)
-        text = _git("diff", "--cached", "--binary", "--no-color", "--no-ext-diff", "HEAD", "--", *PACKAGES, *DATA, environment=place)
-    return text if len(text) < _MAX_PATCH else ""
+        return _git("diff", "--cached", "--binary", "--no-color", "--no-ext-diff", "HEAD", "--", *PACKAGES, *DATA, environment=place)
 
 
 def _is_checkout() -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +75,28 @@ def test_the_lock_and_the_snapshot_hold_what_nobody_committed(workspace: Workspa
         again / "fvlaunch/new.py"
     ).read_text() == "NEW = 1\n"
     assert (again / "clusters/notes.txt").read_bytes() == b"caf\xe9\n"
+
+
+def test_edits_that_make_no_patch_are_never_told_as_a_clean_checkout(workspace: Workspace, source: Path, tmp_path: Path) -> None:
+    secret, large = source / "fvlaunch/closed.py", source / "templates/large.bin"
+    broken = tmp_path / "git"  # git that cannot write where it should, as with a full /tmp
+    broken.mkdir()
+    (broken / "git").write_text(f'#!/bin/sh\ncase "$*" in *" add "*) exit 128;; esac\nexec {shutil.which("git")} "$@"\n')
+    (broken / "git").chmod(0o755)
+    try:
+        secret.write_text("NEW = 1\n")
+        path = workspace.env["PATH"]
+        workspace.env["PATH"] = f"{broken}{os.pathsep}{path}"
+        workspace.call(*PREPARED, "no-room")
+        workspace.env["PATH"] = path
+        large.write_bytes(random.Random(0).randbytes(21_000_000))
+        workspace.call(*PREPARED, "large")
+    finally:
+        secret.unlink()
+        large.unlink(missing_ok=True)
+    for name in ("no-room", "large"):
+        assert lock_of(workspace, name)["git"] == {"commit": run_git(source, "rev-parse", "HEAD").strip(), "dirty": True}, name
+        assert "could not be written" in (workspace.runs / name / "code" / code_snapshot.PATCH).read_text()
 
 
 def test_the_lock_names_versions_site_models_and_data(workspace: Workspace, tmp_path: Path) -> None:
