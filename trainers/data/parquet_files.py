@@ -105,6 +105,9 @@ def _not_whole(path: Path, why: str) -> UserError:
 
 
 def _check_types(path: Path, schema: pa.Schema, required: list[str], needs: Needs) -> None:
+    for name in (*required, CAPTION):
+        if schema.names.count(name) > 1:
+            raise UserError(f"{path} has {schema.names.count(name)} columns {name!r}", "write it again with one of them")
     for name in required:
         if name not in schema.names:
             raise UserError(f"{path} has no column {name!r}", _SCHEMAS[needs])

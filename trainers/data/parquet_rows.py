@@ -181,7 +181,7 @@ class Rows:
             caption = columns[CAPTION][row].as_py() if CAPTION in columns else None
         except ValueError as error:
             return UserError(f"{place}: {error}")
-        return Row(arrays, caption or "", place)
+        return Row(arrays, caption if isinstance(caption, str) else "", place)
 
     def _opened(self, number: int) -> pq.ParquetFile:
         if number in self._open:

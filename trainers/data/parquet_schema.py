@@ -138,7 +138,7 @@ def decode_array(data: bytes | memoryview | pa.Buffer, shape: list[int], dtype: 
     """Return the stored array as float32, which must not be changed: it may be `data` itself. ValueError says what is wrong with it."""
     if dtype not in _DTYPES:
         raise ValueError(f"has the unknown dtype {dtype!r}; known: {', '.join(_DTYPES)}")
-    if any(size <= 0 for size in shape):
+    if None in shape or any(size <= 0 for size in shape):  # a list of parquet may hold nulls
         raise ValueError(f"has the shape {shape}")
     stored = np.dtype(_DTYPES[dtype])
     needed, given = math.prod(shape) * stored.itemsize, memoryview(data).nbytes

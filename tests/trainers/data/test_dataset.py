@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib.util
 import json
 import multiprocessing
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import safetensors.torch
@@ -23,7 +25,7 @@ from tests.support.trainers.stored import ONE_RANK, Row, config, indices, latent
 from trainers.data import parquet_rows, samples
 from trainers.data.batches import batches
 from trainers.data.dataset import ParquetDataset
-from trainers.data.parquet_schema import FOLDER, PROMPTS, PartWriter, TextSample, TrajectorySample
+from trainers.data.parquet_schema import FOLDER, PROMPTS, T2V, PartWriter, TextSample, TrajectorySample
 from trainers.data.sampler import permutation
 from trainers.errors import UserError
 
@@ -255,6 +257,46 @@ def test_files_with_flipped_bytes_are_read_or_refused_in_words(
     outcomes = json.loads(done.stdout)
     assert sum(outcomes.values()) == count and outcomes.keys() == {"whole", "rows replaced", "refused"}, outcomes
     figure.count("read, or refused in words", sum(outcomes.values()), count)
+
+
+ODD_TYPES = [
+    pa.string(),
+    pa.large_binary(),
+    pa.int64(),
+    pa.float64(),
+    pa.bool_(),
+    pa.null(),
+    pa.list_(pa.int32()),
+    pa.struct([("a", pa.int64())]),
+]
+ODD_SHAPES = [[], [0], [-1, 2], [2**62, 2**62], [2**40], [12], [1] * 40, [3, 2, 1, 2], [None, 3], [2**63 - 1, 1]]
+
+
+@fault("H7", "parquet columns doubled, renamed, null, of other types and shapes")
+@pytest.mark.parametrize("name", T2V.names)
+def test_a_column_that_is_not_what_it_should_be_is_refused_or_its_rows_replaced(data: Path, name: str, figure: Figures) -> None:
+    path = part(data)
+    table = pq.read_table(path)
+    place, column = table.column_names.index(name), table.column(name)
+    tables = [
+        table.append_column(name, column),
+        table.drop_columns([name]),
+        table.rename_columns([f"{one}x" if one == name else one for one in table.column_names]),
+        table.set_column(place, name, pa.nulls(len(table), column.type)),
+        table.slice(0, 0),
+        *(table.set_column(place, name, pa.nulls(len(table), kind)) for kind in ODD_TYPES),
+        *(table.set_column(place, name, pa.array([shape] * len(table), column.type)) for shape in ODD_SHAPES if name.endswith("_shape")),
+        *(
+            table.set_column(place, name, pa.array([text] * len(table)))
+            for text in ("", "object", "<f4", "\0")
+            if column.type == pa.string()
+        ),
+    ]
+    for changed in tables:
+        pq.write_table(changed, path, row_group_size=1)
+        with contextlib.suppress(UserError):
+            run(config(data), warn=lambda _line: None)
+    figure.count("tables read or refused", len(tables), len(tables))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "float64", "bfloat16"])
