@@ -31,7 +31,9 @@ def keep(lines: Sequence[Line], rows: Sequence[str]) -> None:
     """Put these rows into the kept table, and leave the others as they were measured."""
     kept = _kept()
     own = f"{time.strftime('%Y-%m-%d', time.gmtime())}: {machine()}"
-    kept.update({number: [f"{_line(line)} {own} |" for line in lines if line.number == number] for number in rows})
+    for number in rows:
+        if new := [f"{_line(line)} {own} |" for line in lines if line.number == number and line.num_run]:
+            kept[number] = new
     parts = [part for number in SCENARIOS for part in _row(number, kept.get(number, []), NOT_RUN, " |")]
     head = PAGE.read_text().partition("| row |")[0]
     PAGE.write_text("\n".join([f"{head}{HEAD[0]} when and where |", f"{HEAD[1]}---|", *parts]) + "\n")
