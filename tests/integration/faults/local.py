@@ -107,8 +107,8 @@ def folder(run: Path, step: int) -> Path:
 
 
 def steps_lost(attempts: Sequence[Mapping[str, Any]]) -> int:
-    """Return the most steps that an attempt had to make again."""
-    return max(int(before["step_to"]) - int(after["step_from"]) for before, after in itertools.pairwise(attempts))
+    """Return the most steps that an attempt had to make again; one that found no checkpoint began with the first."""
+    return max(int(before["step_to"] or 0) - int(after["step_from"] or 0) for before, after in itertools.pairwise(attempts))
 
 
 def saved_steps(run: Path) -> list[int]:

@@ -8,7 +8,7 @@ import time
 from tests.integration.faults.local import EVERY, STEPS, LocalRuns, kill
 
 AHEAD = 3
-"""Steps that a run may make while a rank of it is killed."""
+"""Steps that a run may make while a rank of it is killed: so many more than the interval are lost where a save is in flight."""
 
 
 def storm(

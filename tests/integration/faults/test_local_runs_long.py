@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.faults.local import EVERY, STEPS, LocalRuns, condemned, kill, steps_lost
-from tests.integration.faults.storms import storm
+from tests.integration.faults.storms import AHEAD, storm
 from tests.support.launcher import losses, metrics, rank_pids
 from tests.support.rows import Figures, fault
 
@@ -60,7 +60,7 @@ def test_ten_kills_of_a_rank_end_bitwise(local: LocalRuns, reference: Path, figu
     local.ended_as(name, reference)
     assert [a["cause"] for a in local.attempts(name)] == ["crash"] * 10 + ["finished"]
     figure.count("bitwise", 10, 10)
-    figure.most("steps lost", steps_lost(local.attempts(name)), EVERY)
+    figure.most("steps lost", steps_lost(local.attempts(name)), EVERY + AHEAD)
 
 
 @fault("9", "SIGSTOP to a rank")
