@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import signal
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from trainers.control import EXIT_FINISHED, EXIT_NO_RESTART, EXIT_SAVED, EXIT_WRONG_NODE
@@ -128,7 +128,7 @@ def judge(
     if final:
         return Cause.NO_RESTART, _failure(min(final, key=lambda e: e.at), nodes)
     if notice is not None:
-        return notice, None
+        return notice, None if notice is Cause.CANCELLED else _unsaved(ends, nodes)
     if lost is not None:
         return Cause.INTERRUPTED, lost
     if wrong := [end for end in ends if end.code == EXIT_WRONG_NODE]:
@@ -144,6 +144,12 @@ def judge(
         name, rank = silent[0]
         return Cause.INTERRUPTED, Failure(rank, name, first.step, "this node, or its agent, ended without a word")
     return (Cause.OUT_OF_MEMORY if _out_of_memory(first, nodes) else Cause.CRASH), _failure(first, nodes)
+
+
+def _unsaved(ends: Sequence[RankEnd], nodes: Sequence[NodeEnd]) -> Failure | None:
+    """Return, in one line, how the first rank failed that was to save and end; None: all did, or were killed when their time was over."""
+    failed = [end for end in ends if end.failed]
+    return replace(_failure(min(failed, key=lambda e: (e.is_echo, e.at)), nodes), lines=()) if failed else None
 
 
 def times(nodes: Sequence[NodeEnd]) -> dict[str, float]:

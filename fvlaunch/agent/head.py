@@ -284,8 +284,8 @@ class Head:
         self.records.log("ended", cause=str(cause), failure=failure.__dict__ if failure else None, **told)
         attempts = self.records.attempts()
         decision = decide(attempts, self.limits, in_place=self._in_place(attempts[-1]), can_requeue=self.placement.scheduler.can_requeue)
-        if self.notice and cause is self.notice.cause and not decision.reason:
-            decision = replace(decision, reason=self.notice.words)
+        if self.notice and cause is self.notice.cause and (cause is Cause.STOPPED or not decision.reason):
+            decision = replace(decision, reason="; ".join(filter(None, (self.notice.words, decision.reason))))
         intent = self._intent()
         if decision.action is not Action.END and intent.want != "run":  # asked while it was ending
             decision = Decision(Action.END, "stopped" if intent.want == "stop" else "cancelled", f"fvlaunch {intent.want}")

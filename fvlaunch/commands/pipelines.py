@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import UsageError
+from ..runs import registry
 from ..runs.directory import Run
 from ..runs.pipeline_directory import Pipeline
 from ..schedulers.registry import scheduler
@@ -74,6 +75,8 @@ def _job(run: Run) -> str:
 
 
 def _submitted(pipeline: Pipeline, *, wait_: bool, json_: bool) -> int:
+    if unknown := registry.unremembered(pipeline.path):
+        printing.say(unknown)
     if wait_:
         return wait(pipeline, quiet=False, json_=json_)
     if json_:

@@ -170,6 +170,8 @@ def _warn(composed: Any, plan: Any) -> None:
 def _submitted(run: Run, summary: str, *, wait: bool, json_: bool) -> int:
     record = run.record()
     printing.say(f"{run.name}: {summary}; job {record.job_id}")
+    if unknown := registry.unremembered(run.path):
+        printing.say(unknown)
     if wait:
         return wait_until_over(run, quiet=False, json_=json_)
     if json_:

@@ -42,19 +42,17 @@ def submit(plan: PipelinePlan, *, take_snapshot: bool, request: dict[str, Any]) 
     submission.check_scheduler(plan.stages[0])
     submission.check_answers(plan.stages[0], f"{plan.name} was not made, and nothing was submitted")
     pipeline = _made(plan, take_snapshot, request)
+    remember(pipeline.path)  # before there can be jobs, which nobody would look for if this process were killed now
     try:
         with pipeline.exclusive():
             _start(pipeline, list(zip(pipeline.stages, plan.stages, strict=True)), None)
     except (SchedulerUnreachable, Interrupted, job_records.JobUnrecorded):
-        remember(pipeline.path)  # jobs are there, or may be: status and resume will find out
-        raise
+        raise  # jobs are there, or may be: status and resume will find out
     except KeyboardInterrupt:
-        remember(pipeline.path)
         raise Interrupted(f"interrupted while {pipeline.name} was submitted", hint=_what_next(pipeline)) from None
     except BaseException:
         _undo(pipeline)
         raise
-    remember(pipeline.path)
     return pipeline
 
 
@@ -163,6 +161,7 @@ def resume(
         for plan in plans:
             for line in plan.notes:
                 tell(line)
+        remember(pipeline.path)  # it may have been copied here
         for run in todo.again[1:]:
             _end_waiting(run)
         for run, plan in zip(todo.again, plans, strict=True):

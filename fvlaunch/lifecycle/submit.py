@@ -23,6 +23,7 @@ from ..planning import lockfile
 from ..planning.plan import Plan
 from ..runs import code_snapshot, job_folder
 from ..runs.directory import FINAL_STATES, Record, Run, create
+from ..runs.pipeline_directory import of_stage
 from ..runs.registry import remember
 from ..schedulers.registry import scheduler
 from ..status import liveness
@@ -38,17 +39,16 @@ def submit(plan: Plan, *, take_snapshot: bool, request: dict[str, Any], fill: Ca
     check_scheduler(plan)
     check_answers(plan, f"{plan.full_name} was not made, and nothing was submitted")
     run = prepare(plan, take_snapshot=take_snapshot, request=request)
+    remember(run.path)  # before there can be a job, which nobody would look for if this process were killed now
     try:
         if fill is not None:
             fill(run)
         start(run, plan)
     except (SchedulerUnreachable, Interrupted, JobUnrecorded):
-        remember(run.path)  # the job is there, or may be: status and resume will find out
-        raise
+        raise  # the job is there, or may be: status and resume will find out
     except BaseException:
         shutil.rmtree(run.path, ignore_errors=True)
         raise
-    remember(run.path)
     return run
 
 
@@ -135,6 +135,7 @@ def resubmit(run: Run, plan: Plan, *, assume_dead: str | None = None) -> Run:
     check_scheduler(plan)
     check_answers(plan, f"nothing was submitted, {run.name} is as it was", f"fvlaunch resume {run.name}")
     renew(run, plan, assume_dead=assume_dead)
+    remember((of_stage(run) or run).path)  # it may have been copied here
     try:
         start(run, plan)
     except FvlaunchError as error:

@@ -59,7 +59,8 @@ def plan_pipeline(
         raise ConfigError(dict.fromkeys(planner.problems))
     if os.path.lexists(planner.folder):
         raise NameTaken(
-            f"a run or pipeline named {wanted!r} exists already: {planner.folder}", hint="choose another --name, or fvlaunch resume"
+            f"a run or pipeline named {wanted!r} exists already: {planner.folder}",
+            hint=f"choose another --name, or fvlaunch resume {planner.folder}",
         )
     return PipelinePlan(planner.name, planner.folder, file.name, tuple(planner.plans), tuple(planner.records))
 

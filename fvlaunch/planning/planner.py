@@ -117,6 +117,9 @@ def plan_resume(
 ) -> Plan:
     """Plan the next generation of a run: keys that make the run what it is must not have changed, others may have. `look`: at inputs and
     notify, as `submit` does."""
+    if not run.config_file.exists():
+        cut = "its submission was cut off" if run.record().job_id is None else "somebody removed it"
+        raise FvlaunchError(f"{run.name} has no run.yaml: {cut}", hint=f"move {run.path} away, and submit its recipe again")
     before = compose(str(run.config_file))
     after = compose(str(run.config_file), cluster, sets=sets)
     _check_frozen(before, after, sets, other_cluster=cluster is not None)

@@ -253,7 +253,7 @@ def make_folder(path: Path, what: str) -> None:
     except FileExistsError as error:
         if error.filename in (path, str(path)) and os.path.lexists(path):
             raise NameTaken(
-                f"a {what} named {path.name!r} exists already: {path}", hint="choose another --name, or fvlaunch resume"
+                f"a {what} named {path.name!r} exists already: {path}", hint=f"choose another --name, or fvlaunch resume {path}"
             ) from None
         raise _cannot_make(path, what, error) from None
     except OSError as error:

@@ -32,12 +32,27 @@ def state_folder() -> Path:
 
 def remember(path: Path) -> None:
     """Add a run's or a pipeline's folder to the index. An index that can't be written costs a convenience, never a run."""
+    if _is_indexed(path):
+        return
     try:
         state_folder().mkdir(parents=True, exist_ok=True)
         with FileLock(state_folder() / "runs.lock", timeout=5):
             append_line(state_folder() / "runs.jsonl", {"path": str(path.resolve())})
     except (OSError, TimeoutError, NotImplementedError):
         return
+
+
+def unremembered(path: Path) -> str:
+    """Return what to know of a run or a pipeline that the index could not take; empty where it did."""
+    if _is_indexed(path):
+        return ""
+    return f"warning: it is not in the index ({state_folder()} cannot be written): name it by its path, {path}"
+
+
+def _is_indexed(path: Path) -> bool:
+    """Return whether the index holds a folder, or, of a stage, its pipeline's."""
+    known, whole = set(indexed()), path.resolve()
+    return str(whole) in known or (str(whole.parent) in known and (whole.parent / PIPELINE_FILE).exists())
 
 
 def runs_dir_option(given: Path | None) -> Path | None:

@@ -60,6 +60,8 @@ class Checkpointer:
         name, that the checkpoint carries besides the state; `carried` gives them back."""
         self.failed_in_a_row = 0
         self.last_published: int | None = None
+        self.last_failure = ""
+        """Why the newest save that failed did."""
         self.absent: set[str] = set()
         """Keys of callbacks that the loaded checkpoint does not hold; their values are still what the caller passed."""
 
@@ -140,6 +142,7 @@ class Checkpointer:
             self.failed_in_a_row, self.last_published = 0, step
             return
         self.failed_in_a_row += 1
+        self.last_failure = failure
         if self._peers.rank == 0:
             self._peers.warn(f"the checkpoint of step {step} failed ({self.failed_in_a_row} in a row): {failure}")
 

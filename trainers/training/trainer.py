@@ -340,7 +340,11 @@ class Trainer:
             self._save(wait=True)
         if self.checkpointer.last_published != self.step:
             self._end_if_unsaved()
-            raise SaveFailed(f"the checkpoint of the last step, {self.step}, could not be written; see the warnings above")
+            older = self.checkpointer.last_published
+            left = "there is no other" if older is None else f"the last one published is of step {older}"
+            raise SaveFailed(
+                f"the checkpoint of the last step, {self.step}, could not be written ({self.checkpointer.last_failure}); {left}"
+            )
 
     def _end_if_unsaved(self) -> None:
         if self.checkpointer.failed_in_a_row >= self.config.failed_saves:

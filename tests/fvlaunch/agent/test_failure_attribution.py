@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 
+import pytest
+
 from fvlaunch.agent.failure_attribution import NodeEnd, RankEnd, judge, last_lines, waits_for_others
 from fvlaunch.runs.attempts import Cause
 
@@ -77,6 +79,16 @@ def test_a_failure_in_its_own_words_is_not_waited_for_and_an_echo_is() -> None:
 def test_a_notice_explains_saved_and_killed_ranks() -> None:
     ends = (end(0, 75), end(1, -signal.SIGKILL, killed_by_agent=True))
     assert judge([NodeEnd("n1", ends)], Cause.TIME_LIMIT) == (Cause.TIME_LIMIT, None)
+
+
+@pytest.mark.parametrize("notice", [Cause.STOPPED, Cause.TIME_LIMIT, Cause.PREEMPTION, Cause.REQUEUED])
+def test_a_rank_that_was_to_save_and_could_not_is_named_beside_the_notice(notice: Cause) -> None:
+    told = "Traceback\nSaveFailed: the checkpoint of the last step, 13, could not be written (No space left on device)"
+    ends = (end(0, 1, at=1.0, told=ECHO), end(1, 1, at=1.5, told=told, step=13, lines=("Traceback", "  File")))
+    cause, failure = judge([NodeEnd("n1", ends)], notice)
+    assert cause is notice and failure is not None
+    assert failure.explain() == f"rank 1 on n1 at step 13: {told.splitlines()[1]}"
+    assert judge([NodeEnd("n1", ends)], Cause.CANCELLED) == (Cause.CANCELLED, None)
 
 
 def test_finishing_wins_over_a_notice_that_came_too_late() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fvlaunch.errors import ConfigError
+from fvlaunch.errors import ConfigError, FvlaunchError
 from fvlaunch.lifecycle import submit
 from fvlaunch.planning import planner
 from fvlaunch.runs.directory import Run
@@ -46,6 +46,13 @@ def looked_at(run: Run, *sets: str) -> tuple[str, ...]:
 
 def test_inputs_that_are_there_are_counted_again(run: Run) -> None:
     assert "data: 64 samples, 1 step an epoch" in looked_at(run)
+
+
+def test_a_run_whose_submission_was_cut_off_before_run_yaml_is_told_with_what_helps(run: Run) -> None:
+    run.config_file.unlink()
+    with pytest.raises(FvlaunchError, match="its submission was cut off") as told:
+        looked_at(run)
+    assert told.value.hint == f"move {run.path} away, and submit its recipe again"
 
 
 FAULTS: dict[str, tuple[Callable[[], object], str]] = {

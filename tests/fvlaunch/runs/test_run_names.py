@@ -28,6 +28,16 @@ def _run(folder: Path, name: str, at: float = 1.0, **changes: object) -> Run:
     return run
 
 
+def test_a_run_that_the_index_cannot_take_is_told_with_its_path(tmp_path: Path) -> None:
+    known, unknown = _run(tmp_path / "a", "one"), create(tmp_path / "a" / "two", record("two"))
+    registry.remember(known.path)
+    assert registry.indexed() == [str(known.path)] and registry.unremembered(known.path) == ""
+    (registry.state_folder() / "runs.jsonl").unlink()
+    (registry.state_folder() / "runs.jsonl").mkdir()
+    registry.remember(unknown.path)
+    assert str(registry.state_folder()) in registry.unremembered(unknown.path) and str(unknown.path) in registry.unremembered(unknown.path)
+
+
 def test_a_name_means_the_run_in_the_folder_in_force_whatever_else_is_called_so(tmp_path: Path) -> None:
     a, b, c = (_run(tmp_path / folder, "one", at) for at, folder in enumerate(("a", "b", "c")))
     for run, folder in ((a, "a"), (b, "b"), (c, "c")):

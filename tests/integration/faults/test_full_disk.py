@@ -159,6 +159,8 @@ def test_stop_needs_no_room_of_its_own(local_on: Full, disk: SmallDisk) -> None:
     disk.fill()
     local_on.call("stop", "four")
     local_on.over("four", "stopped")
+    reason = local_on.status("four")["reason"]
+    assert reason.startswith("fvlaunch stop; rank ") and "could not be written" in reason and "No space left on device" in reason, reason
 
 
 LOOKS = (

@@ -70,6 +70,17 @@ def follow(silence: Silence, name: str, command: str) -> None:
         assert (record["state"], len(record["job_ids"]), bool(record["job_id"])) == ("submitted", 1, True)
 
 
+@fault("20", "kill -9 of submit as sbatch has taken the job, its runs folder known to nobody else")
+def test_a_submit_that_is_killed_behind_sbatch_leaves_a_run_that_status_finds_from_anywhere(quick: Silence) -> None:
+    quick.wrap("sbatch", "", "kill -9 $PPID", silent=True)
+    cut = quick.begun(*SUBMIT, "--runs-dir", "elsewhere", "--name", "cut")
+    assert (cut.communicate(timeout=60)[0], cut.returncode) == ("", -signal.SIGKILL)
+    quick.answers_again()
+    assert "queued" in quick.call("status", "cut", code=0).stdout
+    assert quick.jobs_ever()["cut"] == 1
+    quick.call("cancel", "cut", code=0)
+
+
 @fault("16", "the reply is lost, nobody answers then, and any command is typed next")
 @pytest.mark.parametrize("count", [pytest.param(len(FOLLOWED), id="6"), pytest.param(1000, id="1000", marks=LONG)])
 def test_a_lost_reply_and_silence_after_it_end_in_one_job_whatever_is_typed_next(quick: Silence, figure: Figures, count: int) -> None:
