@@ -38,7 +38,7 @@ _SPANS = {
 
 @dataclass(frozen=True)
 class Row:
-    """What a number of nodes gives; the intervals are None where nothing is ever lost."""
+    """What a number of nodes gives; the intervals are None where nothing is ever lost, the best one also where no step is kept."""
 
     nodes: int
     mean_time_to_failure_s: float | None
@@ -77,13 +77,14 @@ def row(conditions: Conditions, nodes: int, minutes: float | None) -> Row:
     """Work out one number of nodes; `minutes`: the recipe's own interval."""
     losses, best_s = conditions.losses_per_s(nodes), best_interval_s(conditions, nodes)
     mean_s = 1 / losses if losses >= NEVER else None
+    shares = simulate(conditions, nodes, 1e3 * DAY_S if best_s is None else best_s)
     return Row(
         nodes,
         mean_s,
-        None if best_s is None else best_s / 60,
+        None if best_s is None or shares.useful <= 0 else best_s / 60,
         None if mean_s is None else young_s(conditions.stall_s, mean_s) / 60,
         None if mean_s is None else daly_s(conditions.stall_s, mean_s) / 60,
-        simulate(conditions, nodes, 1e3 * DAY_S if best_s is None else best_s),
+        shares,
         None if minutes is None else simulate(conditions, nodes, 60 * minutes).useful,
     )
 

@@ -12,7 +12,7 @@ from trainers.config.checkpoint import AUTO
 
 from ..config.compose import Composed
 from ..config.strict_yaml import KeyPath
-from ..errors import ConfigError
+from ..errors import ConfigError, counted
 from ..schedulers.registry import scheduler
 from .plan import Plan, filled
 
@@ -60,7 +60,7 @@ def _best(composed: Composed, plan: Plan) -> tuple[float, str, float]:
         raise _without_best(composed, why, f"null saves at the end and on a notice only; {_BY_HAND}")
     ratio = effective_training.simulate(conditions, plan.nodes, best_s).useful
     if ratio <= 0:
-        why = f"{_nodes(plan)} so often that no step would be kept"
+        why = f"{_count(plan)} would keep no step: failures and preemptions come too often, or a start takes longer than the allocation"
         raise _without_best(composed, why, "look at fvlaunch show --ettr, and at reliability in the profile")
     mean_days = 1 / (conditions.losses_per_s(plan.nodes) * effective_training.DAY_S)
     basis = f"{_nodes(plan)} every {days(mean_days)} ({rate.origin}), a save stalls {conditions.stall_s:.2g} s"
@@ -88,10 +88,16 @@ def rounded(minutes: float, shortest: float) -> float:
 
 
 def _nodes(plan: Plan) -> str:
-    return "1 node fails" if plan.nodes == 1 else f"{plan.nodes} nodes fail"
+    return f"{_count(plan)} {'fails' if plan.nodes == 1 else 'fail'}"
+
+
+def _count(plan: Plan) -> str:
+    return counted(plan.nodes, "node")
 
 
 def days(count: float) -> str:
     """Return a span as text, in the largest of days, hours, minutes and seconds of which there are two."""
     units = (("days", 1), ("hours", 24), ("minutes", 1440))
-    return next((f"{count * size:.3g} {unit}" for unit, size in units if count * size >= 2), f"{count * 86400:.2g} seconds")
+    seconds = count * 86400
+    short = f"{seconds:.0f} seconds" if seconds >= 10 else f"{seconds:.2g} seconds"
+    return next((f"{count * size:.3g} {unit}" for unit, size in units if count * size >= 2), short)

@@ -41,6 +41,12 @@ def test_json_tells_the_same_with_all_digits(call: Call) -> None:
         assert one["as_written"] <= one["effective_training_time_ratio"] + 1e-3
 
 
+def test_where_no_step_is_kept_no_interval_is_named(call: Call) -> None:
+    never = ("--set", "cluster.reliability.start_s=100000", "--set", "cluster.slurm.time=1:00:00")
+    for one in json.loads(call("show", "finetune", "--cluster", "lab", "--ettr", "--json", *never)[1])["nodes"]:
+        assert (one["effective_training_time_ratio"], one["best_minutes"]) == (0, None)
+
+
 def test_where_nothing_fails_no_interval_is_named(call: Call) -> None:
     never = ("show", "finetune", "--cluster", "lab", "--ettr", "--set", "cluster.reliability.failures_per_node_day=0")
     assert {one["best_minutes"] for one in json.loads(call(*never, "--json")[1])["nodes"]} == {None}

@@ -77,7 +77,7 @@ def test_a_place_in_the_profile_is_named_as_the_origin(call: Call) -> None:
     [
         (("--cluster", "local"), "cluster local does not say", "own.yaml:6"),
         (("--cluster", "lab", "--set", "cluster.reliability.failures_per_node_day=0"), "failures_per_node_day is 0", "own.yaml:6"),
-        (("--cluster", "lab", "--set", "cluster.reliability.failures_per_node_day=1e9"), "so often that no step", "own.yaml:6"),
+        (("--cluster", "lab", "--set", "cluster.reliability.failures_per_node_day=1e9"), "would keep no step", "own.yaml:6"),
         (("--cluster", "lab", "--set", "cluster.reliability.failures_per_node_day=-1"), "greater than or equal to 0", "--set"),
         (("--cluster", "lab", "--set", "cluster.reliability.save_gb_per_s=0"), "greater than or equal to 0.001", "--set"),
         (("--cluster", "lab", "--set", "train.checkpoint.every_minutes=-15"), "a number of minutes greater than 0, or auto", "--set"),
@@ -154,4 +154,10 @@ def test_minutes_are_rounded_to_two_digits_and_never_below_a_write(minutes: floa
 
 
 def test_spans_are_told_in_a_unit_of_which_there_are_two() -> None:
-    assert [days(count) for count in (19.23, 1.2, 0.05, 1e-4)] == ["19.2 days", "28.8 hours", "72 minutes", "8.6 seconds"]
+    assert [days(count) for count in (19.23, 1.2, 0.05, 1.2e-3, 1e-4)] == [
+        "19.2 days",
+        "28.8 hours",
+        "72 minutes",
+        "104 seconds",
+        "8.6 seconds",
+    ]
