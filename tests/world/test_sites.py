@@ -234,7 +234,7 @@ def test_without_munge_all_that_slurm_says_is_told_the_cause_first(site: SlurmCl
     finally:
         site.start_munge()
     assert done.returncode == 3
-    assert "error: squeue: Munge encode failed: Failed to access" in done.stderr and "Protocol authentication error" in done.stderr
+    assert "(squeue: Munge encode failed: Failed to access" in done.stderr and "Protocol authentication error" in done.stderr
     assert "hint: munged does not run on this machine" in done.stderr
     runs.call("cancel", "unproved")
 

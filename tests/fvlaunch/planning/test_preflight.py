@@ -161,7 +161,7 @@ def test_trajectories_of_another_schedule_are_refused(tmp_path: Path) -> None:
     cache, role = tmp_path / "data/shapes-trajectories", "train.models.{}.init_from=tiny-wan"
     cache.mkdir(parents=True)
     found = {"format": 1, "flow_shift": 5.0, "timesteps": [1000, 900, 750, 500], "trajectory_steps": 48, "teacher_guidance_scale": 2.0}
-    (cache / "metadata.json").write_text(json.dumps({**found, "total": 1024, "latents": [5, 4, 4], "text_len": 4}))
+    (cache / "metadata.json").write_text(json.dumps({**found, "total": 1024, "prompts": 1024, "latents": [5, 4, 4], "text_len": 4}))
     (problem,) = problems(tmp_path, "shapes-kd", role.format("student"), role.format("teacher"))
     assert "flow_shift 5.0, not 3.0" in problem.message and problem.key == "train.method.cache"
     assert str(problem.where).split(":")[0].endswith("shapes-kd.yaml")

@@ -48,7 +48,7 @@ def test_sample_writes_what_validation_showed_and_goes_on_block_by_block(
     code, _, err = run_sample(capsys, *words, "--to", tmp_path / "long.mp4", "--num-frames", 42, "--local-attn-size", 5)
     assert code == 0, err
     assert [line for line in err.splitlines() if " frames (" in line][-1].startswith(f"{tmp_path / 'long.mp4'}: 42 frames")
-    assert len(err.splitlines()) == 22  # which weights, 20 blocks after the first, and what was made
+    assert len(err.splitlines()) == 23  # that it runs on the CPU, which weights, 20 blocks after the first, and what was made
     assert frames(tmp_path / "long.mp4").shape == (42, 64, 64, 3)
     code, _, err = run_sample(capsys, *words, "--to", tmp_path / "x.mp4", "--num-frames", 42, "--local-attn-size", 1)
     assert code == 1 and "does not hold" in err and "at least 2" in err

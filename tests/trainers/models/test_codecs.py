@@ -134,7 +134,7 @@ class _Broken:
 
 def test_latents_that_are_not_finite_are_never_written(tmp_path: Path) -> None:
     write_merged(tmp_path, 1)
-    with pytest.raises(UserError, match=r"none of 1 entries.*\n.*000.mp4: its latents are not finite"):
+    with pytest.raises(UserError, match=r"none of 1 entry.*\n.*000.mp4: its latents are not finite"):
         preprocess(tmp_path, tmp_path / "out", _Broken(), Settings(5, 8, 8, 8), report=lambda _: None)
     assert not list((tmp_path / "out").rglob("*.parquet"))
     assert json.loads((tmp_path / "out/report.json").read_text())["rejected"] == {"not_finite": 1}
