@@ -5,6 +5,7 @@ A job outlives its controller, and nobody takes its nodes meanwhile: so it waits
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from contextlib import suppress
@@ -38,8 +39,17 @@ def requeue(job_id: str, patience_s: float = PATIENCE_S) -> bool:
 
 
 def after_silence(job_id: str) -> bool:
-    """Requeue a job that still runs; say whether it waits to run again."""
+    """Requeue a job that still runs its present life; say whether it runs again."""
     details = commands.job(job_id)
-    if details is None or details.state != "RUNNING":
-        return details is not None and is_waiting(details.state)
+    if details is None:
+        return False
+    if details.restarts > _lives_before():  # the request was heard; while its processes end it is COMPLETING
+        return details.state != "CANCELLED"
+    if details.state != "RUNNING":
+        return is_waiting(details.state)
     return commands.requeue(job_id)
+
+
+def _lives_before() -> int:
+    """Return how often this job has been restarted; Slurm tells its processes from the second life on."""
+    return int(os.environ.get("SLURM_RESTART_COUNT") or 0)
