@@ -16,7 +16,10 @@ from ..stub_modules import without
 
 MEMORY_ERRORS = r"^(slurmstepd|srun):.*(oom.kill|out of memory|memory limit)|^MemoryError|: cannot allocate memory"
 """What Slurm, and Python, print where agents and not ranks were killed for want of memory."""
-PASSING_ERRORS = "timed out|connection|communication|node fail|launch failed|socket|temporarily|stale file handle|input/output error"
+PASSING_ERRORS = (
+    "timed out|connection|communication|node fail|launch failed|socket|temporarily|stale file handle|input/output error"
+    "|already completing or completed|job is pending execution|slurm job [0-9]+ has expired"
+)
 """What is printed where a start failed that may succeed the next time."""
 
 

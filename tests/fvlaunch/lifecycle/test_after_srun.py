@@ -164,6 +164,8 @@ KILLED = "slurmstepd: error: Detected 1 oom_kill event in StepId=7.0. Some of th
             3,
             "starts_without_progress: 3",
         ),
+        (("srun: error: Unable to create step for job 7: Job/step already completing or completed",), 1, 3, "starts_without_progress: 3"),
+        (("srun: error: Slurm job 7 has expired",), 1, 3, "starts_without_progress: 3"),
         ((), 137, 3, "3 starts in a row ended before an attempt was begun"),
         ((KILLED, "srun: error: n1: task 0: Out Of Memory"), 137, 2, "ran out of memory 2 times (limits.out_of_memory: 1)"),
         (("Traceback (most recent call last):", "MemoryError"), 1, 2, "limits.out_of_memory: 1"),

@@ -223,7 +223,7 @@ else
         times=$(tail -n 3 /shared/runs/run-1/job/0123456789abcdef/wordless | grep -cx not_begun)
         if [ "$times" -ge 3 ]; then
             hopeless="$times starts in a row ended before an attempt was begun (limits.starts_without_progress: 3)"
-        elif [ "$code" -lt 128 ] && ! grep -aEqi 'timed out|connection|communication|node fail|launch failed|socket|temporarily|stale file handle|input/output error' <<<"$output" &&
+        elif [ "$code" -lt 128 ] && ! grep -aEqi 'timed out|connection|communication|node fail|launch failed|socket|temporarily|stale file handle|input/output error|already completing or completed|job is pending execution|slurm job [0-9]+ has expired' <<<"$output" &&
             [ -z "$(find /shared/runs/run-1/job/0123456789abcdef/../../attempts -name '*.jsonl' -newer /shared/runs/run-1/job/0123456789abcdef/submission.sh 2>/dev/null)" ]; then
             hopeless="the agents ended with exit code $code before an attempt was begun"
         fi
