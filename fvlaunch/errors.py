@@ -6,6 +6,7 @@ FvlaunchError               1  the user can fix it: what is wrong, where, and a 
 ├── NotFound                1  no recipe, cluster or run of that name
 ├── NameTaken                1  a run of that name exists already
 ├── RunConflict             1  somebody else owns the run, or its state does not allow this
+├── JobUnrecorded           1  the job was taken, and its id could not be written down
 ├── SchedulerRefused        1  the scheduler understood and said no
 ├── SchedulerUnreachable    3  the scheduler gave no answer
 ├── Interrupted           130  Ctrl-C, where something goes on that the person should know of
@@ -101,6 +102,10 @@ class NameTaken(FvlaunchError):
 
 class RunConflict(FvlaunchError):
     """Somebody else owns the run, or its state does not allow this."""
+
+
+class JobUnrecorded(FvlaunchError):
+    """The job was taken, and its id could not be written down."""
 
 
 class SchedulerRefused(FvlaunchError):

@@ -8,17 +8,13 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from ..errors import FvlaunchError, Interrupted, SchedulerUnreachable
+from ..errors import FvlaunchError, Interrupted, JobUnrecorded, SchedulerUnreachable
 from ..runs.directory import Record, Run
 from ..schedulers.base import JobSpec, Scheduler
 from ..schedulers.registry import scheduler
 
 UNANSWERED = "unanswered"
 """The event of a submission without an answer, with its token: a job of it may come late."""
-
-
-class JobUnrecorded(FvlaunchError):
-    """The job was taken, and its id could not be written down."""
 
 
 def make_job_folder(run: Run) -> Path:

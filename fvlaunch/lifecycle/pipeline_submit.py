@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..errors import FvlaunchError, Interrupted, RunConflict, SchedulerUnreachable
+from ..errors import FvlaunchError, Interrupted, JobUnrecorded, RunConflict, SchedulerUnreachable
 from ..planning.pipeline_plan import FIRST_ONLY, PipelinePlan
 from ..planning.plan import Plan
 from ..planning.planner import plan_resume
@@ -46,7 +46,7 @@ def submit(plan: PipelinePlan, *, take_snapshot: bool, request: dict[str, Any]) 
     try:
         with pipeline.exclusive():
             _start(pipeline, list(zip(pipeline.stages, plan.stages, strict=True)), None)
-    except (SchedulerUnreachable, Interrupted, job_records.JobUnrecorded):
+    except (SchedulerUnreachable, Interrupted, JobUnrecorded):
         raise  # jobs are there, or may be: status and resume will find out
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted while {pipeline.name} was submitted", hint=_what_next(pipeline)) from None
@@ -90,7 +90,7 @@ def _start(pipeline: Pipeline, stages: Sequence[tuple[Run, Plan]], after: str | 
             submission.start(run, chained(plan, after))
         except (SchedulerUnreachable, Interrupted) as error:
             raise _with_the_rest(error, pipeline, run) from None
-        except job_records.JobUnrecorded:
+        except JobUnrecorded:
             raise
         except FvlaunchError as error:
             run.update(state="stopped", reason=f"it could not be submitted: {error.message}")

@@ -17,7 +17,7 @@ from typing import Any
 
 from ..config import own_files
 from ..config.strict_yaml import dump
-from ..errors import FvlaunchError, Interrupted, RunConflict, SchedulerUnreachable
+from ..errors import FvlaunchError, Interrupted, JobUnrecorded, RunConflict, SchedulerUnreachable
 from ..files import in_words, publish_text, why_not_writable
 from ..planning import lockfile
 from ..planning.plan import Plan
@@ -28,7 +28,7 @@ from ..runs.registry import remember
 from ..schedulers.registry import scheduler
 from ..status import liveness
 from . import job_specs, unanswered
-from .job_records import JobUnrecorded, adopt, make_job_folder, submit_job, what_next
+from .job_records import adopt, make_job_folder, submit_job, what_next
 
 _ROOM_BYTES = 256 * 1024
 """What a submission writes: its records, the job's script and pickle."""
