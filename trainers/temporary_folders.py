@@ -21,11 +21,12 @@ _made: list[str] = []
 
 def ensure() -> list[str]:
     """Replace folders that take no files, for this process and those that it starts; return what to tell."""
+    told = []
     try:
         tempfile.gettempdir()
-    except FileNotFoundError:
-        tempfile.tempdir = _IN_MEMORY
-    told = []
+    except FileNotFoundError as error:
+        os.environ["TMPDIR"] = tempfile.tempdir = _IN_MEMORY
+        told.append(f"{error.strerror or error}: temporary files are kept in memory ({_IN_MEMORY})")
     for name in _COMPILE_CACHES:
         folder = os.environ.get(name)
         if folder and not _takes_files(Path(folder)):

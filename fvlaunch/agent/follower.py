@@ -109,8 +109,10 @@ class Follower:
             self._listen()
             if self._record:
                 return None
-            if over := self._over():
-                return over
+            if time.monotonic() >= self._next_poll:
+                self._next_poll = time.monotonic() + self.limits.poll_s
+                if over := self._over():
+                    return over
             time.sleep(0.1)
 
     def _over(self) -> str | None:

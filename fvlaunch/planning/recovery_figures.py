@@ -123,7 +123,7 @@ def _saving(composed: Composed, plan: Plan, said: _Said, attempts: list[Attempt]
 def _computed(size: float, whose: str, speed: Figure, before_s: float) -> Figure:
     """Return how long bytes take at a speed in GB/s, after what comes before."""
     assert speed.value is not None
-    origin = f"computed: {_gb(size)}{whose} at {speed.value:g} GB/s ({speed.origin})"
+    origin = f"computed: {before_s:.2g} s, then {_gb(size)}{whose} at {speed.value:g} GB/s ({speed.origin})"
     return Figure(before_s + size / 1e9 / speed.value, origin)
 
 

@@ -15,8 +15,10 @@ from trainers import temporary_folders
 def test_temporary_files_are_in_memory_where_no_disk_takes_any(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", None)
     monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "none")])
-    temporary_folders.ensure()
-    assert tempfile.gettempdir() == "/dev/shm"
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "none"))
+    [told] = temporary_folders.ensure()
+    assert "temporary files are kept in memory" in told
+    assert tempfile.gettempdir() == os.environ["TMPDIR"] == "/dev/shm"  # the latter is for processes that it starts
     monkeypatch.setattr(tempfile, "tempdir", None)
 
 

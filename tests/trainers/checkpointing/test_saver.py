@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING, Metadata
 
 from tests.support.paths import ROOT
@@ -44,14 +43,6 @@ def ranks() -> Iterator[Any]:
     server = helper.Ranks()
     yield server
     server.close()
-
-
-@pytest.fixture(scope="module")
-def alone() -> Iterator[None]:
-    """This process as a world of one."""
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
 
 
 @pytest.fixture

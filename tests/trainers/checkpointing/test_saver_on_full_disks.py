@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 
 from tests.support.paths import ROOT
 from tests.support.rows import fault
@@ -23,14 +22,6 @@ from trainers.checkpointing.saver import Checkpointer
 
 ROWS = 5000
 MOMENTS = ["folder", "shards", "sync", "carried", "manifest", "rename", "sync of the folder"]
-
-
-@pytest.fixture(scope="module")
-def alone() -> Iterator[None]:
-    """This process as a world of one."""
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
 
 
 @pytest.fixture
