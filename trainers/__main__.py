@@ -51,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     control = Control().start()
     options = _parser().parse_args(arguments)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format=f"%(asctime)s rank {control.rank}: %(message)s", force=True)
+    control.report_warnings()
     for text in temporary_folders.ensure():
         log.warning(text)
         control.report("warning", text=text)

@@ -19,6 +19,7 @@ from __future__ import annotations
 import ctypes
 import faulthandler
 import json
+import logging
 import os
 import signal
 import sys
@@ -56,6 +57,16 @@ def die_with_parent(parent: int | None = None) -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     if parent is not None and os.getppid() != parent:  # it died before the line above
         os._exit(1)
+
+
+class _Reporter(logging.Handler):
+    def __init__(self, control: Control) -> None:
+        super().__init__(logging.WARNING)
+        self._control = control
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if getattr(record, "reported", False):
+            self._control.report("warning", text=record.getMessage())
 
 
 class Control:
@@ -141,6 +152,10 @@ class Control:
             os._exit(1)
         except OSError:  # full; or no pipe but a file of somebody's, on a disk that refuses
             pass
+
+    def report_warnings(self) -> None:
+        """From now on send the launcher warnings that are logged with `extra={"reported": True}`, by modules that know of none."""
+        logging.getLogger().addHandler(_Reporter(self))
 
     def is_current(self) -> bool:
         """Return whether no later attempt has taken over. A file that cannot be read right now says nothing, so: True."""

@@ -43,8 +43,8 @@ class SparseAttention(Section):
     """Let sparsity rise with the steps. null: full sparsity from the first step."""
     backend: Literal["auto", "gather", "flex", "kernel"] = "auto"
     """What computes the part that attends token by token. gather: plain torch, on any device. flex: flex_attention, compiled, on CUDA, with
-    tiles of a multiple of 64 tokens. kernel: the package fastvideo-kernel or vsa where one is installed, on CUDA, with tiles of 64 tokens.
-    auto: the last of these that can."""
+    tiles of a multiple of 64 tokens. kernel: the package fastvideo-kernel (0.3.4 or newer; older ones, and vsa, only on Hopper cards), on
+    CUDA, with tiles of 64 tokens. auto: the last of these that can and gives right results, which is tried at the start."""
 
     @model_validator(mode="after")
     def _backend_can(self) -> SparseAttention:

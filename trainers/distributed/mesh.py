@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -22,6 +22,8 @@ from ..config.parallel import ParallelConfig
 from ..control import StopRequested
 from ..errors import UserError
 from . import devices
+
+T = TypeVar("T")
 
 _COLLECTIVE_TIMEOUT = timedelta(hours=24)
 """Practically none: the launcher decides when a silent rank hangs, and a dead one makes collectives raise at once."""
@@ -52,6 +54,12 @@ class ParallelContext:
         values = torch.tensor([int(flag) for flag in flags], dtype=torch.int32)
         dist.all_reduce(values, op=dist.ReduceOp.MAX, group=self.control_group)
         return [bool(value) for value in values.tolist()]
+
+    def gather(self, mine: T) -> list[T]:
+        """Return every rank's object, by rank. Collective."""
+        everyone: list[Any] = [None] * self.world_size
+        dist.all_gather_object(everyone, mine, group=self.control_group)
+        return everyone
 
     def raise_if_stopping(self, stop_requested: bool) -> None:
         """Raise StopRequested on all ranks where any of them has got a stop notice. Collective."""

@@ -84,6 +84,7 @@ class OneNetwork(ModelBase):
         random = config.init_from is None and load
         part = part or role
         self.transformer = self._random(derived_seed("weights", seed, part)) if random else self._empty()
+        self.choose_kernels(parallel)
         self.transformer.requires_grad_(trainable)
         if adapted:
             lora.inject(self.transformer, config.lora)
@@ -137,6 +138,10 @@ class OneNetwork(ModelBase):
     @abstractmethod
     def blocks(self) -> Iterable[nn.Module]:
         """Return the parts to shard, compile and recompute one by one."""
+
+    def choose_kernels(self, parallel: ParallelContext) -> None:
+        """Choose, with all ranks, among several ways to compute the same, before weights are read. UserError where what was requested is
+        not right here. Collective."""
 
     def keep_float32(self) -> Iterable[nn.Module]:
         """Return the parts of a trained network that compute in float32 even in bf16 runs."""

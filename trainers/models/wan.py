@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
@@ -13,8 +14,9 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import get_model_state_dict
 
 from ..config.attention import SparseAttention
+from ..distributed.mesh import ParallelContext
 from . import lora
-from .attention import sparse_network
+from .attention import masks, sparse_gpu, sparse_network
 from .attention.sparse_network import SparseSelfAttention
 from .base import OneNetwork
 from .loading import diffusers_weights, model_folder
@@ -43,6 +45,14 @@ class Wan(OneNetwork):
         if self.attention is not None:
             self._sparse = sparse_network.install(network, self.attention)
         return network
+
+    def choose_kernels(self, parallel: ParallelContext) -> None:
+        head_dim, requested = int(self.transformer.config.attention_head_dim), self.config.attention
+        if self.attention is not None:
+            tile = math.prod(self.attention.tile)
+            sparse_gpu.backend(self.attention.backend, self.device, self.compute_type, tile, head_dim, parallel)
+        elif isinstance(requested, str):  # of a block-causal network
+            masks.backend(requested, self.device, head_dim, self.compute_type, parallel)
 
     def on_step(self, step: int) -> None:
         if self._sparse is not None:

@@ -15,8 +15,9 @@ from trainers.config.models.causal_wan import Config
 from trainers.diffusion import frame_blocks
 from trainers.distributed import dtensor
 from trainers.distributed.mesh import ParallelContext
+from trainers.errors import UserError
 from trainers.models import model_class
-from trainers.models.attention import block_causal, masks, rope
+from trainers.models.attention import block_causal, kernel_choice, masks, rope
 from trainers.models.attention.masks import TILE, tile_mask
 from trainers.models.causal_wan import CausalWan
 
@@ -235,11 +236,19 @@ def test_flex_attention_sees_what_the_whole_mask_shows(parallel: ParallelContext
             torch.testing.assert_close(flex.predict_velocity(noisy, levels, prompt, **context), expected, rtol=0, atol=3e-6)
 
 
-def test_flex_attention_is_taken_only_where_it_trains() -> None:
+def test_flex_attention_is_taken_only_where_it_trains_and_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel_choice.forget()
+    monkeypatch.setattr(masks, "tried", lambda *_: "")
     assert masks.backend("auto", torch.device("cuda"), 128) == "flex"
     assert masks.backend("auto", torch.device("cuda"), 12) == "dense"
     assert masks.backend("auto", CPU, 128) == "dense"
     assert masks.backend("flex", CPU, 128) == "flex" and masks.backend("dense", torch.device("cuda"), 128) == "dense"
+    kernel_choice.forget()
+    monkeypatch.setattr(masks, "tried", lambda *_: "dq is wrong")
+    assert masks.backend("auto", torch.device("cuda"), 128) == "dense"
+    with pytest.raises(UserError, match="attention: flex was chosen by name, and dq is wrong"):
+        masks.backend("flex", torch.device("cuda"), 128)
+    kernel_choice.forget()
 
 
 def test_the_processor_is_called_as_diffusers_calls_its_own() -> None:

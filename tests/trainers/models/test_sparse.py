@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from tests.support.trainers import emulated_kernels as kernels
 from trainers.errors import UserError
+from trainers.models.attention import kernel_choice, kernel_packages, sparse_gather, sparse_gpu
 from trainers.models.attention import sparse as vsa
-from trainers.models.attention import sparse_gather, sparse_gpu
 from trainers.models.attention.sparse_tiles import Tiles
 
 CPU = torch.device("cpu")
@@ -216,7 +217,7 @@ def stand_in(query: Tensor, key: Tensor, value: Tensor, chosen: Tensor, lengths:
 
 @pytest.mark.parametrize(("tiles", "kept"), CASES)
 def test_the_packages_kernels_are_given_what_they_ask_for(tiles: Tiles, kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sparse_gpu, "kernel", lambda: stand_in)
+    monkeypatch.setattr(kernel_packages, "found", lambda: (stand_in, ""))
     *parts, upstream = (part.float() for part in inputs(tiles))
     actual, expected = (
         with_gradients(lambda *of, b=b: vsa.attend(*of, tiles, kept, b), list(parts), upstream) for b in ("kernel", "gather")
@@ -225,26 +226,70 @@ def test_the_packages_kernels_are_given_what_they_ask_for(tiles: Tiles, kept: in
         torch.testing.assert_close(ours, theirs, **TIGHT)
 
 
+def test_several_videos_are_given_to_kernels_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernels for Hopper cards check that the batch is one."""
+    monkeypatch.setattr(kernel_packages, "found", lambda: (kernels.for_one_video, ""))
+    tiles, kept = Tiles((6, 5, 7), (4, 4, 4)), 3
+    *parts, upstream = (part.float() for part in inputs(tiles, batch=3))
+    actual, expected = (
+        with_gradients(lambda *of, b=b: vsa.attend(*of, tiles, kept, b), list(parts), upstream) for b in ("kernel", "gather")
+    )
+    for ours, theirs in zip(actual, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=3e-6)
+
+
+@pytest.fixture
+def undecided() -> Iterator[None]:
+    kernel_choice.forget()
+    kernel_packages.found.cache_clear()
+    yield
+    kernel_choice.forget()
+    kernel_packages.found.cache_clear()
+
+
+@pytest.mark.usefixtures("undecided")
 def test_a_cpu_imports_no_kernels_and_gathers(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(name: str) -> None:
         raise AssertionError(name)
 
-    sparse_gpu.kernel.cache_clear()
     monkeypatch.setattr("importlib.import_module", refuse)
     assert sparse_gpu.backend("auto", CPU, torch.bfloat16, 64, 128) == "gather"
-    with pytest.raises(UserError, match="are not here"):
+    with pytest.raises(UserError, match="is installed here, or no GPU is seen"):
         sparse_gpu.backend("kernel", CPU, torch.bfloat16, 64, 128)
 
 
+@pytest.mark.usefixtures("undecided")
 def test_a_gpu_takes_the_fastest_that_can(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda, half = torch.device("cuda"), torch.bfloat16
-    monkeypatch.setattr(sparse_gpu, "kernel", lambda: None)
+    monkeypatch.setattr(sparse_gpu, "tried", lambda *_: "")
+    monkeypatch.setattr(kernel_packages, "found", lambda: (None, ""))
     assert sparse_gpu.backend("auto", cuda, half, 64, 128) == "flex"
     assert sparse_gpu.backend("auto", cuda, half, 8, 128) == sparse_gpu.backend("auto", cuda, half, 64, 12) == "gather"
-    monkeypatch.setattr(sparse_gpu, "kernel", lambda: stand_in)
+    kernel_choice.forget()
+    monkeypatch.setattr(kernel_packages, "found", lambda: (stand_in, ""))
     assert sparse_gpu.backend("auto", cuda, half, 64, 128) == "kernel"
     assert sparse_gpu.backend("auto", cuda, torch.float32, 64, 128) == sparse_gpu.backend("auto", cuda, half, 128, 128) == "flex"
     assert sparse_gpu.backend("gather", cuda, half, 64, 128) == "gather" and sparse_gpu.backend("flex", cuda, half, 64, 128) == "flex"
+
+
+WRONG = [kernels.keys_scaled_in_bf16, kernels.another_dv, kernels.raising, kernels.without_numbers]
+
+
+@pytest.mark.usefixtures("undecided")
+@pytest.mark.parametrize("kernel", WRONG)
+def test_a_wrong_kernel_is_told_and_left_by_auto_and_refused_by_name(
+    kernel: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(kernel_packages, "found", lambda: (kernel, ""))
+    real = sparse_gpu.tried  # here the tensors are on the CPU, whatever the device is called
+    monkeypatch.setattr(sparse_gpu, "tried", lambda of, _device, *rest: real(of, CPU, *rest) if of is sparse_gpu.attend_kernel else "")
+    for _ in range(2):  # each pass looks, and it is told once
+        assert sparse_gpu.backend("auto", torch.device("cuda"), torch.bfloat16, 64, 64) == "flex"
+    [told] = [record for record in caplog.records if record.reported]  # type: ignore[attr-defined]
+    assert told.getMessage().startswith("attention: a package's kernels are not used: ") and "next is 'flex'" in told.getMessage()
+    with pytest.raises(UserError, match=r"^attention\.backend: kernel was chosen by name, and (d[qkv]|it) (is|fails)") as refused:
+        sparse_gpu.backend("kernel", torch.device("cuda"), torch.bfloat16, 64, 64)
+    assert "fastvideo-kernel 0.3.4 or newer" in refused.value.hint
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -252,7 +297,7 @@ def test_a_gpu_takes_the_fastest_that_can(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize("grid", [(8, 8, 8), (6, 5, 7)])
 @pytest.mark.parametrize("backend", ["flex", "kernel"])
 def test_a_gpus_backends_are_the_reference(backend: Any, grid: tuple[int, int, int]) -> None:
-    if backend == "kernel" and sparse_gpu.kernel() is None:
+    if backend == "kernel" and kernel_packages.found()[0] is None:
         pytest.skip("no package with kernels")
     tiles, kind = Tiles(grid, (4, 4, 4)), torch.bfloat16
     *parts, upstream = (part.to("cuda", kind) for part in inputs(tiles, head_dim=64))

@@ -25,7 +25,7 @@ class Config(wan.Config):
     """The first so many latent frames of a video, which every block sees however far the window has moved."""
     attention: Literal["auto", "dense", "flex"] = "auto"  # type: ignore[assignment]
     """How block-causal attention is computed. flex: flex_attention. dense: scaled_dot_product_attention with the whole mask. auto: flex on
-    CUDA, dense elsewhere."""
+    CUDA, where it gives right results, which is tried at the start; dense elsewhere."""
 
     @field_validator("attention", mode="before")
     @classmethod

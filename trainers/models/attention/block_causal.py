@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask, flex_attention
+from torch.nn.attention.flex_attention import BlockMask
 from torch.nn.functional import scaled_dot_product_attention
 
+from . import flex
 from .projections import output_projection, project
 
 if TYPE_CHECKING:
@@ -69,7 +69,4 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | BlockMask |
 
 @cache
 def _flex(device_type: str) -> Callable[..., Tensor]:
-    """Return flex_attention, compiled on GPUs. Not compiled it makes the whole matrix of scores, which is good only for comparing on a CPU
-    (and has no backward pass there)."""
-    attention: Any = flex_attention if device_type == "cpu" else torch.compile(flex_attention, dynamic=False)
-    return attention
+    return flex.attention(device_type)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 from typing import Literal
 
 import torch
@@ -11,6 +12,10 @@ from torch.nn.attention.flex_attention import BlockMask
 from torch.nn.functional import pad
 
 from ...diffusion import frame_blocks
+from ...distributed.mesh import ParallelContext
+from . import block_causal, kernel_choice
+from .kernel_check import Trial, fault, plain
+from .kernel_choice import Candidate
 
 TILE = 128
 """Tokens along a side of the squares that flex_attention computes, masks or leaves out whole."""
@@ -20,12 +25,45 @@ _SMALLEST_FLEX_HEAD = 16
 Backend = Literal["dense", "flex"]
 
 
-def backend(requested: str, device: torch.device, head_dim: int) -> Backend:
-    """Return the kernel to use. For "auto": flex_attention leaves out what is masked, but trains only on CUDA and has no kernel for tiny
-    heads."""
-    if requested == "auto":
-        return "flex" if device.type == "cuda" and head_dim >= _SMALLEST_FLEX_HEAD else "dense"
-    return "dense" if requested == "dense" else "flex"
+def backend(
+    requested: str,
+    device: torch.device,
+    head_dim: int,
+    dtype: torch.dtype = torch.bfloat16,
+    parallel: ParallelContext | None = None,
+) -> Backend:
+    """Return the kernel to use. For "auto": flex_attention leaves out what is masked, but it trains only on CUDA, has no kernel for tiny
+    heads, and must give right results here.
+
+    What is requested by name and is wrong is a UserError. With `parallel` the ranks agree on it; without, what was agreed holds.
+    """
+    by_flex = Candidate("flex", "flex_attention's kernels", ("block-causal", head_dim), partial(_fault_of_flex, device, dtype, head_dim))
+    if requested == "flex":
+        kernel_choice.required(by_flex, "attention", "", "attention: dense or auto; or another version of torch", parallel)
+    if requested != "auto":
+        return "dense" if requested == "dense" else "flex"
+    candidates = [by_flex] if device.type == "cuda" and head_dim >= _SMALLEST_FLEX_HEAD else []
+    return "flex" if kernel_choice.first(candidates, "dense", parallel) == "flex" else "dense"
+
+
+def _fault_of_flex(device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
+    """Nothing is tried on a CPU, where it is not compiled and has no backward pass."""
+    return None if device.type == "cpu" else tried(block_causal.attend, device, dtype, head_dim) or None
+
+
+def tried(attend: Callable[..., Tensor], device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
+    """Return how `attend` is wrong under the mask of a short video, whose tokens fill no whole number of squares; "" where it is right."""
+    frames, tokens = 7, 50
+    with torch.inference_mode(False):
+        between = frame_blocks.causal(frames, 2)
+        blocks, whole = tile_mask(between, tokens, device), between.repeat_interleave(tokens, 0).repeat_interleave(tokens, 1).to(device)
+
+    def candidate(*parts: Tensor) -> Tensor:
+        return attend(*(part.transpose(1, 2) for part in parts), blocks).transpose(1, 2)
+
+    whole = whole.expand(2, 2, -1, -1)
+    real = torch.ones(frames * tokens, dtype=torch.bool, device=device)
+    return fault(candidate, Trial(plain(whole), whole, head_dim, tokens, real), dtype)
 
 
 @lru_cache(maxsize=4)

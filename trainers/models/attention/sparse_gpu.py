@@ -1,44 +1,95 @@
-"""Owns attention to chosen tiles on a GPU: by flex_attention, or by a package's kernels. Must not import the packages where there is no
-GPU.
+"""Owns attention to chosen tiles on a GPU, by flex_attention or by a package's kernels, and which of them is taken. Must not import the
+packages where there is no GPU.
 
-All functions take and return what sparse_gather.attend does, and are tested against it.
+All functions take and return what sparse_gather.attend does, and are tested against it: by tests, and on each GPU before a run takes them.
 """
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask, flex_attention
+from torch.nn.attention.flex_attention import BlockMask
 
-from ...errors import UserError
+from ...distributed.mesh import ParallelContext
+from . import flex, kernel_choice, kernel_packages, sparse_gather
+from .kernel_check import Trial, fault
+from .kernel_choice import Candidate
 
 Backend = Literal["gather", "flex", "kernel"]
+Attend = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None], Tensor]
 _FLEX_TILE, _KERNEL_TILE = 64, 64
 _SMALLEST_FLEX_HEAD = 16
 _KERNEL_HEADS = (64, 128)
-_PACKAGES = (("fastvideo_kernel.block_sparse_attn", "block_sparse_attn"), ("vsa", "block_sparse_attn"))
-"""Newest first. Both need a GPU when they are imported."""
 _FLEX_BLOCKS = dict.fromkeys(("BLOCK_M", "BLOCK_N", "BLOCK_M1", "BLOCK_N1", "BLOCK_M2", "BLOCK_N2"), _FLEX_TILE)
 """What a kernel computes at a time must divide a tile; the defaults for recent GPUs are 128."""
 
 
-def backend(requested: str, device: torch.device, dtype: torch.dtype, tile: int, head_dim: int) -> Backend:
-    """Return the kernel to use. For "auto": the fastest that can do tiles of so many tokens. UserError where a package's kernels are
-    requested but missing."""
+def backend(
+    requested: str, device: torch.device, dtype: torch.dtype, tile: int, head_dim: int, parallel: ParallelContext | None = None
+) -> Backend:
+    """Return the kernel to use. For "auto": the fastest that can do tiles of so many tokens, and gives right results here.
+
+    What is requested by name and is not here, or is wrong, is a UserError. With `parallel` the ranks agree on it; without, what was
+    agreed holds.
+    """
     if requested == "gather" or (requested == "auto" and device.type != "cuda"):
         return "gather"
-    if requested == "kernel" and kernel() is None:
-        raise UserError("attention.backend: the kernels of fastvideo-kernel or vsa are not here", "install one for this GPU; or auto")
-    if requested != "auto":
-        return "flex" if requested == "flex" else "kernel"
-    if tile == _KERNEL_TILE and head_dim in _KERNEL_HEADS and dtype == torch.bfloat16 and kernel() is not None:
+    of_package = Candidate("kernel", "a package's kernels", (tile, head_dim), partial(_fault_of_package, device, dtype, tile, head_dim))
+    by_flex = Candidate("flex", "flex_attention's kernels", (tile, head_dim), partial(_fault_of_flex, device, dtype, tile, head_dim))
+    if requested == "kernel":
+        nothing = "neither fastvideo-kernel nor vsa is installed here, or no GPU is seen"
+        kernel_choice.required(of_package, "attention.backend", nothing, kernel_packages.HINT, parallel)
         return "kernel"
-    return "flex" if tile % _FLEX_TILE == 0 and head_dim >= _SMALLEST_FLEX_HEAD else "gather"
+    if requested == "flex":
+        kernel_choice.required(by_flex, "attention.backend", "", "backend: auto or gather; or another version of torch", parallel)
+        return "flex"
+    candidates = []
+    if tile == _KERNEL_TILE and head_dim in _KERNEL_HEADS and dtype == torch.bfloat16:
+        candidates.append(of_package)
+    if tile % _FLEX_TILE == 0 and head_dim >= _SMALLEST_FLEX_HEAD:
+        candidates.append(by_flex)
+    chosen: Any = kernel_choice.first(candidates, "gather", parallel)
+    return chosen
+
+
+# --- what each is tried on
+
+
+def _fault_of_package(device: torch.device, dtype: torch.dtype, tile: int, head_dim: int) -> str | None:
+    kernel, why = kernel_packages.found()
+    if kernel is None:
+        return why or kernel_choice.ABSENT
+    return tried(attend_kernel, device, dtype, tile, head_dim) or None
+
+
+def _fault_of_flex(device: torch.device, dtype: torch.dtype, tile: int, head_dim: int) -> str | None:
+    """Nothing is tried on a CPU, where it is not compiled and has no backward pass."""
+    return None if device.type == "cpu" else tried(attend_flex, device, dtype, tile, head_dim) or None
+
+
+def tried(attend: Attend, device: torch.device, dtype: torch.dtype, tile: int, head_dim: int) -> str:
+    """Return how `attend` is wrong on a few tiles of `tile` tokens, some of them cut off; "" where it is right. There are two videos of two
+    heads, and a tile that no query attends to."""
+    num, batch, heads = max(4, 512 // tile), *((2, 2) if tile <= 256 else (1, 1))
+    lengths = torch.tensor([tile, tile - 1, tile, tile // 2, 1, tile, tile // 4, tile])[torch.arange(num) % 8]
+    valid = torch.arange(tile) < lengths[:, None]
+    valid[1::2] = valid[1::2].flip(1)  # padding may come first
+    drawn = torch.rand(batch, heads, num, num - 1, generator=torch.Generator().manual_seed(0))
+    chosen = drawn.topk(num // 2, -1).indices.sort(-1).values.to(device)
+    valid = valid.to(device)
+    of_tiles = torch.zeros(batch, heads, num, num, dtype=torch.bool, device=device).scatter_(-1, chosen, True)
+    mask = of_tiles.repeat_interleave(tile, 2).repeat_interleave(tile, 3) & valid.flatten()
+
+    def whole(of: Attend, *parts: Tensor) -> Tensor:
+        query, key, value = (part.unflatten(2, (num, tile)) for part in parts)
+        return of(query, key, value, chosen, valid).flatten(2, 3)
+
+    trial = Trial(partial(whole, sparse_gather.attend), mask, head_dim, tile, valid.flatten())
+    return fault(partial(whole, attend), trial, dtype)
 
 
 # --- flex_attention
@@ -53,19 +104,17 @@ def attend_flex(query: Tensor, key: Tensor, value: Tensor, chosen: Tensor, valid
 
 @cache
 def _flex(device_type: str) -> Callable[..., Tensor]:
-    """Return flex_attention with its options, compiled on GPUs. Not compiled it makes the whole matrix of scores, which is good only for
-    comparing on a CPU."""
+    """Return flex_attention with its options."""
     if device_type == "cpu":
-        return lambda *qkv_chosen_valid: _with_mask(flex_attention, *qkv_chosen_valid)
+        return partial(_with_mask, flex.attention("cpu"))
     # without max_autotune torch tries its default backward blocks alone, rejects them as larger than a tile, and gives up;
     # _FLEX_BLOCKS, warps and stages leave it nothing to choose, so no two runs compute with different kernels
-    compiled = torch.compile(flex_attention, dynamic=False, options={"max_autotune": True})
-    options = {**_FLEX_BLOCKS, "num_warps": 4, "num_stages": 2}
-    return lambda *qkv_chosen_valid: _with_mask(compiled, *qkv_chosen_valid, kernel_options=options)
+    compiled = flex.attention(device_type, max_autotune=True)
+    return partial(_with_mask, compiled, kernel_options={**_FLEX_BLOCKS, "num_warps": 4, "num_stages": 2})
 
 
-def _with_mask(flex: Any, query: Tensor, key: Tensor, value: Tensor, chosen: Tensor, valid: Tensor | None, **options: Any) -> Tensor:
-    result: Tensor = flex(query, key, value, block_mask=block_mask(chosen, valid, query.shape[2] // chosen.shape[2]), **options)
+def _with_mask(attention: Any, query: Tensor, key: Tensor, value: Tensor, chosen: Tensor, valid: Tensor | None, **options: Any) -> Tensor:
+    result: Tensor = attention(query, key, value, block_mask=block_mask(chosen, valid, query.shape[2] // chosen.shape[2]), **options)
     return result
 
 
@@ -95,30 +144,19 @@ def _listed(tiles: Tensor) -> tuple[Tensor, Tensor]:
 # --- the kernels of fastvideo-kernel and vsa
 
 
-@cache
-def kernel() -> Callable[..., Any] | None:
-    """Return a package's block_sparse_attn(query, key, value [B, heads, S, D], map [B, heads, N, N] bool, tokens of each tile [N]); None
-    where there is no GPU, or no package that works on it."""
-    if not torch.cuda.is_available():
-        return None
-    for module, name in _PACKAGES:
-        try:
-            result: Callable[..., Any] = getattr(importlib.import_module(module), name)
-        except Exception:  # a package that was built for another machine may raise anything
-            continue
-        return result
-    return None
-
-
 def attend_kernel(query: Tensor, key: Tensor, value: Tensor, chosen: Tensor, valid: Tensor | None) -> Tensor:
-    """Return what sparse_gather.attend returns, computed by a package's kernels. They need a tile's tokens before its padding."""
-    block_sparse = kernel()
+    """Return what sparse_gather.attend returns, computed by a package's kernels. They need a tile's tokens before its padding.
+
+    They are given the videos of a batch as heads of one: the kernels for Hopper cards know no other batch, and heads do not see each
+    other.
+    """
+    block_sparse, _ = kernel_packages.found()
     assert block_sparse is not None, "no package with the kernels"
     b, heads, num, tile, head_dim = query.shape
     lengths = torch.full((num,), tile, device=query.device) if valid is None else valid.sum(1)
-    chosen_map = torch.zeros(b, heads, num, num, dtype=torch.bool, device=query.device).scatter_(-1, chosen, True)
+    chosen_map = torch.zeros(1, b * heads, num, num, dtype=torch.bool, device=query.device).scatter_(-1, chosen.flatten(0, 1)[None], True)
     order = None if valid is None else valid.int().argsort(dim=1, descending=True, stable=True)
-    parts = [_ordered(part, order).flatten(2, 3) for part in (query, key, value)]
+    parts = [_ordered(part, order).reshape(1, b * heads, num * tile, head_dim).contiguous() for part in (query, key, value)]
     seen = block_sparse(*parts, chosen_map, lengths.to(torch.int32))[0].view(b, heads, num, tile, head_dim)
     return seen if order is None else _ordered(seen, order.argsort(dim=1))
 
