@@ -82,9 +82,10 @@ def architecture_of(reference: str, revision: str | None = None) -> WanArchitect
             return None
     if reference.startswith("tiny-wan"):
         return WanArchitecture(num_layers=2, num_attention_heads=2, attention_head_dim=12, ffn_dim=32, text_dim=32)
-    if "wan" in reference.lower() and re.search(r"A?14B", reference):
+    name = reference.lower()
+    if "wan" in name and re.search(r"a?14b", name):
         return WanArchitecture(num_layers=40, num_attention_heads=40, ffn_dim=13824)
-    return WanArchitecture() if "wan" in reference.lower() and "1.3B" in reference else None
+    return WanArchitecture() if "wan" in name and "1.3b" in name else None
 
 
 def _read(reference: str, revision: str | None) -> dict[str, object] | None:

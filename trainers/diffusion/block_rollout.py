@@ -57,8 +57,9 @@ class FewSteps:
     """The steps of a network that takes all of them itself: it predicts x0, which is noised again to the next step."""
 
     def __init__(self, schedule: FlowSchedule, timesteps: Tensor, *, stochastic: bool) -> None:
-        """stochastic: noise again with fresh noise; otherwise with the noise that the prediction implies, which is Euler's method."""
-        self._schedule, self.timesteps, self._stochastic = schedule, timesteps, stochastic
+        """timesteps: on any device. stochastic: noise again with fresh noise; otherwise with the noise that the prediction implies, which
+        is Euler's method."""
+        self._schedule, self.timesteps, self._stochastic = schedule, timesteps.to(schedule.timesteps.device), stochastic
 
     def predict(self, model: Streaming, number: int, noisy: Tensor, prompt: Tensor, cache: Any, start: int) -> Tensor:
         return model.predict_block(noisy, self._at(number, noisy), prompt, cache, start=start)

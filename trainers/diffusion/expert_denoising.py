@@ -22,7 +22,7 @@ class ExpertSteps(FewSteps):
         super().__init__(schedule, timesteps, stochastic=stochastic)
         self._sigma = boundary / NUM_TIMESTEPS
         self.num_high = int((timesteps >= boundary).sum())
-        """How many are the first expert's. Waits for the device, once."""
+        """How many are the first expert's. Waits for the device, once, where the timesteps are there."""
 
     def predict(self, model: Any, number: int, noisy: Tensor, prompt: Tensor, cache: Any, start: int) -> Tensor:
         high = number < self.num_high

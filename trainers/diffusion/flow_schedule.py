@@ -24,9 +24,12 @@ class FlowSchedule:
     def __init__(self, shift: float, device: torch.device | str = "cpu") -> None:
         u = torch.arange(NUM_TIMESTEPS, 0, -1, dtype=torch.float64) / NUM_TIMESTEPS
         self.shift = shift
-        self.sigmas = shifted(u, shift).to(device)
+        sigmas = shifted(u, shift)
+        self.sigmas = sigmas.to(device)
         """[1000] float64, descending."""
-        self.timesteps = (self.sigmas * NUM_TIMESTEPS).float()
+        self.host_timesteps = (sigmas * NUM_TIMESTEPS).float()
+        """The same as `timesteps`, on the CPU: what the host decides by them does not wait for the device."""
+        self.timesteps = self.host_timesteps.to(device)
         """[1000] float32, descending: what the network is given."""
 
     def index(self, timesteps: Tensor) -> Tensor:
@@ -39,7 +42,7 @@ class FlowSchedule:
 
     def warp(self, step: int) -> float:
         """Return the shifted timestep of `step` (1000 to 0) on the unshifted grid; step 0 is t = 0."""
-        return 0.0 if step == 0 else float(self.timesteps[NUM_TIMESTEPS - step])
+        return 0.0 if step == 0 else float(self.host_timesteps[NUM_TIMESTEPS - step])
 
     def add_noise(self, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """Return x_t in the type of `clean`."""

@@ -34,7 +34,7 @@ class DiffusionForcingSFTMethod(FineTuneMethod):
     def split_at(self, boundary: float) -> ExpertRanges:
         """Return the experts' ranges among the grid entries that this method draws from."""
         low, high = self.cfg.method.index_range  # type: ignore[attr-defined]
-        return split((self.schedule.timesteps[low:high] >= boundary).tolist())
+        return split((self.schedule.host_timesteps[low:high] >= boundary).tolist())
 
     def draw_timesteps(self, count: int, num_frames: int, high: bool | None = None) -> Tensor:
         """Return timesteps [B, T], equal within a block. Draws u [B], which nothing uses (the reference implementation's order), then an

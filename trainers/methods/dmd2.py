@@ -37,11 +37,14 @@ class DMD2Method(TrainingMethod):
         self.config = config
         self.student, self.teacher, self.critic = (role_models[role] for role in ("student", "teacher", "critic"))
         self.schedule = FlowSchedule(cfg.flow_shift, self.device)
-        self.steps = torch.tensor(config.few_steps(cfg.flow_shift), dtype=torch.float32, device=self.device)
+        self.host_steps = torch.tensor(config.few_steps(cfg.flow_shift), dtype=torch.float32)
+        """The same as `steps`, on the CPU: what the host decides by them does not wait for the device."""
+        self.steps = self.host_steps.to(self.device)
         """Timesteps [K] at which the student is sampled, descending."""
-        self.score_levels, over = self._score_levels(), boundary([self.teacher.boundary, self.critic.boundary])
-        self.score_ranges = None if over is None else split((self.score_levels >= over).tolist())
-        self.step_ranges = None if self.student.boundary is None else split((self.steps >= self.student.boundary).tolist())
+        levels, over = self._score_levels(), boundary([self.teacher.boundary, self.critic.boundary])
+        self.score_levels = levels.to(self.device)
+        self.score_ranges = None if over is None else split((levels >= over).tolist())
+        self.step_ranges = None if self.student.boundary is None else split((self.host_steps >= self.student.boundary).tolist())
         self.negative = _negative(cfg, self.device) if config.teacher_guidance_scale != 1 else None
         self.build_optimizer("student", every=config.update_interval("student"))
         self.build_optimizer("critic")
@@ -149,9 +152,9 @@ class DMD2Method(TrainingMethod):
         return self.schedule.add_noise(generated, noise, timesteps), noise, timesteps
 
     def _score_levels(self) -> Tensor:
-        """Return the noise levels [1000] of the losses, rising and equally likely: t = 1000 S(k / 1000) of k = 0, 1, ..., clamped to the
-        configured window."""
-        k, config = torch.arange(NUM_TIMESTEPS, dtype=torch.float64, device=self.device), self.config
+        """Return the noise levels [1000] of the losses, on the CPU, rising and equally likely: t = 1000 S(k / 1000) of k = 0, 1, ...,
+        clamped to the configured window."""
+        k, config = torch.arange(NUM_TIMESTEPS, dtype=torch.float64), self.config
         drawn = NUM_TIMESTEPS * shifted(k / NUM_TIMESTEPS, config.score_flow_shift or self.cfg.flow_shift)
         return drawn.clamp(config.min_timestep_ratio * NUM_TIMESTEPS, config.max_timestep_ratio * NUM_TIMESTEPS).float()
 

@@ -40,7 +40,7 @@ class FineTuneMethod(TrainingMethod):
 
     def split_at(self, boundary: float) -> ExpertRanges:
         """Return the two experts' ranges among the grid's entries, and how often each is drawn."""
-        above = (self.schedule.timesteps >= boundary).tolist()
+        above = (self.schedule.host_timesteps >= boundary).tolist()
         return split(above, share_below(self._quantile, sum(above) / NUM_TIMESTEPS))
 
     def prepare_batch(self, batch: Batch, high: bool | None = None) -> tuple[Tensor, Tensor, Tensor]:

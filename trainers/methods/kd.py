@@ -28,9 +28,10 @@ class KDMethod(TrainingMethod):
         super().__init__(cfg, role_models)
         self.student = role_models["student"]
         self.schedule = FlowSchedule(cfg.flow_shift, self.device)
-        self.timesteps = torch.tensor(cfg.method.few_steps(cfg.flow_shift), dtype=torch.float32, device=self.device)
+        timesteps = torch.tensor(cfg.method.few_steps(cfg.flow_shift), dtype=torch.float32)
+        self.timesteps = timesteps.to(self.device)
         """Timesteps [K] at which the student is sampled, descending."""
-        self.ranges = None if self.student.boundary is None else split((self.timesteps >= self.student.boundary).tolist())
+        self.ranges = None if self.student.boundary is None else split((timesteps >= self.student.boundary).tolist())
         self.build_optimizer("student")
 
     def single_train_step(self, batch: Batch, iteration: int) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any]]:

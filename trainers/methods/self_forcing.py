@@ -30,7 +30,7 @@ class SelfForcingMethod(DMD2Method):
     def __init__(self, cfg: TrainConfig, role_models: dict[str, ModelBase]) -> None:
         super().__init__(cfg, role_models)
         self.per_block = frames_per_block(self.student, self.config.kind)
-        self.block_steps = steps_of(self.student, self.schedule, self.steps, stochastic=self.config.renoise == "sde")
+        self.block_steps = steps_of(self.student, self.schedule, self.host_steps, stochastic=self.config.renoise == "sde")
         if wrong := self.config.wrong_start(cfg):
             raise UserError(f"models.student: {wrong[0]}", wrong[1])
 

@@ -190,16 +190,20 @@ class Trainer:
         self._heartbeat()
         stop = self._validate(again=False)  # after a resume: if the attempt before did not get to it
         while self.step < self.config.max_steps and not stop:
-            started = time.monotonic()
-            rounds = next(self.batches)
-            self.step += 1
-            self._train_step(rounds, started)
+            self.next_step()
             if self.step == self._first_step + 1:
                 self.control.report_start()
             stop = self._after_step() or self._validate()
         self._save_last()
         finished = self.step >= self.config.max_steps and (self.validation is None or not self.validation.cut_off)
         return EXIT_FINISHED if finished else EXIT_SAVED
+
+    def next_step(self) -> None:
+        """Read the next step's batches and make the step."""
+        started = time.monotonic()
+        rounds = next(self.batches)
+        self.step += 1
+        self._train_step(rounds, started)
 
     def _train_step(self, rounds: list[dict[str, Tensor]], started: float) -> None:
         seeding.seed_step(self.method.shared_generator, self.config.seed, self.step)
