@@ -59,19 +59,19 @@ def make(environment: Environment, folder: Path) -> Path:
     if seal.is_file() and seal.read_text() == wanted:
         return python
     shutil.rmtree(folder, ignore_errors=True)
-    _uv("venv", "--quiet", "--python", interpreter, folder)
+    uv("venv", "--quiet", "--python", interpreter, folder)
     resolution = "lowest-direct" if environment.lowest else "highest"
-    _install(python, "--resolution", resolution, "--requirements", _PROJECT, *environment.pins)
+    install(python, "--resolution", resolution, "--requirements", _PROJECT, *environment.pins)
     if environment.lowest:
         _check_bounds(versions(python))
-    _install(python, *_TOOLS)
+    install(python, *_TOOLS)
     seal.write_text(wanted)
     return python
 
 
 def versions(python: Path) -> dict[str, str]:
     """Return what is installed, by the normalized name of the package, and the interpreter's own as `python`."""
-    listed = json.loads(_uv("pip", "list", "--quiet", "--format", "json", "--python", python))
+    listed = json.loads(uv("pip", "list", "--quiet", "--format", "json", "--python", python))
     release = subprocess.run([python, "-V"], capture_output=True, text=True, check=True).stdout.split()[1]
     return {"python": release, **{re.sub(r"[-_.]+", "-", entry["name"]).lower(): entry["version"] for entry in listed}}
 
@@ -117,12 +117,12 @@ def _runnable(version: str) -> Iterator[str]:
             yield candidate
 
 
-def _install(python: Path, *arguments: object) -> None:
+def install(python: Path, *arguments: object) -> None:
     links = [word for folder in os.environ.get("PIP_FIND_LINKS", "").split() for word in ("--find-links", folder)]
-    _uv("pip", "install", "--quiet", "--python", python, *links, *arguments)
+    uv("pip", "install", "--quiet", "--python", python, *links, *arguments)
 
 
-def _uv(*arguments: object) -> str:
+def uv(*arguments: object) -> str:
     """Run uv, which trusts the certificates that this machine does. NotDownloaded where it fails and no versions contradict each other."""
     environment = {"UV_NATIVE_TLS": "1", "UV_SYSTEM_CERTS": "1", "UV_HTTP_TIMEOUT": "120", **os.environ}
     done = subprocess.run([sys.executable, "-m", "uv", *map(str, arguments)], capture_output=True, text=True, check=False, env=environment)
