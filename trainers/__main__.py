@@ -22,7 +22,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from . import own_code, temporary_folders
+from . import allocator, own_code, temporary_folders
 from .config import TrainConfig, check, guidance
 from .config.checkpoint import AUTO
 from .config.os_errors import explain, is_site_fault
@@ -48,6 +48,7 @@ PROGRAMS: dict[str, tuple[Any, str]] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program that the configuration names; return the exit code. Every failure is reported to the launcher."""
     outlive_full_disk()
+    allocator.prefer_expandable_segments()
     control = Control().start()
     options = _parser().parse_args(arguments)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format=f"%(asctime)s rank {control.rank}: %(message)s", force=True)

@@ -23,6 +23,7 @@ import sys
 import time
 from pathlib import Path
 
+from . import allocator
 from .config import TrainConfig
 from .control import SIGNALS
 from .processes import module_command
@@ -37,6 +38,7 @@ def main() -> None:
     """Answer requests until the launcher closes its socket."""
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # they are meant for ranks, which unblock them when they are ready
     channel = socket.socket(fileno=int(os.environ["FORKSERVER_FD"]))
+    allocator.prefer_expandable_segments()
     with contextlib.suppress(Exception):
         preload(Path(sys.argv[1]))
     forkable = _is_forkable()

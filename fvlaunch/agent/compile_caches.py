@@ -25,9 +25,12 @@ class CompileCaches:
             own_output.say(f"warning: {usual} is not a folder that only you can write in; compile caches are in {self._passing}")
         self._folder = (self._passing or usual) / run_name
 
-    def of_rank(self, rank: int) -> dict[str, str]:
-        """Return the variables that say to Triton and Inductor where a rank's caches are."""
-        folder = self._folder / f"rank-{rank:04d}"
+    def of_node(self) -> dict[str, str]:
+        """Return the variables that say to Triton and Inductor where the caches of all ranks of this node are.
+
+        One for all: ranks compile the same. Both write beside and rename, so that no rank reads what another is still writing.
+        """
+        folder = self._folder / "node"
         return {"TRITON_CACHE_DIR": str(folder / "triton"), "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor")}
 
     def close(self) -> None:

@@ -93,7 +93,7 @@ class Ranks:
             "MASTER_PORT": str(self._world.master_port),
             "OMP_NUM_THREADS": str(self._world.threads),
             "PYTHONUNBUFFERED": "1",
-            **self._caches.of_rank(rank),
+            **self._caches.of_node(),
             **gpus,
             "TRAINER_PARENT_PID": str(os.getpid()),
             "TRAINER_CURRENT": str(self._run.attempt_file),

@@ -182,6 +182,13 @@ def _records(site: Site) -> Iterator[Finding]:
 # --- the machine itself, and a node
 
 
+_NETWORKS = {
+    "NCCL_SOCKET_IFNAME": "by it GPUs of different nodes find each other",
+    "GLOO_SOCKET_IFNAME": "by it ranks agree after each step and save; without it the one that the host's own name leads to is taken",
+}
+"""Variables that name the network interface, and for what."""
+
+
 def check_environment(variables: Mapping[str, str], nodes: int) -> Iterator[Finding]:
     """Judge variables of NCCL and torch that cost speed or hide errors."""
     slow = [name for name in ("NCCL_P2P_DISABLE", "NCCL_IB_DISABLE", "NCCL_SHM_DISABLE") if variables.get(name) == "1"]
@@ -194,10 +201,10 @@ def check_environment(variables: Mapping[str, str], nodes: int) -> Iterator[Find
     for name in ("NCCL_ASYNC_ERROR_HANDLING", "TORCH_NCCL_ASYNC_ERROR_HANDLING"):
         if variables.get(name) == "0":
             yield Finding("NCCL", Verdict.WARN, f"{name}=0", "a dead rank leaves the others waiting; remove it")
-    if nodes > 1 and "NCCL_SOCKET_IFNAME" not in variables:
-        yield Finding(
-            "NCCL", Verdict.WARN, "NCCL_SOCKET_IFNAME is not set", "set it in the profile's env where nodes have several networks"
-        )
+    for name, what in _NETWORKS.items():
+        if nodes > 1 and not variables.get(name):
+            cure = f"set it in the profile's env where nodes have several networks: {what}"
+            yield Finding(name.partition("_")[0], Verdict.WARN, f"{name} is not set", cure)
 
 
 def check_gpus(cluster: Cluster) -> Iterator[Finding]:

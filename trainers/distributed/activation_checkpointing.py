@@ -14,6 +14,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
+from . import compiling
+
 _KEPT = (
     "mm",
     "addmm",
@@ -41,7 +43,7 @@ def checkpoint_blocks(blocks: Iterable[nn.Module], kind: Literal["full", "select
 def compile_blocks(blocks: Iterable[nn.Module]) -> None:
     """Compile each block by itself: all have the same code, so it is compiled once for each shape (15-40 s on a CPU)."""
     for block in blocks:
-        block.forward = torch.compile(block.forward)
+        block.forward = compiling.compiled(block.forward)
 
 
 def _checkpointed(forward: Callable[..., Any], options: dict[str, Any]) -> Callable[..., Any]:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import logging
 import os
+from typing import Any
 
 import torch
 
+from .. import allocator
 from ..config.counting import counted
 from ..errors import NodeError, UserError, first_line
 
@@ -37,7 +39,21 @@ def choose() -> torch.device:
         torch.cuda.set_device(device)
     except RuntimeError as error:
         raise NodeError(f"the GPU {device.index} of this node cannot be used: {first_line(error)}") from None
+    text, wrong = allocator.told(_expandable_segments(device), torch.__version__)
+    if wrong or os.environ.get("RANK", "0") == "0":
+        log.log(logging.WARNING if wrong else logging.INFO, text, extra={"reported": wrong})
     return device
+
+
+def _expandable_segments(device: torch.device) -> bool | None:
+    """Return whether the allocator's segments grow; None where this version of torch does not say."""
+    try:
+        torch.empty(1, device=device)  # it reads its settings with the first allocation
+        settings: dict[str, Any] = torch.cuda.memory._snapshot()["allocator_settings"]
+    except (AttributeError, KeyError, TypeError, RuntimeError):  # nothing public says it
+        return None
+    found = settings.get("expandable_segments")
+    return found if isinstance(found, bool) else None
 
 
 def _missing(given: int, seen: int) -> Exception:

@@ -96,13 +96,20 @@ class ParallelContext:
 def start(config: ParallelConfig) -> ParallelContext:
     """Join the process group; without a launcher's environment variables, make a world of one rank. Collective."""
     device = devices.choose()
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     rank, world_size = _number("RANK", 0), _number("WORLD_SIZE", 1)
-    dist.init_process_group(backend, store=_store(), rank=rank, world_size=world_size, timeout=_COLLECTIVE_TIMEOUT)
+    dist.init_process_group(**_backend(device), store=_store(), rank=rank, world_size=world_size, timeout=_COLLECTIVE_TIMEOUT)
     sizes = config.mesh(dist.get_world_size())
     mesh = init_device_mesh(device.type, sizes, mesh_dim_names=("replicate", "shard", "sequence"))
     control = dist.new_group(backend="gloo", timeout=_COLLECTIVE_TIMEOUT)
     return ParallelContext(device, dist.get_rank(), dist.get_world_size(), mesh, control)
+
+
+def _backend(device: torch.device) -> dict[str, Any]:
+    """Return the arguments that say by what ranks talk. With the device NCCL connects at once: what is wrong with a network is seen here,
+    and not as a first step that never ends."""
+    if device.type == "cuda":
+        return {"backend": "cpu:gloo,cuda:nccl", "device_id": device}
+    return {"backend": "gloo"}
 
 
 def stop() -> None:

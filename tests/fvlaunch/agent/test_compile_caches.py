@@ -21,7 +21,7 @@ def usual(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def folder_of(caches: CompileCaches) -> Path:
     """The folder under which all of a run's caches lie, two above the run's own."""
-    return Path(caches.of_rank(3)["TRITON_CACHE_DIR"]).parents[2]
+    return Path(caches.of_node()["TRITON_CACHE_DIR"]).parents[2]
 
 
 def test_caches_lie_in_a_folder_of_mode_0700_that_the_next_attempt_finds_again(usual: Path) -> None:
@@ -31,10 +31,10 @@ def test_caches_lie_in_a_folder_of_mode_0700_that_the_next_attempt_finds_again(u
     finally:
         os.umask(umask)
     assert folder_of(first) == usual and stat.S_IMODE(usual.stat().st_mode) == 0o700
-    kept = Path(first.of_rank(3)["TORCHINDUCTOR_CACHE_DIR"])
+    kept = Path(first.of_node()["TORCHINDUCTOR_CACHE_DIR"])
     kept.mkdir(parents=True)
     first.close()
-    assert kept.is_dir() and CompileCaches("run").of_rank(3) == first.of_rank(3) != first.of_rank(4)
+    assert kept.is_dir() and CompileCaches("run").of_node() == first.of_node() != CompileCaches("another").of_node()
 
 
 def test_a_folder_that_others_could_only_read_is_closed_and_used(usual: Path) -> None:

@@ -104,13 +104,16 @@ def test_several_partitions_are_judged_each() -> None:
         ({"NCCL_P2P_DISABLE": "1", "NCCL_IB_DISABLE": "0"}, 1, "NCCL_P2P_DISABLE=1"),
         ({"NCCL_DEBUG": "INFO"}, 1, "NCCL_DEBUG=INFO"),
         ({"TORCH_NCCL_ASYNC_ERROR_HANDLING": "0"}, 1, "=0"),
-        ({}, 2, "NCCL_SOCKET_IFNAME"),
+        ({"GLOO_SOCKET_IFNAME": "ib0"}, 2, "NCCL_SOCKET_IFNAME"),
+        ({"NCCL_SOCKET_IFNAME": "ib0"}, 2, "GLOO_SOCKET_IFNAME"),
+        ({"NCCL_SOCKET_IFNAME": "ib0", "GLOO_SOCKET_IFNAME": ""}, 8, "GLOO_SOCKET_IFNAME"),
     ],
 )
 def test_variables_that_hurt_are_told(variables: dict[str, str], nodes: int, words: str) -> None:
     [one] = check_environment(variables, nodes)
     assert one.verdict is Verdict.WARN and words in one.found and one.cure
-    assert list(check_environment({"NCCL_DEBUG": "WARN", "NCCL_SOCKET_IFNAME": "ib0"}, 2)) == []
+    assert list(check_environment({"NCCL_DEBUG": "WARN", "NCCL_SOCKET_IFNAME": "ib0", "GLOO_SOCKET_IFNAME": "ib0"}, 2)) == []
+    assert list(check_environment({}, 1)) == []
 
 
 def test_what_a_node_says_is_held_against_this_machine() -> None:

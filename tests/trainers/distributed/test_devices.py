@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 
 import pytest
 import torch
 
-from trainers.distributed import devices
+from trainers import allocator
+from trainers.distributed import devices, mesh
 from trainers.errors import NodeError, UserError
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="for a machine without a GPU")
@@ -72,3 +74,58 @@ def test_a_gpu_that_fell_off_the_bus_is_missed(environment: pytest.MonkeyPatch) 
     environment.setattr(torch.cuda, "device_count", lambda: 7)
     with pytest.raises(NodeError, match=r"8 GPUs were given to this node's ranks, and torch .* sees 7"):
         devices.choose()
+
+
+class Cuda:
+    """torch.cuda as far as choosing a device asks it, with an allocator that says of itself what it does."""
+
+    def __init__(self, environment: pytest.MonkeyPatch, expandable: bool | None) -> None:
+        settings = {} if expandable is None else {"expandable_segments": expandable}
+        environment.setenv("TRAINER_GPUS", "1")
+        environment.setattr(torch.cuda, "is_available", lambda: True)
+        environment.setattr(torch.cuda, "device_count", lambda: 1)
+        environment.setattr(torch.cuda, "set_device", lambda _device: None)
+        environment.setattr(torch.cuda.memory, "_snapshot", lambda: {"allocator_settings": settings})
+        environment.setattr(devices.torch, "empty", lambda *_sizes, **_named: None)
+        for name in allocator.NAMES:
+            environment.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("own", "expandable", "words", "wrong"),
+    [
+        ({}, True, "memory of the GPU is allocated by PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True", False),
+        ({}, None, "memory of the GPU is allocated by PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True", False),
+        ({}, False, "this GPU or driver has no expandable segments", True),
+        ({"PYTORCH_ALLOC_CONF": "expandable_segments:True"}, False, "set PYTORCH_CUDA_ALLOC_CONF in its place", True),
+        ({"PYTORCH_ALLOC_CONF": "max_split_size_mb:128"}, False, "max_split_size_mb:128, without expandable segments", False),
+        ({"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:False"}, False, "segments:False, without expandable segments", False),
+        ({"PYTORCH_HIP_ALLOC_CONF": ""}, False, "PYTORCH_HIP_ALLOC_CONF=, without expandable segments", False),
+    ],
+)
+def test_segments_grow_unless_the_person_says_otherwise_and_what_holds_is_told(
+    own: dict[str, str], expandable: bool, words: str, wrong: bool, environment: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    Cuda(environment, expandable)
+    for name, value in own.items():
+        environment.setenv(name, value)
+    environment.setenv(allocator.NAME, own.get(allocator.NAME, ""))  # so that it is put back
+    if allocator.NAME not in own:
+        environment.delenv(allocator.NAME)
+    allocator.prefer_expandable_segments()
+    assert {name: os.environ[name] for name in allocator.NAMES if name in os.environ} == (own or {allocator.NAME: allocator.EXPANDABLE})
+    assert devices.choose() == torch.device("cuda", 0)
+    [told] = caplog.records
+    assert words in told.getMessage() and told.reported is wrong  # type: ignore[attr-defined]
+
+
+def test_where_the_cpu_is_meant_nothing_is_set() -> None:
+    environment = {"TRAINER_GPUS": "0"}
+    allocator.prefer_expandable_segments(environment)
+    assert environment == {"TRAINER_GPUS": "0"}
+
+
+def test_gpus_are_connected_when_the_ranks_meet_and_not_in_the_first_step() -> None:
+    assert mesh._backend(torch.device("cuda", 3)) == {"backend": "cpu:gloo,cuda:nccl", "device_id": torch.device("cuda", 3)}
+    assert mesh._backend(torch.device("cpu")) == {"backend": "gloo"}

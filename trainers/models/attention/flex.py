@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 import torch._dynamo.config as dynamo
 from torch import Tensor
 from torch.nn.attention.flex_attention import flex_attention
 
+from ...distributed import compiling
 from ...errors import UserError
 
 _SHAPES = 64
@@ -39,7 +39,7 @@ def always_compiled(function: Any, **how: Any) -> Callable[..., Tensor]:
             f"unset TORCH_COMPILE_DISABLE, TORCHDYNAMO_DISABLE and TORCHDYNAMO_SUPPRESS_ERRORS; or {_INSTEAD}",
         )
     dynamo.recompile_limit = max(dynamo.recompile_limit, _SHAPES)
-    compiled: Any = torch.compile(function, dynamic=False, fullgraph=True, **how)
+    compiled = compiling.compiled(function, dynamic=False, fullgraph=True, **how)
 
     def compiled_or_refused(*inputs: Any, **named: Any) -> Tensor:
         try:
