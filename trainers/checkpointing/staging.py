@@ -1,4 +1,7 @@
-"""Owns the copy of a run's state that a save writes while training goes on: this rank's values, in host memory kept from save to save.
+"""Owns the copy of a run's state that a save writes while training goes on: this rank's share, in host memory kept from save to save.
+
+Where several ranks hold the same rows of sharded tensors (`shard: 1`, or several groups of shards), each copies and writes some of the
+tensors, and no two the same: else every rank of a node would pin the whole state in host memory, and DCP would then choose one to write.
 
 Must not know where the state is written. torch's own stager cannot be kept: in some of the versions that we admit it closes itself
 after its first use.
@@ -6,7 +9,8 @@ after its first use.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Iterator, Mapping, Set
 from typing import Any
 
 import torch
@@ -14,13 +18,24 @@ from torch import Tensor
 from torch.distributed.checkpoint import DefaultSavePlanner
 from torch.distributed.tensor import DTensor
 
+from ..distributed.dtensor import replica
+
 
 class StagedPlanner(DefaultSavePlanner):
-    """DCP's plan of a save that writes a sharded tensor's staged values; the tensor in the state only tells its place in the whole."""
+    """DCP's plan of a save that writes sharded tensors' staged values; the tensor in the state only tells its place in the whole. What
+    another rank has staged is not in it."""
 
     def __init__(self, shards: Mapping[int, Tensor]) -> None:
         super().__init__()
         self._shards = shards
+
+    def create_local_plan(self) -> Any:
+        plan = super().create_local_plan()
+        self.plan = dataclasses.replace(plan, items=[item for item in plan.items if self._is_staged(self.state_dict[item.index.fqn])])
+        return self.plan
+
+    def _is_staged(self, value: Any) -> bool:
+        return not isinstance(value, DTensor) or id(value) in self._shards
 
     def lookup_object(self, index: Any) -> Any:
         value = self.state_dict[index.fqn]
@@ -43,7 +58,7 @@ class Stager:
         """
         former, self._buffers = self._buffers, {}
         shards: dict[int, Tensor] = {}
-        copy = self._copy(state, (), former, shards)
+        copy = self._copy(state, (), former, shards, _of_other_replicas(state))
         if self._on_gpu:
             torch.cuda.synchronize()
         self._release(former)
@@ -53,16 +68,20 @@ class Stager:
         """Free the memory; nothing that was staged may be in use any more."""
         self._release(self._buffers)
 
-    def _copy(self, value: Any, path: tuple[Any, ...], former: dict[tuple[Any, ...], Tensor], shards: dict[int, Tensor]) -> Any:
+    def _copy(
+        self, value: Any, path: tuple[Any, ...], former: dict[tuple[Any, ...], Tensor], shards: dict[int, Tensor], others: Set[int]
+    ) -> Any:
         if isinstance(value, DTensor):
+            if id(value) in others:
+                return value
             shards[id(value)] = self._filled(path, value.to_local(), former)
             return value
         if isinstance(value, Tensor):
             return self._filled(path, value, former)
         if isinstance(value, Mapping):
-            return {key: self._copy(item, (*path, key), former, shards) for key, item in value.items()}
+            return {key: self._copy(item, (*path, key), former, shards, others) for key, item in value.items()}
         if isinstance(value, (list, tuple)):
-            return type(value)(self._copy(item, (*path, index), former, shards) for index, item in enumerate(value))
+            return type(value)(self._copy(item, (*path, index), former, shards, others) for index, item in enumerate(value))
         return value
 
     def _filled(self, path: tuple[Any, ...], source: Tensor, former: dict[tuple[Any, ...], Tensor]) -> Tensor:
@@ -82,6 +101,32 @@ class Stager:
             _path, buffer = buffers.popitem()
             if self._on_gpu and buffer.nbytes:
                 _unpin(buffer)
+
+
+def _of_other_replicas(state: Mapping[str, Any]) -> set[int]:
+    """Return the ids of the sharded tensors that another rank with the same rows writes. All ranks come to the same, without asking: each
+    tensor goes to the one that has least so far."""
+    by_path: dict[int, tuple[str, DTensor]] = {}
+    for path, tensor in _sharded(state, ()):
+        by_path.setdefault(id(tensor), (repr(path), tensor))
+    others: set[int] = set()
+    loads: dict[int, list[int]] = {}
+    for _path, tensor in sorted(by_path.values(), key=lambda found: found[0]):
+        number, copies = replica(tensor)
+        load = loads.setdefault(copies, [0] * copies)
+        writer = load.index(min(load))
+        load[writer] += tensor.numel() * tensor.element_size()
+        if writer != number:
+            others.add(id(tensor))
+    return others
+
+
+def _sharded(value: Any, path: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], DTensor]]:
+    if isinstance(value, DTensor):
+        yield path, value
+    elif isinstance(value, (Mapping, list, tuple)):
+        for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
+            yield from _sharded(item, (*path, key))
 
 
 def _pin(buffer: Tensor) -> None:

@@ -8,7 +8,6 @@ from functools import cache
 from typing import Any
 
 import torch
-import torch._dynamo.callback
 
 from .. import temporary_folders
 
@@ -25,7 +24,9 @@ def compiled(function: Any, **how: Any) -> Any:
 def _look_before_each() -> None:
     """Have the cache's folder looked at before each compilation, also those of backward passes that come later: a compiler that cannot
     write raises the disk's error, which would end the rank."""
-    torch._dynamo.callback.on_compile_start(_keep_writable)
+    from torch._dynamo import callback  # importing it takes a second, which ranks that compile nothing do without
+
+    callback.on_compile_start(_keep_writable)
 
 
 def _keep_writable(*_about: Any) -> None:

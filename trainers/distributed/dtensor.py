@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor import DTensor, Replicate, Shard
 
 
 def local(tensor: Tensor) -> Tensor:
@@ -20,6 +20,16 @@ def shard_group(tensor: Tensor) -> dist.ProcessGroup | None:
                 assert placement.dim == 0, placement
                 return tensor.device_mesh.get_group(dimension)
     return None
+
+
+def replica(tensor: DTensor) -> tuple[int, int]:
+    """Return (this rank's number among those that hold the same rows, how many these are)."""
+    number, copies, coordinate = 0, 1, tensor.device_mesh.get_coordinate()
+    for dimension, placement in enumerate(tensor.placements):
+        if isinstance(placement, Replicate) and coordinate is not None:
+            size = tensor.device_mesh.size(dimension)
+            number, copies = number * size + coordinate[dimension], copies * size
+    return number, copies
 
 
 def whole(tensor: Tensor) -> Tensor:

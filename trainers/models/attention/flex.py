@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch._dynamo.config as dynamo
 from torch import Tensor
 from torch.nn.attention.flex_attention import flex_attention
 
@@ -33,6 +32,8 @@ def attention(device_type: str, **options: Any) -> Callable[..., Tensor]:
 
 def always_compiled(function: Any, **how: Any) -> Callable[..., Tensor]:
     """Return `function` as torch.compile makes it; where torch would call it uncompiled in its place, UserError."""
+    from torch._dynamo import config as dynamo  # importing it takes a second, which ranks that compile nothing do without
+
     if dynamo.disable or dynamo.suppress_errors:
         raise UserError(
             "attention: flex_attention must be compiled, and the environment keeps torch from that",
