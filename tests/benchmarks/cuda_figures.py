@@ -131,8 +131,8 @@ class Bench:
         method, seed = self.method, self.config.seed
         seeding.seed_step(method.shared_generator, seed, self.iteration)
         seeding.seed_micro_batch(method.cuda_generator, seed, self.iteration, 0)
-        loss_map, outputs, _metrics = method.single_train_step(self.batch, self.iteration)
-        method.backward(loss_map, outputs)
+        method.accumulate(self.batch, self.iteration)
+        method.drop_gathered()
         norms = [optimizers.clip_gradients(module, 1.0) for module in method.get_grad_clip_targets(self.iteration).values()]
         found_inf = (~torch.stack(norms).sum().isfinite()).float()
         for optimizer in method.get_optimizers(self.iteration):

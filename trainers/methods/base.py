@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -65,6 +65,42 @@ class TrainingMethod(nn.Module, ABC):
     def backward(self, loss_map: dict[str, Tensor], outputs: dict[str, Any], grad_accum_rounds: int = 1) -> None:
         """Accumulate the gradients of one micro-batch."""
         (loss_map["total_loss"] / grad_accum_rounds).backward()
+
+    def losses_in_turn(self, batch: Batch, iteration: int) -> Iterator[tuple[str, Tensor]] | None:
+        """Yield each loss of one micro-batch with its name; None: they come from `single_train_step`, all at once.
+
+        The gradients of a loss are accumulated before the next one is computed, so that the activations which they keep never live
+        together. Whoever says this says the same in `single_train_step` and `backward`: where a subclass has its own version of these
+        two, it is theirs that counts.
+        """
+        return None
+
+    def accumulate(self, batch: Batch, iteration: int, rounds: int = 1) -> dict[str, Any]:
+        """Accumulate the gradients of one of the `rounds` micro-batches of a step; return what is logged of it, "loss" first."""
+        in_turn = self.losses_in_turn(batch, iteration) if self._takes_turns() else None
+        if in_turn is None:
+            loss_map, outputs, metrics = self.single_train_step(batch, iteration)
+            self.backward(loss_map, outputs, grad_accum_rounds=rounds)
+            return {"loss": loss_map["total_loss"], **{k: v for k, v in loss_map.items() if k != "total_loss"}, **metrics}
+        found = {}
+        for name, loss in in_turn:
+            (loss / rounds).backward()
+            found[name] = loss.detach()
+            del loss  # and with it what is left of its graph, before the next one is made
+        return {"loss": torch.stack(list(found.values())).sum(), **found}
+
+    def drop_gathered(self) -> None:
+        """Free what passes after the last backward pass have gathered of trained networks. As long as it is there, a network's parameters
+        are the gathered ones: without gradients, and without the next update of the weights."""
+        for network in self._trained_parts().values():
+            mesh.drop_gathered(network)
+
+    def _takes_turns(self) -> bool:
+        """Return whether `losses_in_turn` is what this method computes: not where a class below the one that has it, or this object, has
+        another `single_train_step` or `backward`."""
+        owner = next(base for base in type(self).__mro__ if "losses_in_turn" in vars(base))
+        both = ("single_train_step", "backward")
+        return all(getattr(getattr(self, name), "__func__", None) is getattr(owner, name) for name in both)
 
     def on_train_start(self) -> None:
         """Run whatever is needed before a checkpoint is loaded and the first step is made."""

@@ -11,7 +11,7 @@ these.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -54,18 +54,22 @@ class DMD2Method(TrainingMethod):
         return bool(iteration % self.config.generator_update_interval == 0)
 
     def single_train_step(self, batch: Batch, iteration: int) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any]]:
-        self.prepare_batch(batch)
-        losses_by_role = {}
-        if self.student_steps(iteration):
-            losses_by_role["generator_loss"] = self.generator_loss(self.student_rollout(batch), batch["prompt"])
-        losses_by_role["critic_loss"] = self.critic_loss(self.critic_rollout(batch), batch["prompt"])
-        return {"total_loss": torch.stack(list(losses_by_role.values())).sum().detach(), **losses_by_role}, {}, {}
+        """Return all losses with their graphs, for a subclass that has something to add: the trainer takes them in turn."""
+        found = dict(self.losses_in_turn(batch, iteration))
+        return {"total_loss": torch.stack(list(found.values())).sum().detach(), **found}, {}, {}
 
     def backward(self, loss_map: dict[str, Tensor], outputs: dict[str, Any], grad_accum_rounds: int = 1) -> None:
         """Accumulate the gradients, one role at a time: neither loss has a gradient in the other role's network."""
         for name in ("generator_loss", "critic_loss"):
             if name in loss_map:
                 (loss_map[name] / grad_accum_rounds).backward()
+
+    def losses_in_turn(self, batch: Batch, iteration: int) -> Iterator[tuple[str, Tensor]]:
+        """Yield the student's loss, where it steps, then the critic's: no activation of the student lives through the critic's rollout."""
+        self.prepare_batch(batch)
+        if self.student_steps(iteration):
+            yield "generator_loss", self.generator_loss(self.student_rollout(batch), batch["prompt"])
+        yield "critic_loss", self.critic_loss(self.critic_rollout(batch), batch["prompt"])
 
     # --- samples
 

@@ -238,13 +238,12 @@ class Trainer:
             self.method.set_gradient_sync(number == len(rounds) - 1)
             index = number * self.batching.data_parallel + self.parallel.data_rank
             seeding.seed_micro_batch(self.method.cuda_generator, self.config.seed, self.step, index)
-            loss_map, outputs, metrics = self.method.single_train_step(self._on_device(batch), self.step)
-            self.method.backward(loss_map, outputs, grad_accum_rounds=len(rounds))
-            reported = {"loss": loss_map["total_loss"], **{k: v for k, v in loss_map.items() if k != "total_loss"}, **metrics}
+            reported = self.method.accumulate(self._on_device(batch), self.step, len(rounds))
             names = list(reported)
             values = torch.stack([torch.as_tensor(v, device=self.parallel.device).detach().double() for v in reported.values()])
             sums = values if sums is None else sums + values
         assert sums is not None
+        self.method.drop_gathered()
         return names, sums
 
     def _on_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
