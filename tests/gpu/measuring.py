@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tests.gpu.figures import Kept
 from trainers.distributed.dtensor import local
+from trainers.methods.base import TrainingMethod
 from trainers.training.trainer import Trainer
 
 _STAGES = {
@@ -21,10 +22,11 @@ _STAGES = {
     "generator_loss": "generator's loss",
     "critic_rollout": "critic's rollout",
     "critic_loss": "critic's loss",
-    "backward": "backward",
-    "single_train_step": "forward",
+    "take_gradient": "backward",
 }
 """Methods of a training method that are stages of a step, the inner of two where one calls the other."""
+_AT_ONCE = {"backward": "backward", "single_train_step": "forward"}
+"""Likewise, where a method's losses do not come in turn: they would not any more, if it had others of these two."""
 _REST = "update"
 """The stage of all that is in none of these: clipping, optimizers, averages."""
 
@@ -32,11 +34,11 @@ _REST = "update"
 class Stages:
     """The peaks of a step's memory: of what is allocated, by stage, and of what the allocator has taken from the device."""
 
-    def __init__(self, method: nn.Module) -> None:
+    def __init__(self, method: TrainingMethod) -> None:
         self._within = [_REST]
         self.peaks: dict[str, int] = {}
         self.reserved = 0
-        for name, label in _STAGES.items():
+        for name, label in {**_STAGES, **({} if method.takes_turns() else _AT_ONCE)}.items():
             if hasattr(method, name):
                 setattr(method, name, self._watched(getattr(method, name), label))
 

@@ -77,17 +77,21 @@ class TrainingMethod(nn.Module, ABC):
 
     def accumulate(self, batch: Batch, iteration: int, rounds: int = 1) -> dict[str, Any]:
         """Accumulate the gradients of one of the `rounds` micro-batches of a step; return what is logged of it, "loss" first."""
-        in_turn = self.losses_in_turn(batch, iteration) if self._takes_turns() else None
+        in_turn = self.losses_in_turn(batch, iteration) if self.takes_turns() else None
         if in_turn is None:
             loss_map, outputs, metrics = self.single_train_step(batch, iteration)
             self.backward(loss_map, outputs, grad_accum_rounds=rounds)
             return {"loss": loss_map["total_loss"], **{k: v for k, v in loss_map.items() if k != "total_loss"}, **metrics}
         found = {}
         for name, loss in in_turn:
-            (loss / rounds).backward()
+            self.take_gradient(loss, rounds)
             found[name] = loss.detach()
             del loss  # and with it what is left of its graph, before the next one is made
         return {"loss": torch.stack(list(found.values())).sum(), **found}
+
+    def take_gradient(self, loss: Tensor, rounds: int) -> None:
+        """Accumulate the gradient of one of the losses that come in turn."""
+        (loss / rounds).backward()
 
     def drop_gathered(self) -> None:
         """Free what passes after the last backward pass have gathered of trained networks. As long as it is there, a network's parameters
@@ -95,7 +99,7 @@ class TrainingMethod(nn.Module, ABC):
         for network in self._trained_parts().values():
             mesh.drop_gathered(network)
 
-    def _takes_turns(self) -> bool:
+    def takes_turns(self) -> bool:
         """Return whether `losses_in_turn` is what this method computes: not where a class below the one that has it, or this object, has
         another `single_train_step` or `backward`."""
         owner = next(base for base in type(self).__mro__ if "losses_in_turn" in vars(base))

@@ -136,7 +136,7 @@ def test_whole_steps_of_sharded_networks_in_turn_are_those_of_all_at_once(
         clip = {"grad_clip": {"max_norm": 0.01}}
         config = {**block(kind, folders), "precision": "bf16", "max_steps": 9, "callbacks": clip}
         trainer = Trainer(TrainConfig.model_validate(config), run, Control({}), parallel)
-        trainer.method._takes_turns = lambda turns=turns: turns  # type: ignore[misc]
+        trainer.method.takes_turns = lambda turns=turns: turns  # type: ignore[misc]
         for _ in range(2):
             trainer.step += 1
             trainer._train_step(next(trainer.batches), time.monotonic())
