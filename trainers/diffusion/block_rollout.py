@@ -52,6 +52,9 @@ class Steps(Protocol):
     def onward(self, number: int, noisy: Tensor, velocity: Tensor, draw: Draw) -> Tensor:
         """Return the input of the next step; draws the noise that this needs."""
 
+    def let_go(self, cache: Any, later: Sequence[int]) -> None:
+        """Let go what no pass over a later block reads of the cache. `later`: the numbers of these blocks' last steps."""
+
 
 class FewSteps:
     """The steps of a network that takes all of them itself: it predicts x0, which is noised again to the next step."""
@@ -71,6 +74,9 @@ class FewSteps:
         here, clean = self._at(number, noisy), self.clean(number, noisy, velocity)
         noise = draw(clean) if self._stochastic else None
         return renoise(self._schedule, clean, noisy, velocity, here, self._at(number + 1, noisy), noise)
+
+    def let_go(self, cache: Any, later: Sequence[int]) -> None:
+        """Let go nothing: each pass reads all of the one network's cache."""
 
     def _at(self, number: int, noisy: Tensor) -> Tensor:
         return self.timesteps[number].expand(len(noisy))
@@ -103,7 +109,8 @@ def roll_out(
             return steps.predict(model, number, noisy, prompt, cache, start)
 
         made.append(denoised(predict, steps, block, last, draw, graded=start >= gradient_from))
-        if len(made) < len(exits):
+        if later := exits[len(made) :]:
+            steps.let_go(cache, later)
             with torch.no_grad():
                 context, timesteps = as_context(schedule, made[-1].detach(), context_noise, draw)
                 model.write_block(context, timesteps, prompt, cache, start=start)

@@ -7,6 +7,7 @@ step hands that state on as it is. A rollout that ends at a step of the first co
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -39,6 +40,10 @@ class ExpertSteps(FewSteps):
         if self._stochastic:
             return self._schedule.add_noise_above(at_boundary, draw(at_boundary), here, self._sigma)
         return super().onward(number, noisy, velocity, draw)  # Euler's method needs no stop at the boundary
+
+    def let_go(self, cache: Any, later: Sequence[int]) -> None:
+        """Let go the cache of an expert that predicts no later block, so that no block is written to it either."""
+        cache.keep({number < self.num_high for last in later for number in range(last + 1)})
 
 
 def steps_of(model: Any, schedule: FlowSchedule, timesteps: Tensor, *, stochastic: bool) -> FewSteps:

@@ -50,6 +50,7 @@ def stream(
     contexts = [(text, model.open_cache(len(noise), text, num_frames, size, sampling.window)) for text in given]
     draw = partial(_drawn, fresh)
     denoiser = _BlockDenoiser(model, contexts, sampling, draw, tick)
+    denoiser.let_go()
     schedule, start = FlowSchedule(sampling.flow_shift, noise.device), 0
     for block in noise.split(lengths(num_frames, model.num_frames_per_block), 1):
         clean = denoiser.denoised(block, start)
@@ -82,6 +83,17 @@ class _BlockDenoiser:
         """Turn noise [B, n, C, H, W] into the clean block that begins at frame `start`."""
         return self._in_many_steps(noise, start) if self.sampling.timesteps is None else self._in_few_steps(noise, start)
 
+    def let_go(self) -> None:
+        """Let go the cache of an expert that none of the steps is of."""
+        if self.sampling.timesteps is not None:
+            for _, cache in self.contexts:
+                self._steps.let_go(cache, [len(self._timesteps) - 1])
+        elif self.model.boundary is not None:
+            stepping = solver(self._solver, self.sampling.flow_shift)
+            stepping.set_timesteps(self.sampling.num_steps)
+            for _, cache in self.contexts:
+                cache.keep({bool(timestep >= self.model.boundary) for timestep in stepping.timesteps})
+
     def _in_few_steps(self, noise: Tensor, start: int) -> Tensor:
         """Denoise in the few steps that the student was trained with; see trainers/diffusion/block_rollout.py."""
         predict = partial(self._few_step_velocity, start)
@@ -89,10 +101,14 @@ class _BlockDenoiser:
 
     def _in_many_steps(self, noise: Tensor, start: int) -> Tensor:
         """Denoise in many steps; a solver keeps a history, so each block gets its own."""
-        kind: Any = self.sampling.solver
         both: list[Predict] = [partial(self._velocity, start, context) for context in self.contexts]
         predict = guided(both[0], both[-1], self.sampling.guidance_scale)
-        return solve(predict, solver(kind, self.sampling.flow_shift), noise, self.sampling.num_steps, tick=self.tick)
+        return solve(predict, solver(self._solver, self.sampling.flow_shift), noise, self.sampling.num_steps, tick=self.tick)
+
+    @property
+    def _solver(self) -> Any:
+        """The solver of many steps."""
+        return self.sampling.solver
 
     @cached_property
     def _timesteps(self) -> Tensor:

@@ -58,7 +58,7 @@ class LinePair(ModelBase):
     boundary, num_frames_per_block = 1000 * LEVEL, 2
 
     def __init__(self) -> None:
-        self.device, self.passes, self.written = torch.device("cpu"), list[tuple[bool, float, bool]](), list[Tensor]()
+        self.device, self.passes, self.written = torch.device("cpu"), list[tuple[bool, float, bool]](), list[tuple[int, bool]]()
         self.lines = {high: Line(high, self.passes) for high in (True, False)}
 
     def expert(self, high: bool | None) -> ModelBase:
@@ -70,8 +70,9 @@ class LinePair(ModelBase):
 
     def write_block(self, clean: Tensor, timesteps: Tensor, prompt: Tensor, cache: Any, *, start: int) -> None:
         assert not torch.is_grad_enabled() and not clean.requires_grad
-        for own in (cache.high, cache.low):
+        for high, own in cache.kept.items():
             own.append(clean.mean())
+            self.written.append((start, high))
 
     def predict_velocity(self, noisy: Tensor, timesteps: Tensor, prompt: Tensor) -> Tensor:
         raise AssertionError
@@ -150,6 +151,48 @@ def test_the_sampler_makes_what_the_rollout_trains_on() -> None:
 # --- caches
 
 
+def rolled(model: Any, exits: list[int]) -> Tensor:
+    steps, noise = steps_of(model, FlowSchedule(SHIFT), torch.tensor(STEPS), stochastic=False), torch.ones(1, 2 * len(exits), 1, 1, 1)
+    return roll_out(
+        model, steps, torch.zeros(1, 1, 1), noise.double(), exits, schedule=FlowSchedule(SHIFT), draw=lambda like: torch.zeros_like(like)
+    )
+
+
+@pytest.mark.parametrize(
+    ("exits", "second"),
+    [([0, 0, 0, 0], []), ([3, 1, 1, 1], []), ([0, 3, 0, 1], [0]), ([1, 0, 2, 0], [0, 2]), ([0, 0, 0, 2], [0, 2, 4]), ([3], [])],
+)
+def test_a_block_is_written_only_for_experts_that_predict_a_later_one(exits: list[int], second: list[int]) -> None:
+    model = LinePair()
+    rolled(model, exits)
+    first = [2 * block for block in range(len(exits) - 1)]
+    assert sorted(model.written) == sorted([(start, True) for start in first] + [(start, False) for start in second])
+
+
+def test_a_cache_that_was_let_go_is_refused_and_never_comes_back() -> None:
+    caches: Any = ExpertCaches(*([], []))  # type: ignore[arg-type]
+    caches.keep({True, False})
+    caches.keep({False})
+    caches.keep({True, False})
+    assert list(caches.kept) == [False] and caches.expert(False) == []
+    with pytest.raises(ValueError, match="of the first expert was let go"):
+        caches.expert(True)
+
+
+@pytest.mark.parametrize(
+    ("timesteps", "num_steps", "experts"),
+    [(STEPS, 4, {True, False}), (STEPS[:2], 2, {True}), (STEPS[2:], 2, {False}), (None, 8, {True, False}), (None, 1, {True})],
+)
+def test_sampling_writes_for_the_experts_that_its_steps_are_of(
+    timesteps: tuple[float, ...] | None, num_steps: int, experts: set[bool]
+) -> None:
+    model = LinePair()
+    sampling = settings.Sampling((2, 4, 2, 2), num_steps, 1.0, "euler" if timesteps is None else "ode", SHIFT, timesteps)
+    noise = torch.randn(1, 4, 2, 2, 2, generator=torch.Generator().manual_seed(1))
+    list(block_by_block.stream(model, noise, torch.zeros(1, 1, 1), None, sampling, torch.Generator().manual_seed(2)))
+    assert {high for high, _, _ in model.passes} == experts == {high for _, high in model.written}
+
+
 def test_each_expert_has_a_cache_of_its_own_and_sees_every_finished_block(parallel: ParallelContext) -> None:
     section = Config.model_validate({"architecture": ARCHITECTURE, "num_frames_per_block": 1})
     model = CausalWanA14B(section, "student", trainable=False, precision="fp32", seed=1, parallel=parallel, load_weights=True)
@@ -157,7 +200,7 @@ def test_each_expert_has_a_cache_of_its_own_and_sees_every_finished_block(parall
     caches = model.open_cache(2, prompt, 3, (4, 4))
     for start in (0, 1):
         model.write_block(clean[:, start : start + 1], torch.zeros(2), prompt, caches, start=start)
-    assert caches.high.frames_written == caches.low.frames_written == 2
+    assert [cache.frames_written for cache in caches.kept.values()] == [2, 2]
     noisy = torch.cat([clean[:, :2], torch.randn(2, 1, 4, 4, 4)], 1)
     for high, level in ((True, 950.0), (False, 100.0)):
         expert: Any = model.expert(high)
