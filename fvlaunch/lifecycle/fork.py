@@ -40,7 +40,7 @@ def fork(
         raise FvlaunchError(f"max_steps is {plan.max_steps}, and step {step} is done", hint=f"--set train.max_steps={2 * step}")
     check_inputs(composed)
     jumps = planner.rate_jumps(compose(str(old.config_file)), composed, step)
-    plan = replace(plan, notes=(*plan.notes, *check_contents(composed), *jumps))
+    plan = replace(plan, notes=(*plan.notes, *check_contents(composed, ranks=plan.ranks), *jumps))
 
     def fill(new: Run) -> None:
         copy_checkpoint(source, new.checkpoints)

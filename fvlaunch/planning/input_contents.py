@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from trainers.config import data_folder, preprocess_output
+from trainers.config.trajectory_cost import trajectory_cost
 
 from ..config.compose import Composed
 from ..config.strict_yaml import KeyPath
@@ -23,14 +24,14 @@ _SOURCE: KeyPath = ("preprocess", "source")
 _HUB = ("HF_HOME", "HF_HUB_CACHE")
 
 
-def check_contents(composed: Composed, made_before: Collection[str] = ()) -> tuple[str, ...]:
+def check_contents(composed: Composed, made_before: Collection[str] = (), ranks: int | None = None) -> tuple[str, ...]:
     """Return what a person is to be told of the inputs, a line each; ConfigError where no job could run on them.
 
-    `made_before`: folders that an earlier stage of a pipeline will make.
+    `made_before`: folders that an earlier stage of a pipeline will make. `ranks`: of the job; None: the recipe's.
     """
     if in_container(composed.cluster.srun_args):
         return ("note: data, clips and models were not looked at: the job runs in a container, where paths may differ",)
-    look = _Look(composed, frozenset(made_before))
+    look = _Look(composed, frozenset(made_before), ranks or composed.recipe.resources.ranks)
     if look.problems:
         raise ConfigError(look.problems)
     return tuple(look.notes)
@@ -39,8 +40,8 @@ def check_contents(composed: Composed, made_before: Collection[str] = ()) -> tup
 class _Look:
     """Looks at all inputs of a recipe; what is wrong goes to `problems`, what is to be told to `notes`."""
 
-    def __init__(self, composed: Composed, made_before: frozenset[str]) -> None:
-        self._composed, self._made_before = composed, made_before
+    def __init__(self, composed: Composed, made_before: frozenset[str], ranks: int) -> None:
+        self._composed, self._made_before, self._ranks = composed, made_before, ranks
         self.problems: list[Problem] = []
         self.notes: list[str] = []
         self._training()
@@ -70,6 +71,8 @@ class _Look:
         if answer is not None:
             self._sizes(answer["latents"])
             made = getattr(train.method, "num_trajectories", None) if data is train.data else None
+            if data is train.data and answer["counted"] == answer["files"]:
+                self._trajectories(int(answer["samples"]))
             self._batch(answer if made is None else {**answer, "samples": made, "counted": answer["files"]})
         return None
 
@@ -88,6 +91,14 @@ class _Look:
             self.notes.append(f"data: {counted(samples, 'sample')}, {counted(steps, 'step')} an epoch{left}")
         else:
             self._check_batch(samples)
+
+    def _trajectories(self, prompts: int) -> None:
+        """Tell what it costs to make a trajectory of each prompt. Where something else says how many there are, it is told elsewhere."""
+        train = self._composed.recipe.train
+        assert train is not None
+        cost = trajectory_cost(train, prompts)
+        if cost is not None and trajectory_cost(train) != cost and (line := cost.line(self._ranks)):
+            self.notes.append(line)
 
     def _check_batch(self, samples: int) -> None:
         train = self._composed.recipe.train

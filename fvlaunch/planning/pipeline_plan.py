@@ -123,7 +123,7 @@ class _Planner:
         made_before = frozenset(self._made)
         self._made.update(_outputs(composed))  # whatever is wrong with this stage is not told of the next ones, too
         check_inputs(composed, made_before)
-        plan = replace(plan, notes=(*plan.notes, *check_contents(composed, made_before)))
+        plan = replace(plan, notes=(*plan.notes, *check_contents(composed, made_before, plan.ranks)))
         self.plans.append(replace(plan, pipeline=self.name))
         self.records.append(StageRecord(stage.name, tuple(self._exports)))
 

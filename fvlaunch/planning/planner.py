@@ -72,7 +72,7 @@ def plan_submission(
     plan = plan_of(composed, name=name, ranks=ranks, nodes=nodes, sbatch=sbatch, runs_dir=registry.runs_dir_option(runs_dir))
     if look:
         check_inputs(composed)
-        plan = replace(plan, notes=(*plan.notes, *check_contents(composed)))
+        plan = replace(plan, notes=(*plan.notes, *check_contents(composed, ranks=plan.ranks)))
     return composed, plan
 
 

@@ -62,7 +62,22 @@ def memory_lines(plan: Plan) -> list[str]:
         )
     if needs.unknown:
         lines.append(f"memory: the size of {', '.join(needs.unknown)} is not known here (a model that is not downloaded or not Wan's)")
-    return lines + too_much(plan, needs) + too_full(plan)
+    return lines + too_much(plan, needs) + too_full(plan) + trajectories(plan)
+
+
+def trajectories(plan: Plan) -> list[str]:
+    """Return what it costs to make a teacher's trajectories before the first step, in a line, where the configuration or the cache says how
+    many there will be, or nothing here does; where the data say it, whoever looks at these tells it."""
+    from trainers.config.trajectory_cost import trajectory_cost
+
+    from ..config.schema import Recipe
+
+    train = Recipe.model_validate(plan.recipe).train
+    cost = trajectory_cost(train) if train is not None else None
+    if train is None or cost is None:
+        return []
+    told_by_data = cost.missing is None and all(Path(folder).exists() for folder in train.data.folders)
+    return [] if told_by_data else [line for line in [cost.line(plan.ranks)] if line]
 
 
 def needed(needs: Any) -> float:
@@ -101,7 +116,7 @@ def warnings(composed: Composed, plan: Plan) -> list[str]:
 
 
 def warnings_of(plan: Plan) -> list[str]:
-    return [*plan.notes, *too_much(plan), *too_full(plan), *without_secrets(plan), *notify_check.warnings_of(plan)]
+    return [*plan.notes, *too_much(plan), *too_full(plan), *trajectories(plan), *without_secrets(plan), *notify_check.warnings_of(plan)]
 
 
 def without_secrets(plan: Plan) -> list[str]:

@@ -221,3 +221,18 @@ def test_the_number_of_trajectories_must_fill_a_batch(tmp_path: Path) -> None:
     assert trained_on(tmp_path, "prompts", *roles, *method, recipe="shapes-kd")[0] == []
     (few,), _ = trained_on(tmp_path, "prompts", *roles, *method, "train.method.num_trajectories=10", recipe="shapes-kd")
     assert few.key == "train.data.global_batch_size" and "10 samples" in few.message
+
+
+def test_the_cost_of_a_teachers_trajectories_follows_the_number_of_prompts(tmp_path: Path) -> None:
+    write_samples(tmp_path / "prompts/a.parquet", 2000, latents=None)
+    (tmp_path / "wan/transformer").mkdir(parents=True)
+    (tmp_path / "wan/transformer/config.json").write_text(json.dumps({"num_layers": 40, "num_attention_heads": 40, "ffn_dim": 13824}))
+    roles = [f"train.models.{role}.init_from={tmp_path / 'wan'}" for role in ("student", "teacher")]
+    method = [*roles, "train.method.cache=other", "train.data.global_batch_size=8", "train.method.teacher_guidance_scale=1"]
+    (problems, notes), started = trained_on(tmp_path, "prompts", *method, recipe="kd"), "trajectories to be made before the first step: "
+    assert not problems and [note for note in notes if note.startswith(started)] == [
+        f"{started}2000 trajectories of 48 passes of the teacher each, 134,900 PFLOP: about 4.4 GPU-days (13 hours on 8 GPUs) "
+        "at 355 TFLOP/s a GPU, 45% of what an H100 sustains"
+    ]
+    told_elsewhere = trained_on(tmp_path, "prompts", *method, "train.method.num_trajectories=500", recipe="kd")[1]
+    assert not [note for note in told_elsewhere if note.startswith(started)]

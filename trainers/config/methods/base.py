@@ -46,6 +46,10 @@ class MethodConfig(Section):
         """Return the folders of data.path that must be there."""
         return train.data.folders
 
+    def preparing_passes(self) -> int:
+        """Return the forward passes of the teacher for each sample that is made of the data before the first step; 0: nothing is made."""
+        return 0
+
     def few_steps(self, flow_shift: float) -> list[float] | None:
         """Return the timesteps, descending, at which the student is sampled; None where it takes many steps, of any number."""
         return None

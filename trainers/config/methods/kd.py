@@ -49,6 +49,10 @@ class Config(MethodConfig):
     def needs(self) -> Needs:
         return "trajectory"
 
+    def preparing_passes(self) -> int:
+        """Return the teacher's passes for a trajectory: with guidance two a step, with and without the prompt."""
+        return self.trajectory_steps * (1 if self.teacher_guidance_scale == 1 else 2)
+
     def few_steps(self, flow_shift: float) -> list[float]:
         """Return the timesteps that the student is trained and sampled at."""
         return [float(t) for t in self.t_list[:-1]]
