@@ -1,4 +1,4 @@
-"""Owns the way of a step's numbers from the device to the host. Must not make a step wait for the device.
+"""Owns the way of a step's numbers to the device, where they are averaged, and to the host. Must not make a step wait for the device.
 
 Numbers are copied to the host while the next step is computed, and written when that one is recorded: one step late.
 """
@@ -19,6 +19,16 @@ class Record:
 
     step: int
     values: dict[str, Any]
+
+
+def on_device(value: Any, device: torch.device) -> Tensor:
+    """Return a number that a method reports (a tensor, here or on the host, or a plain number) as float64 on the device.
+
+    One of the host is written there by a kernel that has it as its argument: a copy would wait for all that the device has to do.
+    """
+    if isinstance(value, Tensor) and value.device.type == device.type:
+        return value.detach().double()
+    return torch.full((), torch.as_tensor(value).item(), dtype=torch.float64, device=device)
 
 
 class DelayedMetrics:

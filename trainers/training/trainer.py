@@ -35,7 +35,7 @@ from ..models.base import ModelBase
 from ..optim import optimizers
 from ..optim.ema import EMACallback
 from ..preprocessing import prepare_shapes
-from .metrics import DelayedMetrics, Record
+from .metrics import DelayedMetrics, Record, on_device
 from .metrics_file import CARRIED
 from .provenance import config_digest, numerics
 from .tracker import Tracker
@@ -240,7 +240,7 @@ class Trainer:
             seeding.seed_micro_batch(self.method.cuda_generator, self.config.seed, self.step, index)
             reported = self.method.accumulate(self._on_device(batch), self.step, len(rounds))
             names = list(reported)
-            values = torch.stack([torch.as_tensor(v, device=self.parallel.device).detach().double() for v in reported.values()])
+            values = torch.stack([on_device(value, self.parallel.device) for value in reported.values()])
             sums = values if sums is None else sums + values
         assert sums is not None
         self.method.drop_gathered()
