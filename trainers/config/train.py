@@ -32,7 +32,8 @@ class TrainConfig(Section):
     """s of the noise schedule S(u) = s u / (1 + (s - 1) u), as in diffusers' FlowMatchEulerDiscreteScheduler. Larger: more of the steps at
     high noise."""
     precision: Literal["bf16", "fp32"] = "bf16"
-    """Number format in which the networks compute. The trained weights and the optimizer's state are float32 either way."""
+    """Number format in which the networks compute; float32 is meant in full, without TF32. The trained weights and the optimizer's state
+    are float32 either way."""
     deterministic: bool = False
     """Ask CUDA for deterministic kernels, which may be slower. CPU runs are deterministic as they are."""
     on_nonfinite: Literal["skip", "stop"] = "skip"

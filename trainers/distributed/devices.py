@@ -1,4 +1,5 @@
-"""Owns which device a rank computes on. A GPU that the job was given and that torch cannot use is an error, never a reason for the CPU.
+"""Owns which device a rank computes on, and that float32 there is float32. A GPU that the job was given and that torch cannot use is an
+error, never a reason for the CPU.
 
 A launcher says by TRAINER_GPUS how many GPUs this node's ranks were given (0: the CPU is meant, whatever is there). Without it a rank
 takes a GPU where torch sees one, else the CPU, and says so.
@@ -24,6 +25,7 @@ _MEANT = "write `device: cpu` into the profile where the CPU is meant"
 def choose() -> torch.device:
     """Return this rank's device, set as the current one. NodeError where this node lacks a GPU that it should have; UserError where
     torch could not use one on any node."""
+    _compute_float32_exactly()
     given = os.environ.get("TRAINER_GPUS")
     if given == "0":
         return torch.device("cpu")
@@ -54,6 +56,14 @@ def _expandable_segments(device: torch.device) -> bool | None:
         return None
     found = settings.get("expandable_segments")
     return found if isinstance(found, bool) else None
+
+
+def _compute_float32_exactly() -> None:
+    """Turn TF32 off, which keeps 10 of the 23 bits of what is multiplied: cuDNN's convolutions use it unless they are told otherwise (Wan's
+    patch embedding and VAE are such), and products do where the environment says so (TORCH_ALLOW_TF32_CUBLAS_OVERRIDE, as in NVIDIA's
+    images), also those that stay in float32 in bf16 runs."""
+    torch.backends.cudnn.allow_tf32 = False
+    torch.set_float32_matmul_precision("highest")
 
 
 def _missing(given: int, seen: int) -> Exception:

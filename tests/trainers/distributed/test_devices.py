@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
 
+from tests.support.paths import ROOT
 from trainers import allocator
 from trainers.distributed import devices, mesh
 from trainers.errors import NodeError, UserError
@@ -24,6 +27,22 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 def cuda_build(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.version, "cuda", "13.0")
+
+
+def test_float32_is_computed_in_full_whatever_torch_and_the_environment_default_to() -> None:
+    """By themselves cuDNN's convolutions take TF32, and in NVIDIA's images products do, too."""
+    said = """
+import torch
+from trainers.distributed import devices
+before = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision() != "highest"
+devices.choose()
+print(before, torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32, torch.get_float32_matmul_precision())
+"""
+    environment = {**os.environ, "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "1", "TRAINER_GPUS": "0"}
+    told = subprocess.run(
+        [sys.executable, "-W", "error", "-c", said], env=environment, capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert told.stdout.split("\n")[0] == "(True, True) False False highest"
 
 
 def test_where_nobody_asked_for_a_gpu_the_cpu_is_taken_and_told_once(

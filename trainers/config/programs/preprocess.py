@@ -30,7 +30,8 @@ class _Common(Section):
     revision: str | None = None
     """Commit, branch or tag of the model on the Hugging Face hub; null: the default branch as downloaded."""
     dtype: Literal["fp32", "bf16"] = "fp32"
-    """Number format in which the VAE and the text encoder compute. What is stored is float32 either way."""
+    """Number format in which the VAE and the text encoder compute; float32 is meant in full, without TF32. What is stored is float32 either
+    way."""
     negative_prompt: str = DEFAULT_NEGATIVE
     """Prompt whose embedding guidance uses for its unconditional prediction; "default" is the model family's own."""
     validation_prompts: list[str] = []
