@@ -28,7 +28,7 @@ def on_device(value: Any, device: torch.device) -> Tensor:
     """
     if isinstance(value, Tensor) and value.device.type == device.type:
         return value.detach().double()
-    return torch.full((), torch.as_tensor(value).item(), dtype=torch.float64, device=device)
+    return torch.full((), torch.as_tensor(value).detach().item(), dtype=torch.float64, device=device)
 
 
 class DelayedMetrics:

@@ -36,6 +36,8 @@ MAKES = {"tensor", "as_tensor", "asarray"}
 DECLARED = {
     "trainers/diffusion/expert_ranges.py:draw",  # of a generator of the host
     "trainers/methods/self_forcing.py:exits",  # likewise
+    "trainers/distributed/mesh.py:data_rank",  # of the mesh, which the host has
+    "trainers/training/metrics.py:on_device",  # of a plain number
     "trainers/training/metrics.py:pop",  # of the step before, whose copy to the host has been under way since
 }
 
