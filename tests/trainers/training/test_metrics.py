@@ -43,7 +43,7 @@ def test_a_number_of_the_host_goes_to_the_device_without_a_copy(value: Any) -> N
         found = on_device(value, torch.device("meta"))
     assert found.device.type == "meta" and found.dtype == torch.float64 and found.shape == () and not found.requires_grad
     assert "full" in done.names and not {"_to_copy", "copy_"} & set(done.names)
-    assert on_device(value, torch.device("cpu")).item() == float(value)
+    assert on_device(value, torch.device("cpu")).item() == float(torch.as_tensor(value).detach())
 
 
 def test_a_number_of_the_device_stays_there_and_gives_up_its_graph() -> None:
