@@ -1,7 +1,7 @@
 """Owns the causal Wan: Wan's weights under a block-causal mask, with a noise level for each frame; all frames at once or block by block.
 
-There is no second transformer: the mask on self-attention, and Wan's timestep for each token, make it the causal network of the
-published systems (trainers/methods/README.md section 11). A folder saved from one family loads into the other. Must not know any method.
+There is no second transformer: the mask on self-attention, and a noise level for each frame, make it the causal network of the published
+systems (trainers/methods/README.md section 11). A folder saved from one family loads into the other. Must not know any method.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ class CausalWan(Wan):
     are recomputed."""
     _cross: KVCache | None = None
     """The cache that keeps the prompt's keys and values in the pass under way, if any."""
+    _frames: int | None = None
+    """Where the pass under way has each frame as a video of its own: how many of them are one."""
 
     @property
     def num_frames_per_block(self) -> int:
@@ -49,8 +51,6 @@ class CausalWan(Wan):
             block.attn2.set_processor(PromptProcessor(layer, block.attn2.processor))
         network.rope.register_forward_hook(self._attention_inputs)
         network.condition_embedder.register_forward_hook(self._prompt_inputs)
-        # with a timestep for each token the embedder returns a view, which fully_shard warns of
-        network.condition_embedder.time_embedder.register_forward_hook(lambda _module, _inputs, output: output.clone())
         made: nn.Module = network
         return made
 
@@ -62,11 +62,27 @@ class CausalWan(Wan):
         frames are seen at their own positions here, but next to the window in a pass over a block.
         """
         if clean is None:
-            return super().predict_velocity(noisy, timesteps, prompt)
+            return self._pass(noisy, timesteps, prompt)
         levels = timesteps if timesteps.ndim == 2 else timesteps[:, None].expand(-1, noisy.shape[1])
         both, levels = torch.cat([clean.to(noisy.dtype), noisy], 1), torch.cat([torch.zeros_like(levels), levels], 1)
         with self._attention_from(partial(self._masked_inputs, clean_first=True)):
-            return super().predict_velocity(both, levels, prompt)[:, noisy.shape[1] :]
+            return self._pass(both, levels, prompt)[:, noisy.shape[1] :]
+
+    def _pass(self, latents: Tensor, timesteps: Tensor, prompt: Tensor) -> Tensor:
+        """Make one pass over [B, T, C, H, W].
+
+        Where each frame has its own noise level (timesteps [B, T]) the network gets B x T videos of one frame, which only attention joins
+        (`joined` in attention/projections.py). So a level is embedded once a frame and broadcast over its tokens; diffusers' own form,
+        a timestep a token, makes six float32 numbers for each of a token's channels in each block.
+        """
+        if timesteps.ndim == 1:
+            return super().predict_velocity(latents, timesteps, prompt)
+        count, self._frames = latents.shape[:2]
+        try:
+            alone = super().predict_velocity(latents.flatten(0, 1)[:, None], timesteps.flatten(), prompt)
+        finally:
+            self._frames = None
+        return alone[:, 0].unflatten(0, (count, -1))
 
     # --- block by block
 
@@ -107,7 +123,7 @@ class CausalWan(Wan):
         cache.check(self.transformer, latents, prompt, start)
         inputs = partial(self._cached_inputs, cache=cache, start=start, kept=kept)
         with self._attention_from(inputs, None if torch.is_grad_enabled() else cache):
-            return super().predict_velocity(latents, timesteps, prompt)
+            return self._pass(latents, timesteps, prompt)
 
     # --- the inputs of the blocks' attention
 
@@ -125,25 +141,24 @@ class CausalWan(Wan):
         activations are recomputed."""
         (hidden,) = inputs
         _, height, width = rope.patch_size
-        return (self._attend or self._masked_inputs)(rope, hidden, hidden.shape[-2] // height, hidden.shape[-1] // width)
+        frames = self._frames or hidden.shape[2]
+        return (self._attend or self._masked_inputs)(rope, frames, hidden.shape[-2] // height, hidden.shape[-1] // width)
 
-    def _masked_inputs(self, rope: Any, hidden: Tensor, height: int, width: int, clean_first: bool = False) -> AttentionInputs:
+    def _masked_inputs(self, rope: Any, frames: int, height: int, width: int, clean_first: bool = False) -> AttentionInputs:
         """Return the attention's inputs for a pass over all frames; clean_first: over [clean | noisy]."""
         times = 2 if clean_first else 1
-        frames = hidden.shape[2] // times
-        positions = torch.arange(frames, device=hidden.device).repeat(times)
-        kind = masks.backend(self.config.attention, hidden.device, rope.attention_head_dim)
-        mask = masks.mask(
-            kind, frames, self.num_frames_per_block, height * width, hidden.device, teacher_forcing=clean_first, window=self.window
-        )
+        frames, device = frames // times, self.device
+        positions = torch.arange(frames, device=device).repeat(times)
+        kind = masks.backend(self.config.attention, device, rope.attention_head_dim)
+        mask = masks.mask(kind, frames, self.num_frames_per_block, height * width, device, teacher_forcing=clean_first, window=self.window)
         return AttentionInputs(*rotary_angles(rope, positions, height, width, frames - 1), mask)
 
     def _cached_inputs(
-        self, rope: Any, hidden: Tensor, height: int, width: int, *, cache: KVCache, start: int, kept: Layers | None
+        self, rope: Any, frames: int, height: int, width: int, *, cache: KVCache, start: int, kept: Layers | None
     ) -> AttentionInputs:
         """Return the attention's inputs for a pass over the block from frame `start` on."""
-        end = start + hidden.shape[2]
-        positions = torch.arange(start, end, device=hidden.device)
+        end = start + frames
+        positions = torch.arange(start, end, device=self.device)
         return AttentionInputs(*rotary_angles(rope, positions, height, width, end - 1), None, cache.past(start, end, rope), kept)
 
     def _prompt_inputs(self, _module: nn.Module, _inputs: Any, output: tuple[Any, ...]) -> Any:

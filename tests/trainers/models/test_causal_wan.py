@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.support.trainers.trainer_ranks import ARCHITECTURE
 from trainers.config.models.causal_wan import Config
@@ -20,8 +21,11 @@ from trainers.models import model_class
 from trainers.models.attention import block_causal, kernel_choice, masks, rope
 from trainers.models.attention.masks import TILE, tile_mask
 from trainers.models.causal_wan import CausalWan
+from trainers.models.wan import Wan
 
 DEEP = {**ARCHITECTURE, "num_layers": 3}
+WIDTH = 24
+"""Channels of its hidden states: two heads of 12."""
 FRAMES, PER_BLOCK = 5, 2
 CPU = torch.device("cpu")
 
@@ -105,6 +109,71 @@ def test_one_noise_level_for_all_frames_may_be_given_once(model: CausalWan) -> N
     once = torch.tensor([937.5, 12.25])
     each = model.predict_velocity(noisy, once[:, None].expand(-1, FRAMES), prompt)
     torch.testing.assert_close(model.predict_velocity(noisy, once, prompt), each, rtol=0, atol=3e-6)
+
+
+class Modulations(TorchDispatchMode):
+    """Notes the sizes of what is made with six numbers for each of the network's channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers = set[int]()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        of_weights = isinstance(found, Tensor) and found.shape == (WIDTH, 6 * WIDTH)
+        if isinstance(found, Tensor) and not of_weights and (found.shape[-2:] == (6, WIDTH) or found.shape[-1:] == (6 * WIDTH,)):
+            self.numbers.add(found.numel() // (6 * WIDTH))
+        return found
+
+
+@pytest.mark.parametrize("forced", [False, True])
+@pytest.mark.parametrize("checkpointing", ["none", "full"])
+def test_a_frames_noise_level_is_embedded_once_and_not_for_each_of_its_tokens(
+    parallel: ParallelContext, folder: Path, checkpointing: str, forced: bool
+) -> None:
+    """Forwards, backwards and recomputed: six modulations a frame at most, where there are 8 tokens a frame."""
+    made, (noisy, levels, prompt) = causal_wan(parallel, init_from=str(folder), activation_checkpointing=checkpointing), inputs()
+    with Modulations() as seen:
+        made.predict_velocity(noisy, levels, prompt, **({"clean": noisy.flip(0)} if forced else {})).square().mean().backward()
+    assert max(seen.numbers) == 2 * FRAMES * (2 if forced else 1)
+
+
+def in_float64(parallel: ParallelContext, folder: Path, monkeypatch: pytest.MonkeyPatch, **config: Any) -> CausalWan:
+    """diffusers' Wan and our output pass through float32, which here is left out."""
+    plain = Tensor.float
+    monkeypatch.setattr(Tensor, "float", lambda tensor: tensor if tensor.dtype == torch.float64 else plain(tensor))
+    made = causal_wan(parallel, init_from=str(folder), **config)
+    made.transformer.double()
+    made.compute_type = torch.float64
+    return made
+
+
+@pytest.mark.parametrize("where", ["whole", "block", "written"])
+def test_it_is_wan_with_a_timestep_for_each_token(
+    parallel: ParallelContext, folder: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """In float64 to twelve digits, gradients too: over all frames, over a block that sees earlier ones, and after such were written."""
+    noisy, levels, prompt = inputs()
+    noisy = noisy.double()
+    levels[:, 1] = 250.0  # also where a block is not of one level
+    found = []
+    for form in (CausalWan, Wan):
+        made = in_float64(parallel, folder, monkeypatch)
+        with monkeypatch.context() as patched:
+            if form is Wan:
+                patched.setattr(CausalWan, "_pass", Wan.predict_velocity)
+            if where == "whole":
+                velocity = made.predict_velocity(noisy, levels, prompt)
+            else:
+                cache = made.open_cache(2, prompt, FRAMES, (4, 8))
+                shown = levels[:, :2] if where == "written" else levels[:, 0]
+                made.write_block(noisy[:, :2], shown, prompt, cache, start=0)
+                velocity = made.predict_block(noisy[:, 2:4], levels[:, 2:4] + torch.tensor([0.0, 3.0]), prompt, cache, start=2)
+        velocity.square().mean().backward()
+        found.append([velocity.detach(), *(p.grad for p in made.transformer.parameters() if p.grad is not None)])
+    assert len(found[0]) == len(list(made.transformer.parameters())) + 1
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("changed", [2, 4])

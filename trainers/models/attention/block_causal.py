@@ -17,7 +17,7 @@ from torch.nn.attention.flex_attention import BlockMask
 from torch.nn.functional import scaled_dot_product_attention
 
 from . import flex
-from .projections import output_projection, project
+from .projections import joined, output_projection, project
 
 if TYPE_CHECKING:
     from .kv_store import Layers, Past
@@ -47,14 +47,15 @@ class BlockCausalProcessor:
     def __call__(
         self, attn: Any, hidden: Tensor, encoder_hidden: Tensor | None = None, attention_mask: Tensor | None = None, rotary_emb: Any = None
     ) -> Tensor:
-        """Return the attention's output [B, S, D] for hidden [B, S, D]."""
+        """Return the attention's output for hidden [B, S, D], or [B x T, s, D] whose frames are videos of their own, T of them one."""
         assert encoder_hidden is None and attention_mask is None and isinstance(rotary_emb, AttentionInputs)
-        query, key, value = project(attn, hidden, rotary_emb.cos, rotary_emb.sin)
+        whole = joined(hidden, len(hidden) * hidden.shape[1] // rotary_emb.cos.shape[1])
+        query, key, value = project(attn, whole, rotary_emb.cos, rotary_emb.sin)
         if rotary_emb.kept is not None:
             rotary_emb.kept.put(self._layer, (key, value))
         if rotary_emb.past is not None:
             key, value = rotary_emb.past.concatenated(self._layer, key, value)
-        return output_projection(attn, attend(query, key, value, rotary_emb.mask), hidden)
+        return output_projection(attn, attend(query, key, value, rotary_emb.mask), whole).view_as(hidden)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | BlockMask | None) -> Tensor:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ...diffusion.frame_blocks import Window, lengths
 from . import block_causal
 from .kv_store import Layers, Part, Past
-from .projections import output_projection
+from .projections import joined, output_projection
 from .rope import frame_shift
 
 
@@ -130,14 +130,18 @@ class PromptProcessor:
     def __call__(
         self, attn: Any, hidden: Tensor, encoder_hidden: Any = None, attention_mask: Tensor | None = None, rotary_emb: Any = None
     ) -> Tensor:
-        """Return the attention's output [B, S, D] for hidden [B, S, D]."""
-        if not isinstance(encoder_hidden, EmbeddedPrompt):
-            output: Tensor = self._plain(attn, hidden, encoder_hidden, attention_mask, rotary_emb)
-            return output
-        kept = encoder_hidden.layers.get(self._layer)
+        """Return the attention's output for hidden [B, S, D], or [B x T, s, D] with a video's frames apart, as the prompt's B says."""
+        if isinstance(encoder_hidden, EmbeddedPrompt):
+            return self._over_kept(attn, joined(hidden, len(encoder_hidden.embedded)), encoder_hidden).view_as(hidden)
+        output: Tensor = self._plain(attn, joined(hidden, len(encoder_hidden)), encoder_hidden, attention_mask, rotary_emb)
+        return output.view_as(hidden)
+
+    def _over_kept(self, attn: Any, hidden: Tensor, prompt: EmbeddedPrompt) -> Tensor:
+        """Attend to the prompt's keys and values, which the first pass makes."""
+        kept = prompt.layers.get(self._layer)
         if kept is None:
-            key, value = attn.norm_k(attn.to_k(encoder_hidden.embedded)), attn.to_v(encoder_hidden.embedded)
+            key, value = attn.norm_k(attn.to_k(prompt.embedded)), attn.to_v(prompt.embedded)
             kept = key.unflatten(2, (attn.heads, -1)), value.unflatten(2, (attn.heads, -1))
-            encoder_hidden.layers.put(self._layer, kept)
+            prompt.layers.put(self._layer, kept)
         query = attn.norm_q(attn.to_q(hidden)).unflatten(2, (attn.heads, -1))
         return output_projection(attn, block_causal.attend(query, *kept, None), hidden)

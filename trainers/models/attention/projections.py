@@ -23,6 +23,12 @@ def output_projection(attn: Any, attended: Tensor, hidden: Tensor) -> Tensor:
     return output
 
 
+def joined(hidden: Tensor, videos: int) -> Tensor:
+    """Return hidden [B x T, s, D], of frames that are passed as videos of their own, as the [B, T s, D] of `videos` B; unchanged where T is
+    1. What follows makes [B x T, s, D] of it again by `view_as`."""
+    return hidden if len(hidden) == videos else hidden.unflatten(0, (videos, -1)).flatten(1, 2)
+
+
 def rotated(part: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Return [B, S, heads, head dim] with each pair of neighbours rotated by its angle, in the type of `part`."""
     first, second = part.unflatten(-1, (-1, 2)).unbind(-1)
