@@ -22,7 +22,8 @@ from ..runs.run_config import RunConfig
 from . import own_output
 from .attempt_monitor import Watch
 from .failure_attribution import NodeEnd
-from .head import REQUEUE_WAIT_S, SETTLE_S
+from .head import SETTLE_S
+from .next_life import REQUEUE_WAIT_S
 from .node_heartbeats import beat_file, report_file
 from .placement import Placement
 from .rank_processes import Ranks

@@ -26,6 +26,7 @@ from . import own_output, user_hook
 from .attempt_monitor import CLEAR_SETTLE_S, Watch
 from .attempt_records import AttemptRecords
 from .failure_attribution import NodeEnd, judge, times
+from .next_life import NextLife
 from .node_heartbeats import NodeHeartbeats, report_file
 from .owned_record import OwnedRecord
 from .placement import Placement
@@ -38,8 +39,6 @@ from .stop_notices import Clock, Notice, Signals, understand
 
 SETTLE_S = 10.0
 """How long the other ranks, and the followers' reports, may take once something has failed."""
-REQUEUE_WAIT_S = 300.0
-"""After a requeue the scheduler ends this job; an agent that outlives that by so long ends by itself."""
 RESTART_NEEDS_S = 60.0
 STAGE_WAIT_S = 30.0
 LAST_WORD_S = 120.0
@@ -352,49 +351,18 @@ class Head:
         user_hook.tell(self.config.cluster.notify, self.run, user_hook.event_of(state, attempts), why)
 
     def _requeue(self, decision: Decision) -> int:
-        """Before exiting: a preempted job whose task ends by itself would be COMPLETED and never come back."""
-        outside = self._only_outside()
-        if outside is not ContinuationRequest.NOTHING:
-            self.word = (outside, self._excluded(decision))
-        elif self.notice and self.notice.requeued:
-            if self.notice.cause is not Cause.REQUEUED:
-                time.sleep(REQUEUE_WAIT_S)  # the scheduler ends this task and knows whether it comes back
-        else:
-            try:
-                self.placement.scheduler.requeue(self.placement.job_id)
-            except FvlaunchError as error:
-                self.records.log("requeue_failed", text=str(error))
-                self._end(Decision(Action.END, "stopped", f"the job could not be requeued: {error.message}; {_BY_HAND}"))
-                return 1
-            for node in decision.exclude:
-                self._exclude(node)
+        """Have the job run again, or leave the batch script a word; the exit code of this task."""
+        life = NextLife(self.placement, self.config.cluster, self.records)
+        outside = life.left_to_batch_script(self.notice)
+        try:
+            if outside is ContinuationRequest.NOTHING:
+                life.requeue(self.notice, decision.exclude)
+            else:
+                self.word = (outside, life.excluded(decision.exclude))
+        except FvlaunchError as error:
+            self.records.log("requeue_failed", text=str(error))
+            self._end(Decision(Action.END, "stopped", f"the job could not be requeued: {error.message}; {_BY_HAND}"))
+            return 1
         self.records.tell_followers("requeue")
         self.records.writer.catch_up(now=True)
         return 1  # its fate is decided: to wait for the end would only delay the next life
-
-    def _only_outside(self) -> ContinuationRequest:
-        """Return what the batch script has to do because the agent cannot: submit a new job, or ask and
-        requeue where scontrol is missing here."""
-        can_ask = self.placement.scheduler.can_ask()
-        if self.notice is not None and self.notice.requeued:
-            done_already = self.notice.cause is Cause.REQUEUED
-            return ContinuationRequest.NOTHING if done_already or can_ask else ContinuationRequest.ASK
-        if self.config.cluster.continue_by == "resubmit":
-            return ContinuationRequest.RESUBMIT
-        return ContinuationRequest.NOTHING if can_ask else ContinuationRequest.REQUEUE
-
-    def _excluded(self, decision: Decision) -> list[str]:
-        """For a new job: those of the profile too, as the option replaces them."""
-        before = str(self.config.cluster.slurm.get("exclude") or "").split(",")
-        return [node for node in dict.fromkeys([*before, *decision.exclude]) if node] if decision.exclude else []
-
-    def _exclude(self, node: str) -> None:
-        """Keep the next life off a node, which is allowed once the job waits again. Not where too few are left: it would wait for ever."""
-        for _ in range(5):
-            try:
-                if not self.placement.scheduler.exclude_node(self.placement.job_id, node, len(self.placement.hosts)):
-                    self.records.log("exclude_skipped", node=node, text="without it too few nodes are left")
-                return
-            except FvlaunchError as error:
-                self.records.log("exclude_failed", node=node, text=str(error))
-                time.sleep(0.3)

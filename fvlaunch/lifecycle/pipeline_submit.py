@@ -21,7 +21,7 @@ from ..planning.pipeline_plan import FIRST_ONLY, PipelinePlan
 from ..planning.plan import Plan
 from ..planning.planner import plan_resume
 from ..runs import code_snapshot, job_folder
-from ..runs.directory import FINAL_STATES, Run, make_folder
+from ..runs.directory import FINAL_STATES, Run, check_free, make_folder
 from ..runs.pipeline_directory import Pipeline, PipelineRecord
 from ..runs.registry import remember
 from ..schedulers.python_processes import module_command, python_path
@@ -31,7 +31,7 @@ from ..status.run_status import RunStatus
 from . import job_records
 from . import submit as submission
 from .pipeline_driver import POLL_S, driver_module
-from .unanswered import told
+from .unanswered import AS_IT_WAS, NOT_MADE, told
 
 DRIVER_START_S = 60.0
 CANCEL_WAIT_S = 15.0
@@ -40,7 +40,9 @@ CANCEL_WAIT_S = 15.0
 def submit(plan: PipelinePlan, *, take_snapshot: bool, request: dict[str, Any]) -> Pipeline:
     """Make a new pipeline and its jobs. If one is refused, those before it are cancelled and nothing is left behind."""
     submission.check_scheduler(plan.stages[0])
-    submission.check_answers(plan.stages[0], f"{plan.name} was not made, and nothing was submitted")
+    check_free(plan.path, "run or pipeline")
+    with told(plan.name, NOT_MADE, "the same command"):
+        scheduler(plan.stages[0].executor).check_answers()
     pipeline = _made(plan, take_snapshot, request)
     remember(pipeline.path)  # before there can be jobs, which nobody would look for if this process were killed now
     try:
@@ -157,7 +159,8 @@ def resume(
             for run, given in zip(todo.again, options, strict=True)
         ]
         _check_executor(pipeline, plans, bool(kept))
-        submission.check_answers(plans[0], f"nothing was submitted, {pipeline.name} is as it was", f"fvlaunch resume {pipeline.name}")
+        with told(pipeline.name, AS_IT_WAS, f"fvlaunch resume {pipeline.name}"):
+            scheduler(plans[0].executor).check_answers()
         for plan in plans:
             for line in plan.notes:
                 tell(line)
@@ -172,7 +175,7 @@ def resume(
 
 
 def _what_broke(pipeline: Pipeline, assume_dead: str | None) -> _Broken:
-    with told(pipeline.name, "nothing was submitted, it is as it was", f"fvlaunch resume {pipeline.name}"):
+    with told(pipeline.name, AS_IT_WAS, f"fvlaunch resume {pipeline.name}"):
         whole, unreachable = pipeline_status.of_one(pipeline)
         if unreachable is not None:
             raise unreachable

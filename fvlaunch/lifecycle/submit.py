@@ -22,7 +22,7 @@ from ..files import in_words, publish_text, why_not_writable
 from ..planning import lockfile
 from ..planning.plan import Plan
 from ..runs import code_snapshot, job_folder
-from ..runs.directory import FINAL_STATES, Record, Run, create
+from ..runs.directory import FINAL_STATES, Record, Run, check_free, create
 from ..runs.pipeline_directory import of_stage
 from ..runs.registry import remember
 from ..schedulers.registry import scheduler
@@ -37,7 +37,9 @@ _ROOM_BYTES = 256 * 1024
 def submit(plan: Plan, *, take_snapshot: bool, request: dict[str, Any], fill: Callable[[Run], None] | None = None) -> Run:
     """Make a new run and its job. If the job is refused, nothing is left behind. `fill` puts in what the job is to find there."""
     check_scheduler(plan)
-    check_answers(plan, f"{plan.full_name} was not made, and nothing was submitted")
+    check_free(plan.path, "run")
+    with unanswered.told(plan.full_name, unanswered.NOT_MADE, "the same command"):
+        scheduler(plan.executor).check_answers()
     run = prepare(plan, take_snapshot=take_snapshot, request=request)
     remember(run.path)  # before there can be a job, which nobody would look for if this process were killed now
     try:
@@ -95,16 +97,6 @@ def check_scheduler(plan: Plan) -> None:
         )
 
 
-def check_answers(plan: Plan, so: str, again: str = "the same command") -> None:
-    """Raise SchedulerUnreachable where the scheduler gives no answer, before anything is changed: `so` is what that means for the run."""
-    chosen = scheduler(plan.executor)
-    try:
-        chosen.check_answers()
-    except SchedulerUnreachable as error:
-        hint = "; ".join(filter(None, [error.hint, f"when it answers: {again}"]))
-        raise SchedulerUnreachable(f"{chosen.title} gives no answer ({error.message}): {so}", hint=hint) from None
-
-
 def _first_record(plan: Plan) -> Record:
     now = time.time()
     return Record(
@@ -133,7 +125,8 @@ def _write_config(run: Run, plan: Plan, lock: dict[str, Any]) -> None:
 def resubmit(run: Run, plan: Plan, *, assume_dead: str | None = None) -> Run:
     """Submit a new job for a run whose last one is over."""
     check_scheduler(plan)
-    check_answers(plan, f"nothing was submitted, {run.name} is as it was", f"fvlaunch resume {run.name}")
+    with unanswered.told(run.name, unanswered.AS_IT_WAS, f"fvlaunch resume {run.name}"):
+        scheduler(plan.executor).check_answers()
     renew(run, plan, assume_dead=assume_dead)
     remember((of_stage(run) or run).path)  # it may have been copied here
     try:

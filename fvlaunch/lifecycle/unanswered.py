@@ -19,6 +19,9 @@ from ..status.types import RunStatus
 from . import stop
 from .job_records import adopt_job, unanswered_tokens
 
+NOT_MADE = "it was not made, and nothing was submitted"
+AS_IT_WAS = "nothing was submitted, it is as it was"
+
 
 @contextmanager
 def told(name: str, so: str, again: str) -> Iterator[None]:

@@ -251,13 +251,18 @@ def make_folder(path: Path, what: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.mkdir(mode=0o700)
     except FileExistsError as error:
-        if error.filename in (path, str(path)) and os.path.lexists(path):
-            raise NameTaken(
-                f"a {what} named {path.name!r} exists already: {path}", hint=f"choose another --name, or fvlaunch resume {path}"
-            ) from None
+        if error.filename in (path, str(path)):
+            check_free(path, what)
         raise _cannot_make(path, what, error) from None
     except OSError as error:
         raise _cannot_make(path, what, error) from None
+
+
+def check_free(path: Path, what: str) -> None:
+    """Raise NameTaken where there is a run or a pipeline of that name."""
+    if os.path.lexists(path):
+        hint = f"choose another --name, or fvlaunch resume {path}"
+        raise NameTaken(f"a {what} named {path.name!r} exists already: {path}", hint=hint) from None
 
 
 def _cannot_make(path: Path, what: str, error: OSError) -> FvlaunchError:

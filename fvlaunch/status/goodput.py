@@ -1,10 +1,12 @@
 """Owns what attempts cost and brought: steps kept, GPU-hours, and which part of them was spent on steps that count. Must only read.
 
-metrics.jsonl holds the steps that count and no others: a resume cuts off what came after the checkpoint that it starts from.
+metrics.jsonl holds the steps that count: a resume cuts off what came after the checkpoint that it starts from. Before there is a resume,
+what came after the newest checkpoint is as lost, and does not count here.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -39,7 +41,7 @@ class AttemptCost:
 
 def spent(run: Run, attempts: Sequence[Attempt]) -> list[AttemptCost]:
     """Return what each attempt cost and brought, in order."""
-    kept = _kept(run.metrics_file)
+    kept = _kept(run.metrics_file, _saved(run, attempts))
     return [_one(a, _end(run, a, following), kept) for a, following in zip(attempts, [*attempts, None][1:], strict=True)]
 
 
@@ -52,15 +54,22 @@ def _one(attempt: Attempt, end: float, kept: Mapping[int, tuple[int, float]] | N
     return AttemptCost(seconds, hours, steps, min(1.0, step_s / seconds) if seconds else 0.0)
 
 
-def _kept(path: Path) -> dict[int, tuple[int, float]] | None:
-    """Return attempt -> (steps, seconds spent in them); None where no metrics were ever written."""
+def _saved(run: Run, attempts: Sequence[Attempt]) -> float:
+    """Return the last step that counts: of a run that trains, or has come to its end, all do; of another those in its newest checkpoint."""
+    if not attempts or attempts[-1].cause in (Cause.RUNNING, Cause.FINISHED):
+        return math.inf
+    return run.last_checkpoint_step() or 0
+
+
+def _kept(path: Path, until: float) -> dict[int, tuple[int, float]] | None:
+    """Return attempt -> (steps up to `until`, seconds spent in them); None where no metrics were ever written."""
     found: dict[int, tuple[int, float]] = {}
     try:
         os.close(open_to_read(path))
     except OSError:
         return None
     for line in whole_metrics(read_lines(path)):
-        if "attempt" in line:
+        if "attempt" in line and line["step"] <= until:
             steps, seconds = found.get(line["attempt"], (0, 0.0))
             found[line["attempt"]] = steps + 1, seconds + float(line.get("step_s") or 0)
     return found

@@ -84,6 +84,16 @@ def test_an_attempt_that_was_cut_off_ended_when_it_last_wrote(run: Run) -> None:
     assert (going.steps_kept, going.useful) == (0, 0.0)
 
 
+@pytest.mark.parametrize("saved", [None, 20, 70], ids=["none", "in the first attempt", "in the second"])
+def test_steps_behind_the_newest_checkpoint_do_not_count_once_nothing_trains(run: Run, saved: int | None) -> None:
+    attempt(run, 3, 9000, 9100, "crash", 0)
+    if saved is not None:
+        (run.checkpoints / f"step-{saved:08d}").mkdir(parents=True)
+    costs = spent(run, read_attempts(run))
+    assert [cost.steps_kept for cost in costs] == [min(saved or 0, 20), max(0, (saved or 0) - 20), 0]
+    assert costs[0].useful == (0.5 if saved else 0.0)
+
+
 def test_attempts_are_told_with_cause_nodes_steps_hours_and_use(run: Run) -> None:
     code, text = called("status", "a", "--attempts")
     assert code == 0

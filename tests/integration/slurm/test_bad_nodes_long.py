@@ -19,7 +19,7 @@ from pathlib import Path
 
 from trainers.methods.finetune import FineTuneMethod
 
-FIRST = Path(__file__).with_name("first-node")
+FIRST = Path("FOLDER/first-node")  # the module is copied into the run
 
 
 class BadNode(FineTuneMethod):
@@ -40,7 +40,7 @@ class BadNode(FineTuneMethod):
 @fault("8", "a node on which the run hangs twice")
 def test_a_run_leaves_the_node_on_which_it_hung_twice(workspace: Workspace, slurm: SlurmCluster) -> None:
     train = {**RECIPE["train"], "max_steps": 60, "checkpoint": {"every_steps": 10, "every_minutes": None}}
-    workspace.write("bad_node.py", BAD_NODE)
+    workspace.write("bad_node.py", BAD_NODE.replace("FOLDER", str(workspace.folder)))
     workspace.write("templates/recipes/good.yaml", {**RECIPE, "resources": {"ranks": 1, "threads_per_rank": 1}, "train": train})
     workspace.write("templates/recipes/bad.yaml", {"extends": "good", "train": {"method": {"kind": "./bad_node.py:BadNode"}}})
     workspace.slurm_cluster("strict", limits=STRICT)
@@ -49,7 +49,7 @@ def test_a_run_leaves_the_node_on_which_it_hung_twice(workspace: Workspace, slur
     workspace.submit("hung", recipe="bad", cluster="strict")
     finished_as(workspace, "hung", losses(workspace.runs / "reference"))
     assert causes(workspace, "hung") == ["hang", "hang", "finished"]
-    bad = (workspace.folder / "bad_node.py").with_name("first-node").read_text()
+    bad = (workspace.folder / "first-node").read_text()
     first, second, last = workspace.attempts("hung")
     assert first["nodes"] == second["nodes"] == [bad] and last["nodes"] and bad not in last["nodes"]
     assert slurm.run("scontrol", "show", "job", job_of(workspace, "hung")).stdout.count(f"ExcNodeList={bad}") == 1

@@ -84,7 +84,7 @@ def test_a_submit_that_is_killed_behind_sbatch_leaves_a_run_that_status_finds_fr
 @fault("16", "the reply is lost, nobody answers then, and any command is typed next")
 @pytest.mark.parametrize("count", [pytest.param(len(FOLLOWED), id="6"), pytest.param(1000, id="1000", marks=LONG)])
 def test_a_lost_reply_and_silence_after_it_end_in_one_job_whatever_is_typed_next(quick: Silence, figure: Figures, count: int) -> None:
-    chance, names = random.Random(7), [f"lost-{number}" for number in range(count)]
+    chance, names = random.Random(7), [f"lost-{number}-of-{count}" for number in range(count)]
     ever = quick.jobs_ever()
     for number, name in enumerate(names):
         quick.loses_the_reply()
@@ -127,12 +127,12 @@ def test_slurm_that_dies_between_the_request_and_its_reply_leaves_one_job_or_non
 
 CASES: dict[tuple[str, ...], tuple[str, ...]] = {
     ("status", "kept"): ("no answer", "last known", "queued"),
-    ("resume", "kept"): ("nothing was submitted, kept is as it was", "fvlaunch resume kept"),
+    ("resume", "kept"): ("kept: ", "nothing was submitted, it is as it was", "fvlaunch resume kept"),
     ("prune", "kept", "--keep-last", "2"): ("kept: ", "nothing was deleted"),
     ("cancel", "ends"): ("`cancel` is recorded", "of ends", "fvlaunch cancel ends again", "never comes back"),
     ("stop", "saves"): ("`stop` is recorded", "of saves", "fvlaunch stop saves again"),
-    (*SUBMIT, "--name", "new"): ("new was not made, and nothing was submitted", "the same command"),
-    ("submit", "shapes", "--cluster", "asleep", "--name", "chain"): ("chain was not made, and nothing was submitted",),
+    (*SUBMIT, "--name", "new"): ("new: ", "it was not made, and nothing was submitted", "the same command"),
+    ("submit", "shapes", "--cluster", "asleep", "--name", "chain"): ("chain: ", "it was not made, and nothing was submitted"),
 }
 """What each command says while nobody answers: the run, what has become of it, and what to type."""
 DOWN = [
@@ -153,6 +153,7 @@ def test_while_nobody_answers_each_command_names_the_run_and_what_to_type_and_en
         said = done.stdout + done.stderr
         assert said.count("error: ") == 1 and said.count("hint: ") == 1, said
         assert not [one for one in fragments if one not in said], (command, said)
+    assert "a run named 'kept' exists already" in quick.call(*SUBMIT, "--name", "kept", "--set", "train.seed=2", code=1).stderr
     assert not (quick.shell.runs / "new").exists() and not (quick.shell.runs / "chain").exists()
     quick.comes_back(how)
     told = quick.call("status", "--all", code=0)
