@@ -13,11 +13,12 @@ import torch
 import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError
 from torch import Tensor
-from torch.distributed.checkpoint.filesystem import FileSystem
+from torch.distributed.checkpoint.api import CheckpointException
 
 from ...config.stored_json import read_object
 from ...distributed.collectives import taking_part
 from ...errors import UserError
+from .safetensors_reader import SafetensorsReader
 
 _SINGLE = ("diffusion_pytorch_model.safetensors", "model.safetensors")
 """The file's name in diffusers' folders, and in FastVideo's."""
@@ -54,7 +55,7 @@ def load(state: dict[str, Tensor], folder: Path, added: Collection[str] = ()) ->
     `added` are not touched where the files hold none of them. UserError where files are missing or broken, or hold other names or
     shapes.
     """
-    reader = _Reader(files(folder))
+    reader = SafetensorsReader(files(folder))
     try:
         held = reader.read_metadata().state_dict_metadata
     except (SafetensorError, OSError) as error:
@@ -62,24 +63,13 @@ def load(state: dict[str, Tensor], folder: Path, added: Collection[str] = ()) ->
     if not any(name in held for name in added):
         state = {name: tensor for name, tensor in state.items() if name not in added}
     _check_same_tensors(state, held, folder)
-    dcp.load(state, storage_reader=reader, **taking_part())
-
-
-class _Reader(dcp.HuggingFaceStorageReader):
-    """Reads these files, whatever else is in their folder (a half precision variant, or what an export left)."""
-
-    def __init__(self, files: list[Path]) -> None:
-        super().__init__(str(files[0].parent))
-        self.fs = _Listed(files)
-
-
-class _Listed(FileSystem):
-    def __init__(self, files: list[Path]) -> None:
-        super().__init__()
-        self._files = files
-
-    def ls(self, path: Any) -> list[str]:
-        return [str(file) for file in self._files]
+    try:
+        dcp.load(state, storage_reader=reader, **taking_part())
+    except CheckpointException as error:  # of any rank, on all
+        rank, (cause, _trace) = next(iter(error.failures.items()))
+        if not isinstance(cause, OSError):
+            raise
+        raise UserError(f"init_from: a file of weights in {folder} cannot be read (rank {rank}): {cause}", _AGAIN) from None
 
 
 def files(folder: Path) -> list[Path]:
