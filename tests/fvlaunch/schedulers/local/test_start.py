@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,17 +20,31 @@ from fvlaunch.schedulers.python_processes import module_command, python_path
 from tests.support.paths import ROOT
 
 
-def children_of_this_process() -> set[int]:
-    return {int(pid) for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()}
+def in_session(leader: int) -> list[int]:
+    """The processes of a session that still compute."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _parent, _group, session = stat.read_text().rpartition(")")[2].split()[:4]
+            found += [int(stat.parent.name)] if int(session) == leader and state not in "ZX" else []
+    return found
 
 
 def test_a_start_that_takes_too_long_is_ended_and_starts_no_job_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(start, "START_WAIT_S", 0.01)
     job = JobSpec("slow", "t", tmp_path, ROOT, run_agent, str(tmp_path), template=Path)
-    before = children_of_this_process()
+    begun = list[subprocess.Popen[bytes]]()
+
+    class Noted(subprocess.Popen):  # type: ignore[type-arg]
+        def __init__(self, *words: Any, **options: Any) -> None:
+            super().__init__(*words, **options)
+            begun.append(self)
+
+    monkeypatch.setattr(start.subprocess, "Popen", Noted)
     with pytest.raises(FvlaunchError, match="did not start in 0 s"):
         start.start(job)
-    assert children_of_this_process() <= before
+    [child] = begun
+    assert child.returncode == -signal.SIGKILL and not in_session(child.pid)
     assert not (tmp_path / "started").exists() and not list(tmp_path.glob("*.pkl"))
 
 
