@@ -112,7 +112,7 @@ class CausalWan(Wan):
     def write_block(self, clean: Tensor, timesteps: Tensor, prompt: Tensor, cache: KVCache, *, start: int) -> None:
         """Write a finished block to the cache: later ones see `clean` [B, n, C, H, W] as the network does at `timesteps` ([B] or [B, n]; 0:
         no noise)."""
-        kept = Layers()
+        kept = cache.collector()
         self._pass_over_block(clean, timesteps, prompt, cache, start, kept)
         cache.add(range(start, start + clean.shape[1]), kept)
 

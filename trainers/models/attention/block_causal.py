@@ -20,7 +20,7 @@ from . import flex
 from .projections import joined, output_projection, project
 
 if TYPE_CHECKING:
-    from .kv_store import Layers, Past
+    from .kv_store import Layers, Past, PastRows
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class AttentionInputs:
     sin: Tensor
     mask: Tensor | BlockMask | None
     """[S, S] bool, row attends to column; or the same for flex_attention. None: every token attends to all."""
-    past: Past | None = None
+    past: Past | PastRows | None = None
     """The keys and values of earlier blocks, which all tokens attend to as well."""
     kept: Layers | None = None
     """Where the tokens' own keys and values are put. Only without gradient: with one they would be kept twice."""
@@ -54,7 +54,7 @@ class BlockCausalProcessor:
         if rotary_emb.kept is not None:
             rotary_emb.kept.put(self._layer, (key, value))
         if rotary_emb.past is not None:
-            key, value = rotary_emb.past.concatenated(self._layer, key, value)
+            key, value = rotary_emb.past.followed_by(self._layer, key, value)
         return output_projection(attn, attend(query, key, value, rotary_emb.mask), whole).view_as(hidden)
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ...diffusion.frame_blocks import Window, lengths
 from . import block_causal
-from .kv_store import Layers, Part, Past
+from .kv_store import Layers, Part, Past, PastRows, Rows
 from .projections import joined, output_projection
 from .rope import frame_shift
 
@@ -45,6 +45,8 @@ class KVCache:
         self.num_frames, self.window = frames, window
         self._per_block, self._lengths = per_block, lengths(frames, per_block)
         self._written: tuple[tuple[range, Layers], ...] = ()
+        self._rows = None if window.dropped(frames) else Rows((frames - self._lengths[-1]) * tokens)
+        """Where no frame is ever dropped, all that is written; the last block is not."""
         self._end, self._of_prompt = 0, Layers()
 
     @property
@@ -53,8 +55,9 @@ class KVCache:
 
     @property
     def num_bytes(self) -> int:
-        """The memory of the keys and values that it holds."""
-        return self._of_prompt.num_bytes + sum(layers.num_bytes for _, layers in self._written)
+        """The memory that keys and values take here; where no frame is ever dropped, from the first pass on for all frames."""
+        rows = 0 if self._rows is None else self._rows.num_bytes
+        return self._of_prompt.num_bytes + rows + sum(layers.num_bytes for _, layers in self._written)
 
     def check(self, network: nn.Module, latents: Tensor, prompt: Tensor, start: int) -> None:
         """Raise ValueError where a pass over `latents` [B, n, C, H, W] from frame `start` on is not the next one of this cache."""
@@ -69,8 +72,10 @@ class KVCache:
         if latents.shape[1] != self._length_from(start):
             raise ValueError(f"{latents.shape[1]} frames from frame {start} on are no block of {self.num_frames} by {self._per_block}")
 
-    def past(self, start: int, end: int, rope: Any) -> Past:
+    def past(self, start: int, end: int, rope: Any) -> Past | PastRows:
         """Return what the block of frames [start, end) sees of earlier ones."""
+        if self._rows is not None:
+            return PastRows(self._rows, start * self._tokens)
         sink, newest = self.window.earlier(start, end)
         rotation = frame_shift(rope, self.window.dropped(end)) if sink else None
         return Past([*self._parts(sink, rotation), *self._parts(newest, None)])
@@ -84,9 +89,15 @@ class KVCache:
                 parts.append(Part(layers, slice(first, after), rotation))
         return parts
 
-    def add(self, frames: range, layers: Layers) -> None:
+    def collector(self) -> Layers | None:
+        """Return what the pass that writes a block shall put its keys and values into; None where they are written as they are made."""
+        return None if self._rows is not None else Layers()
+
+    def add(self, frames: range, layers: Layers | None) -> None:
         """Store the block that was just written, and drop what no later one sees."""
         self._end = end = frames.stop
+        if layers is None:
+            return
         following = self._length_from(end)
         seen = self.window.earlier(end, end + following) if following else ()
         written = (*self._written, (frames, layers))
