@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
-from . import compiling
+from . import compiling, kept_results
 
 _KEPT = (
     "mm",
@@ -29,13 +29,14 @@ _KEPT = (
 
 
 def checkpoint_blocks(blocks: Iterable[nn.Module], kind: Literal["full", "selective"]) -> None:
-    """Turn activation checkpointing on. full: a block keeps its input only. selective: also the results of matrix products and attention.
+    """Turn activation checkpointing on. full: a block keeps its input only. selective: also the results of matrix products and attention;
+    of attention that torch does not see into, what is given to kept_results.kept.
 
     The blocks must draw nothing random: generators are not rewound, which would cost a wait for the device.
     """
     options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
     if kind == "selective":
-        options["context_fn"] = functools.partial(create_selective_checkpoint_contexts, _kept_operations())
+        options["context_fn"] = _selective
     for block in blocks:
         block.forward = _checkpointed(block.forward, options)
 
@@ -52,6 +53,12 @@ def _checkpointed(forward: Callable[..., Any], options: dict[str, Any]) -> Calla
         return checkpoint(forward, *inputs, **named, **options)
 
     return recomputed
+
+
+def _selective() -> tuple[Any, Any]:
+    """Return the contexts of a block's two passes. A compiled block knows operations alone: in it no function is hidden."""
+    torchs = create_selective_checkpoint_contexts(_kept_operations())
+    return torchs if torch.compiler.is_compiling() else kept_results.phases(torchs)
 
 
 def _kept_operations() -> list[Any]:

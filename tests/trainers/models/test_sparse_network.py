@@ -108,6 +108,27 @@ def test_recomputing_chooses_the_same_tiles(parallel: ParallelContext, kind: str
     assert all(a.equal(b) for a, b in zip(recomputed, gradients("none", between=False), strict=True))
 
 
+def test_selective_checkpointing_attends_to_tiles_once(parallel: ParallelContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever backend does it: torch sees into none of them."""
+    plain, calls = vsa._FINE["gather"], list[int]()
+
+    def counted(*inputs: Any) -> Tensor:
+        calls.append(1)
+        return plain(*inputs)
+
+    monkeypatch.setitem(vsa._FINE, "gather", counted)
+
+    def gradients(kind: str) -> tuple[list[Tensor], int]:
+        calls.clear()
+        model = opened(wan(parallel, architecture=DEEP, attention=SPARSE, activation_checkpointing=kind))
+        model.predict_velocity(*inputs()).square().mean().backward()
+        return [dtensor.whole(parameter.grad) for parameter in model.transformer.parameters()], len(calls)
+
+    (expected, once), (kept, selective), (recomputed, full) = map(gradients, ("none", "selective", "full"))
+    assert (once, selective, full) == (2, 2, 4)
+    assert all(a.equal(b) and a.equal(c) for a, b, c in zip(expected, kept, recomputed, strict=True))
+
+
 def test_gates_learn_and_half_precision_keeps_float32_masters(parallel: ParallelContext) -> None:
     model = wan(parallel, attention=SPARSE, precision="bf16", activation_checkpointing="full")
     velocity = model.predict_velocity(*inputs())

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 from torch.nn.functional import scaled_dot_product_attention
 
+from ...distributed import kept_results
 from . import flex
 from .projections import joined, output_projection, project
 
@@ -64,7 +65,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | BlockMask |
     if mask is None or isinstance(mask, Tensor):
         attended = scaled_dot_product_attention(query, key, value, attn_mask=mask)
     else:
-        attended = _flex(query.device.type)(query, key, value, block_mask=mask)
+        attended = kept_results.kept(partial(_flex(query.device.type), block_mask=mask), query, key, value)
     return attended.transpose(1, 2)
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from ...distributed import kept_results
 from . import sparse_gather, sparse_gpu
 from .projections import output_projection, project
 from .sparse_gpu import Backend
@@ -57,7 +58,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, gate: Tensor, tiles: Tiles
         fine = scaled_dot_product_attention(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)).transpose(1, 2)
     else:
         valid = tiles.valid(query.device) if tiles.ragged else None
-        fine = tiles.joined(_FINE[backend](queries, keys, values, choose(scores, kept), valid))
+        chosen, of = choose(scores, kept), _FINE[backend]
+        fine = tiles.joined(kept_results.kept(lambda q, k, v: of(q, k, v, chosen, valid), queries, keys, values))
     return tiles.joined(coarse[:, :, :, None].expand_as(values)) * gate + fine
 
 
