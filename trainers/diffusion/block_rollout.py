@@ -115,7 +115,41 @@ def roll_out(
                 context, timesteps = as_context(schedule, made[-1].detach(), context_noise, draw)
                 model.write_block(context, timesteps, prompt, cache, start=start)
         start += block.shape[1]
-    return torch.cat(made, 1)
+    return joined(made)
+
+
+def joined(blocks: list[Tensor]) -> Tensor:
+    """Return the video of its blocks. Its gradient goes through one block's graph after another, from the last to the first, and each is
+    gone before the next.
+
+    Gone through together, no gradient of a weight would be ready before all blocks had added to it: of a sharded network those of all
+    layers would be there whole (28 GB in bf16 for the A14B's expert), and nothing that was kept for any block could be let go.
+    """
+    if not any(block.requires_grad for block in blocks):
+        return torch.cat(blocks, 1)
+    video: Tensor = _OneAfterAnother.apply(blocks[0].new_empty(0, requires_grad=True), list(blocks))
+    return video
+
+
+class _OneAfterAnother(torch.autograd.Function):
+    """anchor: any tensor with a gradient, so that the result has one, too. The blocks are in a list, where autograd does not see them."""
+
+    @staticmethod
+    def forward(ctx: Any, _anchor: Tensor, blocks: list[Tensor]) -> Tensor:
+        ctx.blocks = blocks
+        return torch.cat(blocks, 1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None]:
+        rest = gradients[0]
+        if not ctx.blocks:
+            raise RuntimeError("the gradient of a video that was made block by block was taken already")
+        while ctx.blocks:
+            block = ctx.blocks.pop()
+            rest, own = rest.split([rest.shape[1] - block.shape[1], block.shape[1]], 1)
+            if block.requires_grad:
+                torch.autograd.backward(block, own)
+        return None, None
 
 
 def denoised(predict: Callable[[Tensor, int], Tensor], steps: Steps, noisy: Tensor, last: int, draw: Draw, *, graded: bool) -> Tensor:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import torch
@@ -137,8 +138,9 @@ def shard(
     low = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32, cast_forward_inputs=False)
     for part in keep_float32:
         fully_shard(part, mesh=mesh, mp_policy=MixedPrecisionPolicy(cast_forward_inputs=False))
-    for block in blocks:
-        fully_shard(block, mesh=mesh, mp_policy=low)
+    made: list[Any] = [fully_shard(block, mesh=mesh, mp_policy=low) for block in blocks]
+    for earlier, block in pairwise(made):  # by itself FSDP does this in the first backward pass after forward passes alone
+        block.set_modules_to_backward_prefetch([earlier])
     fully_shard(module, mesh=mesh, mp_policy=low)
 
 
