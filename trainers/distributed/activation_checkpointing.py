@@ -35,10 +35,12 @@ def checkpoint_blocks(blocks: Iterable[nn.Module], kind: Literal["full", "select
     The blocks must draw nothing random: generators are not rewound, which would cost a wait for the device.
     """
     options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
+    compiled = options
     if kind == "selective":
-        options["context_fn"] = _selective
+        by_operation = functools.partial(create_selective_checkpoint_contexts, _kept_operations())
+        options, compiled = {**options, "context_fn": lambda: kept_results.phases(by_operation())}, {**options, "context_fn": by_operation}
     for block in blocks:
-        block.forward = _checkpointed(block.forward, options)
+        block.forward = _checkpointed(block.forward, options, compiled)
 
 
 def compile_blocks(blocks: Iterable[nn.Module]) -> None:
@@ -47,18 +49,17 @@ def compile_blocks(blocks: Iterable[nn.Module]) -> None:
         block.forward = compiling.compiled(block.forward)
 
 
-def _checkpointed(forward: Callable[..., Any], options: dict[str, Any]) -> Callable[..., Any]:
+def _checkpointed(forward: Callable[..., Any], options: dict[str, Any], compiled: dict[str, Any]) -> Callable[..., Any]:
+    """Return `forward`, recomputed. `compiled`: the options where the block is compiled, whose compiler sees operations alone and takes no
+    contexts but torch's own."""
+
     @functools.wraps(forward)
     def recomputed(*inputs: Any, **named: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return checkpoint(forward, *inputs, **named, **compiled)
         return checkpoint(forward, *inputs, **named, **options)
 
     return recomputed
-
-
-def _selective() -> tuple[Any, Any]:
-    """Return the contexts of a block's two passes. A compiled block knows operations alone: in it no function is hidden."""
-    torchs = create_selective_checkpoint_contexts(_kept_operations())
-    return torchs if torch.compiler.is_compiling() else kept_results.phases(torchs)
 
 
 def _kept_operations() -> list[Any]:
