@@ -11,7 +11,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from fvlaunch.errors import FvlaunchError
@@ -23,10 +23,6 @@ from tests.support.paths import ROOT
 
 EXIT_FAILED, EXIT_NO_ENVIRONMENT = 1, 3
 _LINES_SHOWN = 12
-
-
-class Raised(Exception):
-    """A simulated rank that did not get to its figures; the argument says why."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -70,11 +66,9 @@ def _simulate(words: Sequence[str]) -> int:
         print("There is no environment to simulate in: python -m tests.gpu make [--folder F] makes one", file=sys.stderr)
         return EXIT_NO_ENVIRONMENT
     measured, failed = list[Figures](), False
-    for preset in given.presets or PRESETS:
-        try:
-            figures = simulate(place, preset, given)
-        except (Raised, job.NoJob, FvlaunchError) as error:
-            print(f"{preset} FAILS: {error}", file=sys.stderr)
+    for preset, figures in simulate(place, given):
+        if not isinstance(figures, Figures):
+            print(f"{preset} FAILS: {figures}", file=sys.stderr)
             failed = True
             continue
         measured.append(figures)
@@ -87,17 +81,34 @@ def _simulate(words: Sequence[str]) -> int:
     return EXIT_FAILED if failed else 0
 
 
-def simulate(place: Environment, preset: str, given: argparse.Namespace) -> Figures:
-    """Simulate one preset in a process of its own. NoJob, Raised."""
+def simulate(place: Environment, given: argparse.Namespace) -> Iterator[tuple[str, Figures | str]]:
+    """Simulate the presets one after another; yield each with its figures, or with why there are none."""
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        job.make(preset, folder, ranks=given.ranks, sets=given.set, layers=given.layers).write(folder / "job.json")
-        command = [place.python, "-m", "tests.gpu.rank", folder / "job.json", folder / "figures.json", *(["--peak"] if given.peak else [])]
-        done = subprocess.run(command, cwd=ROOT, env=place.variables(), stderr=subprocess.PIPE, text=True, check=False)
-        if done.returncode:
-            raise Raised("\n".join([f"its rank ended with {done.returncode}", *done.stderr.strip().splitlines()[-_LINES_SHOWN:]]))
-        sys.stderr.write(done.stderr)
-        return Figures.of(json.loads((folder / "figures.json").read_text()))
+        folders = dict[str, Path]()
+        for number, preset in enumerate(given.presets or PRESETS):
+            folder = Path(temporary) / str(number)
+            try:
+                job.make(preset, folder, ranks=given.ranks, sets=given.set, layers=given.layers).write(folder / job.JOB)
+                folders[preset] = folder
+            except (job.NoJob, FvlaunchError) as error:
+                yield preset, str(error)
+        if folders:
+            yield from _ranks(place, folders, given.peak)
+
+
+def _ranks(place: Environment, folders: dict[str, Path], holders: bool) -> Iterator[tuple[str, Figures | str]]:
+    """Run the ranks of the jobs in these folders."""
+    command = [place.python, "-m", "tests.gpu.rank", *folders.values(), *(["--peak"] if holders else [])]
+    with subprocess.Popen(command, cwd=ROOT, env=place.variables(), stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for preset, folder in folders.items():
+            code = process.stdout.readline().strip()
+            said = (folder / job.SAID).read_text() if (folder / job.SAID).is_file() else ""
+            if code == "0":
+                sys.stderr.write(said)
+                yield preset, Figures.of(json.loads((folder / job.FIGURES).read_text()))
+            else:
+                yield preset, "\n".join([f"its rank ended with {code or 'no word'}", *said.strip().splitlines()[-_LINES_SHOWN:]])
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@
 
 namespace {
 
-const size_t ADDRESSES = size_t(1) << 44;
+const size_t ADDRESSES = size_t(1) << 46;
 const size_t PAGE = size_t(2) << 20;
 const size_t STAGED = size_t(64) << 10;  // a pageable copy to the device up to this size is buffered, and the host goes on
 
@@ -33,6 +33,7 @@ std::mutex lock;  // of all that follows
 char* base = nullptr;
 size_t next_address = 0, used = 0;
 std::unordered_map<void*, size_t> blocks;
+std::unordered_map<unsigned long long, size_t> segments;  // physical memory of expandable segments, by its handle
 std::map<char*, size_t> pinned_blocks;
 std::map<std::string, Counted> counts;
 std::unordered_map<const void*, std::string> kernel_names;
@@ -75,6 +76,15 @@ cudaError_t launch(const void* kernel) {
   std::lock_guard<std::mutex> guard(lock);
   kernel_launches[kernel]++;
   return cudaSuccess;
+}
+
+// Returns fresh addresses, of which nothing is taken yet; call it with the lock.
+char* addresses(size_t bytes) {
+  if (!base) base = (char*)mmap(nullptr, ADDRESSES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (next_address + bytes > ADDRESSES) abort();
+  char* start = base + next_address;
+  next_address += (bytes + PAGE - 1) / PAGE * PAGE;
+  return start;
 }
 
 cudaError_t copy(void* to, const void* from, size_t bytes, bool async) {
@@ -216,12 +226,9 @@ API cudaError_t cudaPeekAtLastError() { return cudaSuccess; }
 
 API cudaError_t cudaMalloc(void** p, size_t bytes) {
   std::lock_guard<std::mutex> guard(lock);
-  if (!base) base = (char*)mmap(nullptr, ADDRESSES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   size_t rounded = (bytes + 511) / 512 * 512;
   if (used + rounded > capacity()) return cudaErrorMemoryAllocation;
-  if (next_address + rounded > ADDRESSES) abort();
-  *p = base + next_address;
-  next_address += (rounded + PAGE - 1) / PAGE * PAGE;
+  *p = addresses(rounded);
   blocks[*p] = rounded;
   used += rounded;
   counts["cudaMalloc"].calls++;
@@ -236,6 +243,28 @@ API cudaError_t cudaFree(void* p) {
   blocks.erase(block);
   counts["cudaFree"].calls++;
   return cudaSuccess;
+}
+// of expandable segments: addresses are reserved, and physical memory is created and mapped there
+API CUresult cuMemAddressReserve(CUdeviceptr* p, size_t bytes, size_t, CUdeviceptr, unsigned long long) {
+  std::lock_guard<std::mutex> guard(lock);
+  *p = (CUdeviceptr)addresses(bytes);
+  return CUDA_SUCCESS;
+}
+API CUresult cuMemCreate(CUmemGenericAllocationHandle* handle, size_t bytes, const CUmemAllocationProp*, unsigned long long) {
+  std::lock_guard<std::mutex> guard(lock);
+  if (used + bytes > capacity()) return CUDA_ERROR_OUT_OF_MEMORY;
+  *handle = new_handle<CUmemGenericAllocationHandle>();
+  segments[*handle] = bytes;
+  used += bytes;
+  counts["cuMemCreate"].calls++;
+  counts["cuMemCreate"].bytes += bytes;
+  return CUDA_SUCCESS;
+}
+API CUresult cuMemRelease(CUmemGenericAllocationHandle handle) {
+  std::lock_guard<std::mutex> guard(lock);
+  used -= segments[handle];
+  segments.erase(handle);
+  return CUDA_SUCCESS;
 }
 API cudaError_t cudaMallocAsync(void** p, size_t bytes, cudaStream_t) { return cudaMalloc(p, bytes); }
 API cudaError_t cudaFreeAsync(void* p, cudaStream_t) { return cudaFree(p); }
@@ -374,6 +403,17 @@ API cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void** functi
   if (result) *result = cudaDriverEntryPointSuccess;
   return cudaSuccess;
 }
+
+// --- the management library, which counts devices without CUDA
+
+API int nvmlInit() { return 0; }
+API int nvmlInit_v2() { return 0; }
+API int nvmlDeviceGetCount_v2(unsigned* n) { *n = 1; return 0; }
+API int nvmlDeviceGetHandleByPciBusId_v2() { return 0; }
+API int nvmlDeviceGetNvLinkRemoteDeviceType() { return 0; }
+API int nvmlDeviceGetNvLinkRemotePciInfo_v2() { return 0; }
+API int nvmlDeviceGetComputeRunningProcesses() { return 0; }
+API int nvmlSystemGetCudaDriverVersion_v2() { return 0; }
 
 // --- cuBLAS: types that its headers would give
 

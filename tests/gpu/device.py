@@ -20,7 +20,8 @@ from tests.gpu.figures import Wait
 from tests.support.paths import ROOT
 
 _Hook = ctypes.CFUNCTYPE(None, ctypes.c_char_p)
-_OURS = str(ROOT / "trainers") + os.sep
+_FOREIGN = (sys.prefix, sys.base_prefix, str(Path(__file__).parent), "<")
+"""How the paths of code begin that is neither the trainers' nor a user's."""
 
 
 class Device:
@@ -73,14 +74,9 @@ class Device:
 
 
 def _place(frame: FrameType | None) -> tuple[str, str]:
-    """Return (file, "LINE FUNCTION") of the innermost frame in the trainers; else that of the innermost frame there is."""
-    while frame is not None and frame.f_code.co_filename == __file__:
+    """Return (file, "LINE FUNCTION") of the innermost frame in the trainers or a user's code."""
+    while frame is not None and frame.f_code.co_filename.startswith(_FOREIGN):
         frame = frame.f_back
-    innermost, ours = frame, frame
-    while ours is not None and not ours.f_code.co_filename.startswith(_OURS):
-        ours = ours.f_back
-    at = ours or innermost
-    if at is None:
-        return "(no Python frame", "0 a thread of the backward pass)"
-    file = at.f_code.co_filename.removeprefix(str(ROOT) + os.sep)
-    return file, f"{at.f_lineno} {at.f_code.co_name}"
+    if frame is None:
+        return "a thread of the backward pass", "0 in no code of the trainers"
+    return frame.f_code.co_filename.removeprefix(str(ROOT) + os.sep), f"{frame.f_lineno} {frame.f_code.co_name}"

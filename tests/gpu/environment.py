@@ -14,6 +14,7 @@ from pathlib import Path
 from tests.gpu import stubs
 from tests.support.paths import ROOT
 from tests.versions.environments import NotDownloaded, install, uv
+from trainers import allocator
 
 VARIABLE = "FVLAUNCH_GPU_SIM"
 """The environment variable that names the folder of an environment."""
@@ -54,8 +55,12 @@ class Environment:
     def variables(self) -> dict[str, str]:
         """Return the environment variables under which a process of `python` believes in a GPU."""
         kept = {name: value for name, value in os.environ.items() if name not in ("CUDA_VISIBLE_DEVICES", "TRAINER_GPUS")}
-        shown = {"LD_PRELOAD": str(self.library), "TRITON_LIBCUDA_PATH": str(self.library.parent)}
-        return {**kept, **shown, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        folder = str(self.library.parent)
+        shown = {"LD_PRELOAD": str(self.library), "LD_LIBRARY_PATH": folder, "TRITON_LIBCUDA_PATH": folder}
+        counted = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}  # as in a rank: counted by CUDA, devices are lost to forked processes
+        variables = {**kept, **shown, **counted, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        allocator.prefer_expandable_segments(variables)
+        return variables
 
 
 def of(folder: Path | None = None) -> Environment | None:
@@ -95,4 +100,7 @@ def _build(environment: Environment) -> None:
     done = subprocess.run(["g++", *flags, _SOURCE, generated, "-o", made, "-ldl"], capture_output=True, text=True, check=False)
     if done.returncode:
         raise NotBuilt(f"g++ ended with {done.returncode}: {done.stderr[-2000:]}")
+    management = environment.library.with_name("libnvidia-ml.so.1")
+    management.unlink(missing_ok=True)
+    management.symlink_to(_LIBRARY)  # it counts devices without CUDA
     made.replace(environment.library)

@@ -26,7 +26,7 @@ class Wait:
     """A place where the host waits for the device."""
 
     place: str
-    """trainers/FILE.py:LINE FUNCTION, of the innermost frame of the trainers."""
+    """FILE:LINE FUNCTION, of the innermost frame of the trainers or a user's code."""
     what: str
     """The call that waits."""
     times: int

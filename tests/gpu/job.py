@@ -30,6 +30,8 @@ PRESETS = (
 """The recipes of real size that train, the smaller model's first."""
 _CODE = ("methods", "models", "diffusion", "distributed", "optim", "training/trainer.py", "seeding.py")
 """The trainers' code on which figures depend."""
+JOB, FIGURES, SAID = "job.json", "figures.json", "stderr"
+"""The files of a job's folder: the job itself, what was measured, and what the rank said."""
 _EXPERTS = ("transformer", "transformer_2")
 
 

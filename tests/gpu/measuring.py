@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from tests.gpu.figures import Kept
 from trainers.distributed.dtensor import local
@@ -72,6 +74,23 @@ class Stages:
                 self._within.pop()
 
         return stage
+
+
+class Counting(TorchDispatchMode):
+    """Counts floating-point operations by operator, with torch's formulas, of what is called inside. torch's own FlopCounterMode tries to
+    take each operation apart first, which makes it several times as slow."""
+
+    def __init__(self, formulas: dict[Any, Any] | None = None) -> None:
+        super().__init__()
+        self._formulas, self.counts = {**flop_registry, **(formulas or {})}, Counter[str]()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        formula = self._formulas.get(getattr(func, "overloadpacket", None))
+        if formula is not None:
+            name = str(func.overloadpacket).removeprefix("aten.")
+            self.counts[name] += int(formula(*args, **(kwargs or {}), out_val=output))
+        return output
 
 
 @contextmanager

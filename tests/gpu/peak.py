@@ -22,10 +22,10 @@ def noted(what: str) -> Iterator[None]:
     yield
     events = torch.cuda.memory._snapshot()["device_traces"][0]
     torch.cuda.memory._record_memory_history(enabled=None)
-    print(_table(what, events), file=sys.stderr)
+    print(table(what, events), file=sys.stderr)
 
 
-def _table(what: str, events: list[dict[str, Any]]) -> str:
+def table(what: str, events: list[dict[str, Any]]) -> str:
     highest, end = _peak(events)
     alive: dict[int, dict[str, Any]] = {}
     for event in events[:end]:

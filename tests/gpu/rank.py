@@ -1,5 +1,7 @@
-"""Owns the simulated rank: makes the steps of the trainer that a job describes, and measures them. Run as `python -m tests.gpu.rank JOB
-FIGURES` in a process of its own, where the simulated device is loaded. Must not judge what it measures.
+"""Owns the simulated rank: makes the steps of the trainer that a job describes, and measures them. Must not judge what it measures.
+
+`python -m tests.gpu.rank FOLDER ...` does so for the job of each folder, in a process where the simulated device is loaded: it imports
+everything once and forks for each job.
 """
 
 from __future__ import annotations
@@ -13,19 +15,18 @@ import time
 import traceback
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from tests.gpu import measuring, peak, stand_ins, world
 from tests.gpu.device import Device
 from tests.gpu.figures import Figures, Phase
-from tests.gpu.job import Job
+from tests.gpu.job import FIGURES, JOB, SAID, Job
 from tests.gpu.trainer import SimulatedTrainer, steps_of
+from trainers import allocator
 
 
 class Simulation:
@@ -44,37 +45,35 @@ class Simulation:
         kept = torch.cuda.memory_allocated()
         roles = measuring.kept(self.trainer)
         steps = steps_of(self.trainer.method)
-        phases = {kind: self._phase(kind, *numbers) for kind, numbers in steps.items()}
-        # last, as counting changes what is kept, and the allocator gives nothing back
-        operations = {kind: self._operations_of(second) for kind, (_, second) in steps.items()}
-        phases = {kind: replace(phase, flops=sum(operations[kind].values()), flops_by=operations[kind]) for kind, phase in phases.items()}
+        operations = {kind: self._operations_of(number) for kind, number in steps.items()}
+        torch.cuda.empty_cache()  # counting has kept more than a step does
+        phases = {kind: self._phase(kind, number, operations[kind]) for kind, number in steps.items()}
         versions = {"torch": torch.__version__, "diffusers": diffusers.__version__, "python": sys.version.split()[0]}
+        versions["allocator"] = os.environ.get(allocator.NAME, "as torch has it")
         return Figures(
             self._job.preset, self._job.ranks, torch.cuda.get_device_name(), kept, roles, self.building, phases, versions, self._job.digests
         )
 
-    def _phase(self, kind: str, first: int, second: int) -> Phase:
-        """Make a step of a kind for the first time, then one that is measured."""
-        self.trainer.make_step(first)
+    def _phase(self, kind: str, number: int, flops_by: dict[str, int]) -> Phase:
+        """Make a step once more, and measure it."""
         self._stages.begin()
         self._device.clear()
         started = time.monotonic()
         with self._device.noting_waits() as waits, measuring.passes(self.trainer.method) as passes, self._noting_holders(kind):
-            self.trainer.make_step(second)
+            self.trainer.make_step(number)
             self._stages.settle()
         taken, launches, copied = time.monotonic() - started, self._device.launches, self._device.copied
-        print(f"{self._job.preset}: the {kind}, {second}, took the host {taken:.1f} s", file=sys.stderr, flush=True)
+        print(f"{self._job.preset}: the {kind}, {number}, took the host {taken:.1f} s", file=sys.stderr, flush=True)
         peaks, highest, reserved = dict(self._stages.peaks), self._stages.peak, self._stages.reserved
         measured = {"peaks": peaks, "launches": launches, "copied": copied, "passes": dict(passes), "waits": waits}
-        return Phase(second, highest, reserved, host_s=round(taken, 1), **measured)
+        return Phase(number, highest, reserved, flops=sum(flops_by.values()), flops_by=flops_by, host_s=round(taken, 1), **measured)
 
     def _operations_of(self, number: int) -> dict[str, int]:
-        """Return the operations of a step by operator. The step is made once more."""
+        """Make a step, and return its operations by operator."""
         self._operations.counts.clear()
-        with FlopCounterMode(display=False) as counter:
+        with measuring.Counting() as counting:
             self.trainer.make_step(number)
-        counted = {str(operator).removeprefix("aten."): int(flops) for operator, flops in counter.get_flop_counts()["Global"].items()}
-        return {**counted, **self._operations.counts}
+        return {**counting.counts, **self._operations.counts}
 
     def _noting_holders(self, kind: str) -> Any:
         return peak.noted(f"{self._job.preset}, {kind}") if self._holders else nullcontext()
@@ -91,22 +90,35 @@ def simulate(job: Job, *, holders: bool = False) -> Figures:
         return Simulation(job, run_dir, operations, holders=holders).figures()
 
 
+def _fork(folder: Path, *, holders: bool) -> int:
+    """Simulate the job of a folder in a process of its own, which puts figures.json and what it says into the folder; return its exit
+    code."""
+    pid = os.fork()
+    if pid:
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    code = 1
+    try:
+        os.dup2(os.open(folder / SAID, os.O_CREAT | os.O_WRONLY), 2)
+        simulate(Job.read(folder / JOB), holders=holders).write(folder / FIGURES)
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(code)  # the interpreter's teardown would wait for threads of the device
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.gpu.rank", description="Simulate one rank of a job.")
-    parser.add_argument("job", type=Path)
-    parser.add_argument("figures", type=Path)
+    """Simulate the jobs of some folders one after another, telling the exit code of each in a line."""
+    parser = argparse.ArgumentParser(prog="python -m tests.gpu.rank", description="Simulate one rank of each job.")
+    parser.add_argument("folders", type=Path, nargs="+")
     parser.add_argument("--peak", action="store_true")
     given = parser.parse_args(arguments)
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
-    try:
-        simulate(Job.read(given.job), holders=given.peak).write(given.figures)
-    except Exception:
-        traceback.print_exc()
-        return 1
+    for folder in given.folders:
+        print(_fork(folder, holders=given.peak), flush=True)
     return 0
 
 
 if __name__ == "__main__":
-    code = main()
-    sys.stderr.flush()
-    os._exit(code)  # the interpreter's teardown would wait for threads of the device
+    sys.exit(main())

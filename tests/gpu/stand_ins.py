@@ -49,6 +49,29 @@ class _Attention(torch.autograd.Function):
         return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value), None, None, None
 
 
+class _Convolution(torch.autograd.Function):
+    """A convolution of patches, whose stride is its kernel. torch's own, which computes where there is no cuDNN, launches a kernel for each
+    channel of each sample."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, operations: Operations) -> Tensor:
+        ctx.save_for_backward(hidden, weight)
+        ctx.operations, ctx.has_bias = operations, bias is not None
+        sizes = (size // patch for size, patch in zip(hidden.shape[2:], weight.shape[2:], strict=True))
+        output = hidden.new_empty(hidden.shape[0], weight.shape[0], *sizes)
+        ctx.flops = 2 * output.numel() * weight[0].numel()
+        operations.counts["convolution"] += ctx.flops
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+        hidden, weight = ctx.saved_tensors
+        of_hidden, of_weight = ctx.needs_input_grad[:2]
+        ctx.operations.counts["convolution_backward"] += ctx.flops * (of_hidden + of_weight)
+        bias = gradient.new_empty(weight.shape[0]) if ctx.has_bias and ctx.needs_input_grad[2] else None
+        return torch.empty_like(hidden) if of_hidden else None, torch.empty_like(weight) if of_weight else None, bias, None
+
+
 @contextmanager
 def installed(*, gather: bool = False) -> Iterator[Operations]:
     """Put the stand-ins in place, inside; yield what they count. `gather`: also for sparse attention in plain torch, whose many small
@@ -86,7 +109,12 @@ def _replaced(operations: Operations) -> list[tuple[Any, str, Any]]:
         pairs = chosen_map[..., 0].numel() * operations.chosen * tile**2
         return (_Attention.apply(query, key, value, pairs, "block_sparse_attention", operations),)
 
+    def conv3d(hidden: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any, groups: int) -> Tensor:
+        assert tuple(stride) == tuple(weight.shape[2:]) and tuple(padding) == (0, 0, 0) and groups == 1, "no convolution of patches"
+        return _Convolution.apply(hidden, weight, bias, operations)
+
     return [
+        (torch.nn.functional, "conv3d", conv3d),
         (masks, "tile_mask", counted_tile_mask),
         (block_causal, "_flex", lambda device_type: flex),
         (sparse_gpu, "_flex", lambda device_type: sparse_flex),

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from tests.gpu.job import Job
-from trainers import seeding
+from trainers import own_code, seeding
 from trainers.config import TrainConfig
 from trainers.control import Control
 from trainers.distributed import mesh
@@ -26,7 +26,7 @@ class SimulatedTrainer(Trainer):
 
     def __init__(self, job: Job, run_dir: Path) -> None:
         self._job = job
-        config = TypeAdapter(TrainConfig).validate_python(job.train)
+        config = own_code.with_own_sections(TypeAdapter(TrainConfig).validate_python(job.train))
         if config.deterministic:
             seeding.use_deterministic_kernels()
         super().__init__(config, run_dir, Control({}), mesh.start(config.parallel))
@@ -56,11 +56,9 @@ class SimulatedTrainer(Trainer):
         self.next_step()
 
 
-def steps_of(method: Any) -> dict[str, tuple[int, int]]:
-    """Return for each kind of step the numbers of the first two: of "critic" and "student" for a distillation, else of "step"."""
+def steps_of(method: Any) -> dict[str, int]:
+    """Return for each kind of step the number of the first: of "critic" and "student" for a distillation, else of "step"."""
     if not hasattr(method, "student_steps"):
-        return {"step": (1, 2)}
-    found: dict[str, list[int]] = {"critic": [], "student": []}
-    for number in range(1, 2 * method.config.generator_update_interval + 1):
-        found["student" if method.student_steps(number) else "critic"].append(number)
-    return {kind: (numbers[0], numbers[1]) for kind, numbers in found.items() if len(numbers) > 1}
+        return {"step": 1}
+    interval: int = method.config.generator_update_interval
+    return {"critic": 1, "student": interval} if interval > 1 else {"student": 1}
