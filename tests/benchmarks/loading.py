@@ -20,7 +20,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
-ROUNDS = 4
+ROUNDS = 2
 RANKS, LAYERS, PARTS = 2, 30, 3
 GB = 1e9
 READ_LIMIT, MEMORY_LIMIT, TIME_LIMIT = 1.1, 0.15, 2.5

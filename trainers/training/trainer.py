@@ -99,7 +99,7 @@ class Trainer:
             run_dir / "checkpoints",
             config.checkpoint,
             control=control,
-            facts=numerics(parallel),
+            facts=numerics(parallel, config),
             config_digest=config_digest(config),
             early=early,
         )

@@ -94,6 +94,12 @@ def found() -> tuple[Kernel | None, str]:
     return None, "; ".join(refused)
 
 
+def versions() -> dict[str, str]:
+    """Return the installed packages' versions, whether they may be used here or not."""
+    found = {package.distribution: _installed(package.distribution) for package in PACKAGES}
+    return {name: version for name, version in found.items() if version}
+
+
 def _installed(distribution: str) -> str:
     """Return the installed version; "" where it is not installed, or its version is not recorded: then only its results tell."""
     try:
