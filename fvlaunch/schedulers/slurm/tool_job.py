@@ -159,8 +159,8 @@ def _taken(log: Path) -> Path:
 def _submitted(started: subprocess.Popen[str], script: str) -> str:
     """Return the job's id, which sbatch tells at once."""
     assert started.stdin is not None and started.stdout is not None and started.stderr is not None
-    started.stdin.write(script)
-    started.stdin.close()
+    with suppress(BrokenPipeError), started.stdin:  # it may end before it has read anything, and then says why
+        started.stdin.write(script)
     up_to_s = wait_s()
     deadline = time.monotonic() + up_to_s
     with patience.waiting("Slurm has not answered sbatch", up_to_s):

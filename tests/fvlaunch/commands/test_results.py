@@ -187,6 +187,18 @@ def test_what_a_job_would_refuse_is_told_here_and_nothing_is_submitted(tmp_path:
     assert not (tmp_path / "submitted").exists()
 
 
+def test_what_sbatch_says_is_told_also_where_it_ends_before_it_reads_the_script(tmp_path: Path) -> None:
+    executable(tmp_path / "bin/sbatch", "#!/bin/sh\nexec </dev/null\necho 'sbatch: error: not today' >&2\nexit 1\n")
+    executable(tmp_path / "bin/scontrol", "#!/bin/sh\necho 'ClusterName = here'\n")
+    (tmp_path / "model").mkdir()
+    no_torch = executable(tmp_path / "bin/python-of-nodes", "#!/bin/sh\nexit 1\n")
+    (tmp_path / "there.yaml").write_text(f"executor: slurm\npaths: {{data: data}}\npython: {no_torch}\n")
+    prompt = "x" * 100_000  # more than a pipe holds: to write it takes somebody who reads
+    path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+    done = call(tmp_path, "sample", "model", "--prompt", prompt, "--cluster", "./there.yaml", PATH=path)
+    assert done.returncode == 1 and "sbatch refused the job: not today" in done.stderr
+
+
 def test_a_program_that_cannot_check_here_is_submitted(tmp_path: Path) -> None:
     executable(tmp_path / "bin/sbatch", f"#!/bin/sh\ntouch {tmp_path}/submitted\necho 'sbatch: error: no' >&2\nexit 1\n")
     executable(tmp_path / "bin/scontrol", "#!/bin/sh\necho 'ClusterName = here'\n")

@@ -111,6 +111,12 @@ def steps_lost(attempts: Sequence[Mapping[str, Any]]) -> int:
     return max(int(before["step_to"] or 0) - int(after["step_from"] or 0) for before, after in itertools.pairwise(attempts))
 
 
+def until_saved(local: LocalRuns, name: str, step: int) -> None:
+    """Wait until the checkpoint that was due last before a run waits after `step` is published, however busy the disk."""
+    due = step - step % EVERY
+    local.until(lambda: due in [0, *saved_steps(local.runs / name)], f"{name}: step {due} is saved")
+
+
 def saved_steps(run: Path) -> list[int]:
     return sorted(int(p.name[5:]) for p in (run / "checkpoints").glob("step-*") if p.name[5:].isdigit())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 
-from tests.integration.faults.local import EVERY, STEPS, LocalRuns, kill, saved_steps
+from tests.integration.faults.local import EVERY, STEPS, LocalRuns, kill, until_saved
 
 AHEAD = 3
 """Steps that a run may make while a rank of it is killed: at most so many more than the interval are lost where a save is in flight."""
@@ -26,8 +26,7 @@ def storm(
     victims = []
     for number, target in enumerate(targets):
         step = gate.reach(target, attempt=number + 1, ranks=ranks)
-        due = step - step % EVERY
-        local.until(lambda due=due: due in [0, *saved_steps(local.runs / name)], f"{name}: step {due} is saved, however busy the disk")
+        until_saved(local, name, step)
         pids = local.rank_pids(name, ranks)
         victim, pause = dice.randrange(ranks), dice.random() * 0.05
         if number in during_save:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.faults.local import LocalRuns, kill
+from tests.integration.faults.local import LocalRuns, kill, until_saved
 from tests.support.gates import Gate
 from tests.support.launcher import LIMITS
 from tests.support.rows import Figures, fault
@@ -86,12 +86,12 @@ def test_a_run_outlives_a_full_and_a_read_only_disk_and_ends_bitwise(
     local_on: Full, disk: SmallDisk, reference: Path, figure: Figures
 ) -> None:
     gate = local_on.gated("one")
-    gate.reach(12, ranks=2)
+    until_saved(local_on, "one", gate.reach(12, ranks=2))
     disk.fill()
     gate.reach(22, ranks=2)
     assert local_on.status("one")["state"] == "running"
     disk.empty()
-    gate.reach(32, ranks=2)
+    until_saved(local_on, "one", gate.reach(32, ranks=2))
     disk.read_only()
     gate.reach(42, ranks=2)
     local_on.tells("one", "its records cannot", "Read-only file system", "df ")
