@@ -8,7 +8,7 @@ P pairs (query, key) that may attend to each other (N^2, or fewer under a mask),
     adapters   2 x rank x (inputs + outputs) x tokens for each adapted layer
 
 and what is outside of the blocks: 2 N D x (in + out channels x patch), the prompt's 2 L (text_dim D + D^2), and M times
-2 (freq_dim D + D^2 + 6 D^2) for M timesteps: one a sample, or one a token where frames have noise levels of their own.
+2 (freq_dim D + D^2 + 6 D^2) for M timesteps: one a sample, or one a frame where frames have noise levels of their own.
 
 A step counts forward + backward + what activation checkpointing computes again. The backward pass of everything trained is twice its
 forward pass (a product for the input's gradient, one for the weight's; attention likewise, without what its kernel computes again).
@@ -34,7 +34,12 @@ class Sizes:
     prompt: int
     batch: int = 1
     per_block: int | None = None
-    """Latent frames of a block, where attention is block-causal and each token has a timestep."""
+    """Latent frames of a block, where attention is block-causal and each frame has a timestep."""
+
+    @property
+    def timesteps(self) -> int:
+        """M of one sample."""
+        return 1 if self.per_block is None else self.latents[0]
 
     @property
     def tokens(self) -> int:
@@ -61,7 +66,7 @@ def outside(sizes: Sizes) -> float:
     a, d = sizes.architecture, sizes.width
     patches = 2 * sizes.tokens * d * (a.in_channels + a.out_channels) * math.prod(a.patch_size)
     prompt = 2 * sizes.prompt * (a.text_dim * d + d * d)
-    times = (1 if sizes.per_block is None else sizes.tokens) * 2 * (a.freq_dim * d + 7 * d * d)
+    times = sizes.timesteps * 2 * (a.freq_dim * d + 7 * d * d)
     return float(sizes.batch * (patches + prompt + times))
 
 

@@ -107,8 +107,7 @@ def left_out(case: Case, sizes: Sizes) -> float:
     """The first layers' inputs need no gradient. With adapters these are the prompt and the first block's input."""
     a, n, d, prompt = sizes.architecture, sizes.tokens, sizes.width, sizes.prompt
     if "lora" not in case.student:
-        timesteps = 1 if case.per_block is None else n
-        return -2 * d * (4 * n * a.in_channels + prompt * a.text_dim + timesteps * a.freq_dim)
+        return -2 * d * (4 * n * a.in_channels + prompt * a.text_dim + sizes.timesteps * a.freq_dim)
     inputs = d + case.student["lora"]["rank"]
     last = 2 * n * d * 4 * a.out_channels
     return last - 3 * 2 * n * d * inputs - a.num_layers * 2 * 2 * prompt * d * inputs
