@@ -12,10 +12,11 @@ from pathlib import Path
 
 from ..config.compose import Composed
 from ..errors import FvlaunchError
+from ..planning import gpu_memory
 from ..planning.input_contents import check_contents
 from ..planning.plan import Plan
 from ..planning.preflight import check_inputs, check_samples
-from ..planning.warnings import memory_json, memory_lines
+from ..planning.warnings import memory_lines
 from ..runs import job_folder
 from ..runs.directory import Run
 from ..schedulers.registry import scheduler
@@ -32,7 +33,7 @@ def dry_run(plan: Plan, *, json_: bool) -> None:
     text = script(plan)
     if json_:
         values = {"run": plan.name, "path": plan.path, "summary": plan.summary, "recipe": plan.recipe, "batch_script": text}
-        printing.as_json({**values, "memory": memory_json(plan)})
+        printing.as_json({**values, "memory": gpu_memory.as_json(plan)})
         return
     printing.say(f"{plan.name}: {plan.summary}; nothing was submitted")
     printing.out(dump(plan.recipe))

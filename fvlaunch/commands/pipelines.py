@@ -34,7 +34,7 @@ def plan(
 def dry_run(pipeline_plan: Any, *, json_: bool) -> None:
     from ..config.strict_yaml import dump
     from ..lifecycle.pipeline_submit import chained
-    from ..planning import warnings
+    from ..planning import gpu_memory, warnings
     from . import dry_run as dry_run_command
 
     stages = []
@@ -42,7 +42,7 @@ def dry_run(pipeline_plan: Any, *, json_: bool) -> None:
         stage_plan = chained(stage, f"JOB-OF-{pipeline_plan.stages[number - 1].name}" if number else None)
         script = dry_run_command.script(stage_plan)
         one = {"run": stage.full_name, "summary": stage.summary, "recipe": stage.recipe, "batch_script": script}
-        stages.append({**one, "memory": warnings.memory_json(stage)})
+        stages.append({**one, "memory": gpu_memory.as_json(stage)})
     if json_:
         printing.as_json({"run": pipeline_plan.name, "path": pipeline_plan.path, "summary": pipeline_plan.summary, "stages": stages})
         return

@@ -17,7 +17,7 @@ from ..errors import ConfigError
 from ..runs.attempts import Attempt, read_attempts
 from ..runs.directory import Run
 from ..schedulers.registry import scheduler
-from . import warnings
+from . import gpu_memory
 from .effective_training import Conditions
 from .plan import Plan
 
@@ -129,7 +129,7 @@ def _computed(size: float, whose: str, speed: Figure, before_s: float) -> Figure
 
 def _checkpoint_bytes(composed: Composed, plan: Plan) -> tuple[int, float]:
     """Return the bytes of a checkpoint, and of the part of it that one rank holds."""
-    train, needs = composed.recipe.train, warnings.memory(plan)
+    train, needs = composed.recipe.train, gpu_memory.estimated(plan)
     assert train is not None and needs is not None
     unknown = [role.role for role in needs.roles if role.parameters is None and role.trained]
     if unknown or not needs.checkpoint:

@@ -19,50 +19,17 @@ from ..config.compose import Composed
 from ..errors import FvlaunchError
 from ..runs import code_snapshot
 from ..runs.directory import Run
-from . import lockfile, notify_check
+from . import gpu_memory, lockfile, notify_check
+from .gpu_memory import gb
 from .plan import Plan
-
-GB = 1e9
-SPARE = 1.1
-"""The estimate is of tensors: the allocator's gaps come on top..."""
-SPARE_BYTES = 2e9
-"""...and what CUDA and NCCL take."""
-
 
 # --- memory
 
 
-def memory(plan: Plan) -> Any | None:
-    """Return the trainers' estimate of one rank's memory; None for another program, and where the method knows no roles."""
-    from trainers.config.memory_estimate import estimate
-
-    from ..config.schema import Recipe
-
-    train = Recipe.model_validate(plan.recipe).train
-    return estimate(train, plan.ranks) if train is not None else None
-
-
 def memory_lines(plan: Plan) -> list[str]:
-    """Return the estimate in lines: one a role, then the sum, and what it would need beside what there is."""
-    needs = memory(plan)
-    if needs is None:
-        return []
-    known = [role for role in needs.roles if role.parameters is not None]
-    lines = [f"memory of a rank, estimated ({plan.summary}):"] if known else []
-    for role in known:
-        parts = {
-            "weights": role.weights, "gradients": role.gradients, "optimizer": role.optimizer, "averages": role.averages,
-            "gathered": role.gathered, "activations": role.activations,
-        }  # fmt: skip
-        sizes = ", ".join(f"{name} {_gb(size)}" for name, size in parts.items() if size)
-        lines.append(f"  {role.role:<8} {_count(role.parameters)}: {sizes}{', before training only' if role.before_training else ''}")
-    if known:
-        lines.append(
-            f"  at most  {_gb(needs.peak)} at once; a GPU needs about {_gb(needed(needs))}; a checkpoint takes {_gb(needs.checkpoint)}"
-        )
-    if needs.unknown:
-        lines.append(f"memory: the size of {', '.join(needs.unknown)} is not known here (a model that is not downloaded or not Wan's)")
-    return lines + too_much(plan, needs) + too_full(plan) + trajectories(plan)
+    """Return the estimate of a rank's memory in lines, and the warnings that follow from it."""
+    needs = gpu_memory.estimated(plan)
+    return [] if needs is None else [*gpu_memory.lines(plan, needs), *too_much(plan, needs), *too_full(plan), *trajectories(plan)]
 
 
 def trajectories(plan: Plan) -> list[str]:
@@ -80,24 +47,20 @@ def trajectories(plan: Plan) -> list[str]:
     return [] if told_by_data else [line for line in [cost.line(plan.ranks)] if line]
 
 
-def needed(needs: Any) -> float:
-    return float(needs.peak * SPARE + SPARE_BYTES)
-
-
 def too_much(plan: Plan, needs: Any | None = None) -> list[str]:
     """Warn where the cluster says how large its GPUs are, and they are smaller than the estimate."""
     there = plan.cluster.get("gpu_memory_gb")
-    needs = memory(plan) if needs is None and there is not None else needs
-    if there is None or needs is None or needed(needs) <= there * GB:
+    needs = gpu_memory.estimated(plan) if needs is None and there is not None else needs
+    if there is None or needs is None or gpu_memory.needed(needs) <= there * gpu_memory.GB:
         return []
     ways = "shard over more ranks, a smaller micro_batch_size, or activation_checkpointing: full"
-    return [f"warning: about {_gb(needed(needs))} are needed, and a GPU of {plan.cluster_name} has {there:g} GB\nhint: {ways}"]
+    return [f"warning: about {gb(gpu_memory.needed(needs))} are needed, and a GPU of {plan.cluster_name} has {there:g} GB\nhint: {ways}"]
 
 
 def too_full(plan: Plan) -> list[str]:
     """Warn where the checkpoints that a run keeps, and the one being written, are more than what is free."""
     keep = plan.recipe.get("train", {}).get("checkpoint", {})
-    needs = memory(plan)
+    needs = gpu_memory.estimated(plan)
     if needs is None or not needs.checkpoint:
         return []
     kept = int(keep.get("keep_last") or 3) + 1
@@ -106,7 +69,7 @@ def too_full(plan: Plan) -> list[str]:
     free = _free(plan.runs_dir)
     if free is None or required <= free:
         return []
-    message = f"warning: checkpoints take up to {_gb(required)} ({_gb(needs.checkpoint)} each), and {plan.runs_dir} has {_gb(free)} free"
+    message = f"warning: checkpoints take up to {gb(required)} ({gb(needs.checkpoint)} each), and {plan.runs_dir} has {gb(free)} free"
     return [f"{message}\nhint: train.checkpoint.keep_last and keep_every_steps; fvlaunch prune of older runs; another runs_dir"]
 
 
@@ -173,22 +136,6 @@ def _free(folder: Path) -> int | None:
         return shutil.disk_usage(there).free if there is not None else None
     except OSError:
         return None
-
-
-def memory_json(plan: Plan) -> dict[str, Any] | None:
-    """Return the estimate in bytes; `peak` and `checkpoint` are sums over the roles that are known."""
-    from dataclasses import asdict
-
-    needs = memory(plan)
-    return None if needs is None else {"peak": needs.peak, "needed": int(needed(needs)), **asdict(needs)}
-
-
-def _gb(size: float) -> str:
-    return f"{size / GB:.1f} GB" if size >= 0.05 * GB else f"{size / 1e6:.1f} MB"
-
-
-def _count(parameters: int) -> str:
-    return f"{parameters / 1e9:.2f} B" if parameters >= 5e7 else f"{parameters / 1e6:.2f} M"
 
 
 # --- a run that is repeated

@@ -1,7 +1,8 @@
 """Owns the estimate of a training run's memory on one rank, role by role, and of its checkpoints on disk. Pure; must not import torch.
 
-Weights, gradients, optimizer state and averages are counted exactly as they are sharded. Activations are what the backward pass of the
-transformer blocks keeps, from the sizes of their inputs: within some ten per cent. The allocator and CUDA itself come on top.
+Weights, gradients, optimizer state and averages are counted exactly as they are sharded; what passes hold, tensor by tensor
+(memory_network.py), stage by stage (memory_stages.py). The sum is what torch's allocator takes from the GPU, with segments that grow: each
+stream has memory of its own, so that what FSDP gathers and reduces comes on top of the most that one stage holds.
 """
 
 from __future__ import annotations
@@ -11,17 +12,15 @@ from typing import Any
 
 from . import network_size
 from .attention import SparseAttention
-from .cross_checks import batching
+from .cross_checks import Batching, batching
+from .memory_network import Network
+from .memory_stages import Stage, expert_networks, stages
 from .models.wan import WanArchitecture
 from .models.wan_a14b import HIGH, LOW, TwoExperts
 from .network_size import NetworkSize
 from .optimizers import MuonConfig
 from .train import TrainConfig
 
-_KEPT = {"bf16": (56, 4), "fp32": (88, 8)}
-"""Bytes of a block for the backward pass, a token: of each of `width` and of each of `ffn` numbers. Norms compute in float32."""
-_SELECTIVE = {"bf16": (18, 2), "fp32": (36, 4)}
-"""The same, of what selective checkpointing does not compute again."""
 _BYTES = {"bf16": 2, "fp32": 4}
 
 
@@ -38,8 +37,9 @@ class RoleMemory:
     optimizer: int = 0
     averages: int = 0
     gathered: int = 0
-    """Blocks as they are computed with: whole and in the compute type."""
+    """What sharding takes beside the shards as long as the role computes: blocks on their way from and to these."""
     activations: int = 0
+    """The most that its own passes hold: activations, and the blocks that they compute with."""
     before_training: bool = False
     """It only makes the data, and is gone when training starts."""
 
@@ -50,7 +50,7 @@ class RoleMemory:
 
     @property
     def passing(self) -> int:
-        """Return the bytes that are taken only while this role computes."""
+        """Return the bytes that are taken while this role computes."""
         return self.gathered + self.activations
 
 
@@ -59,13 +59,24 @@ class Memory:
     roles: tuple[RoleMemory, ...]
     checkpoint: int
     """Bytes of one checkpoint on disk, of all ranks."""
+    stages: tuple[Stage, ...] = ()
+    """Of a step, those that may hold most."""
 
     @property
     def peak(self) -> int:
-        """Return the bytes of one rank: what all roles keep, and the most that one of them needs while it computes."""
+        """Return the bytes that torch's allocator takes from one rank's GPU: what all roles keep and gather, and the most of a stage."""
         training = [role for role in self.roles if not role.before_training]
-        before = max((role.kept + role.passing for role in self.roles if role.before_training), default=0)
-        return max(before, sum(role.kept for role in training) + max((role.passing for role in training), default=0))
+        always = sum(role.kept + role.gathered for role in training)
+        return max(self._before, always + max((stage.size for stage in self.stages), default=0))
+
+    @property
+    def highest(self) -> Stage | None:
+        """Return the stage that holds most; None where what only makes the data takes more than all that follows."""
+        return None if self._before >= self.peak else max(self.stages, key=lambda stage: stage.size, default=None)
+
+    @property
+    def _before(self) -> int:
+        return max((role.kept + role.passing for role in self.roles if role.before_training), default=0)
 
     @property
     def unknown(self) -> list[str]:
@@ -74,11 +85,13 @@ class Memory:
 
 def estimate(train: TrainConfig, world_size: int) -> Memory:
     """Estimate the memory of a train block that `check` found nothing wrong with."""
-    _, shard, _ = train.parallel.mesh(world_size)
-    micro = batching(train, world_size).micro
-    networks = {role: size_of(model) for role, model in train.models.items()}
-    roles = tuple(_role(train, role, networks[role], shard, micro) for role in train.models)
-    return Memory(roles, sum(_on_disk(train, role, size) for role, size in networks.items() if size is not None))
+    batch, (_, shard, _) = batching(train, world_size), train.parallel.mesh(world_size)
+    sizes = {role: size_of(model) for role, model in train.models.items()}
+    networks = {role: _network(train, role, size, shard, batch.micro) for role, size in sizes.items() if size is not None}
+    roles = tuple(_role(train, role, sizes[role], networks.get(role), batch) for role in train.models)
+    there = {role: network for role, network in networks.items() if role not in train.method.preparing_roles}
+    on_disk = sum(_on_disk(train, role, size) for role, size in sizes.items() if size is not None)
+    return Memory(roles, on_disk, tuple(stages(train, there)))
 
 
 def size_of(model: Any) -> NetworkSize | None:
@@ -124,40 +137,44 @@ def _on_disk(train: TrainConfig, role: str, size: NetworkSize) -> int:
     return 4 * (_trained(train, role, size) + _states(train, role, size) + _averaged(train, role, size))
 
 
-def _role(train: TrainConfig, role: str, size: NetworkSize | None, shard: int, micro: int) -> RoleMemory:
-    trained = role in train.optimizers
-    before = role in train.method.preparing_roles
-    if size is None:
+def _network(train: TrainConfig, role: str, size: NetworkSize, shard: int, micro: int) -> Network:
+    model: Any = train.models[role]
+    times = 2 if role == "student" and getattr(train.method, "teacher_forcing", False) else 1
+    if role in train.method.preparing_roles:
+        micro = getattr(train.method, "teacher_batch_size", micro)
+    tokens, low = times * micro * size.tokens(train.data.latent_shape), _BYTES[train.precision]
+    lora = getattr(model, "lora", None)
+    return Network(
+        size, low, role in train.optimizers, tokens, micro * train.data.text_len, shard=shard,
+        adapted=network_size.adapted_layers(lora) if lora is not None and size.adapters else frozenset(),
+        sparse=isinstance(getattr(model, "attention", None), SparseAttention),
+        checkpointing=getattr(model, "activation_checkpointing", "none"),
+        mask=(1 + low) * (tokens // micro) ** 2 if getattr(model, "attention", None) == "dense" else 0,
+    )  # fmt: skip
+
+
+def _role(train: TrainConfig, role: str, size: NetworkSize | None, network: Network | None, batch: Batching) -> RoleMemory:
+    trained, before = role in train.optimizers, role in train.method.preparing_roles
+    if size is None or network is None:
         return RoleMemory(role, trained, None, before_training=before)
-    low, learned = _BYTES[train.precision], _trained(train, role, size)
-    masters = 4 * learned + low * (size.parameters + size.adapters - learned if size.adapters or not trained else 0)
-    alike = trained and not size.adapters
+    learned, shard = _trained(train, role, size), network.shard
+    masters = 4 * learned + network.low * (size.parameters + size.adapters - learned if size.adapters or not trained else 0)
     return RoleMemory(
         role,
         trained,
         size.parameters,
         weights=masters // shard,
-        gradients=4 * learned // shard,
+        gradients=_gradients(train, role, size, shard, batch) if trained else 0,
         optimizer=4 * _states(train, role, size) // shard,
         averages=4 * _averaged(train, role, size) // shard,
-        gathered=2 * low * size.block + ((low + 4) * size.block if alike else 0) if shard > 1 or (alike and low == 2) else 0,
-        activations=_activations(train, role, size, micro),
+        gathered=network.gathered,
+        activations=network.left() + network.backward() if trained else network.passing(),
         before_training=before,
     )
 
 
-def _activations(train: TrainConfig, role: str, size: NetworkSize, micro: int) -> int:
-    """Return the bytes of one micro-batch's activations."""
-    tokens = micro * size.tokens(train.data.latent_shape) * (2 if getattr(train.method, "teacher_forcing", False) else 1)
-    width, ffn = _KEPT[train.precision]
-    block = tokens * (width * size.width + ffn * size.ffn)
-    if role not in train.optimizers:
-        return block // 2  # nothing is kept: what one block has in hand
-    kind = getattr(train.models[role], "activation_checkpointing", "none")
-    if kind == "none":
-        return size.layers * block
-    kept = _BYTES[train.precision] * tokens * size.width
-    if kind == "selective":
-        width, ffn = _SELECTIVE[train.precision]
-        kept += tokens * (width * size.width + ffn * size.ffn)
-    return size.layers * kept + block
+def _gradients(train: TrainConfig, role: str, size: NetworkSize, shard: int, batch: Batching) -> int:
+    """Return the bytes of the gradients of those of a role's networks that learn in a step. Over several rounds they are summed before they
+    are shared out, but for roles of two experts."""
+    learned = 4 * _trained(train, role, size) * expert_networks(train, role) // size.networks
+    return learned // shard + (learned if batch.accumulation > 1 and size.networks == 1 and shard > 1 else 0)

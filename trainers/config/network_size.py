@@ -34,6 +34,11 @@ class NetworkSize:
     networks: int = 1
     """Parameters and adapters are those of all; at a time one computes."""
 
+    @property
+    def rest(self) -> int:
+        """Return the parameters of one network that belong to no block."""
+        return (self.parameters - self.networks * self.layers * self.block) // self.networks
+
     def tokens(self, latents: tuple[int, int, int]) -> int:
         """Return the tokens of one clip of (T, H, W) latents."""
         return math.prod(size // by for size, by in zip(latents, self.patch, strict=True))
@@ -55,11 +60,21 @@ def transformer_size(architecture: WanArchitecture, lora: LoraConfig | None = No
     return NetworkSize(ends + a.num_layers * block, adapters, block, a.num_layers, width, a.ffn_dim, a.patch_size)
 
 
+def adapted_layers(lora: LoraConfig) -> frozenset[str]:
+    """Return the names in a block of the layers that get an adapter, as far as there are such layers."""
+    return frozenset(layer for layer in _layers(0, 0) if _named(layer, lora.target_modules, lora.exclude_modules))
+
+
 def _adapters(lora: LoraConfig, width: int, ffn: int) -> int:
     """Return the parameters of one block's adapters: rank x (inputs + outputs) of each layer that is named."""
+    named = adapted_layers(lora)
+    return lora.rank * sum(size for layer, size in _layers(width, ffn).items() if layer in named)
+
+
+def _layers(width: int, ffn: int) -> dict[str, int]:
+    """Return inputs + outputs of a block's linear layers."""
     layers = {f"attn{n}.{name}": 2 * width for n in (1, 2) for name in ("to_q", "to_k", "to_v", "to_out.0")}
-    layers |= {"attn1.to_gate_compress": 2 * width, "ffn.net.0.proj": width + ffn, "ffn.net.2": width + ffn}
-    return lora.rank * sum(size for layer, size in layers.items() if _named(layer, lora.target_modules, lora.exclude_modules))
+    return layers | {"attn1.to_gate_compress": 2 * width, "ffn.net.0.proj": width + ffn, "ffn.net.2": width + ffn}
 
 
 def _named(layer: str, named: list[str], left_out: list[str]) -> bool:

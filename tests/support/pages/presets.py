@@ -12,7 +12,7 @@ from typing import Any
 
 from fvlaunch.config import lookup, pipeline_file
 from fvlaunch.config.compose import Composed, compose
-from fvlaunch.planning.warnings import needed
+from fvlaunch.planning.gpu_memory import needed
 from tests.support.pages.markdown import table
 from trainers.config.memory_estimate import estimate
 
