@@ -68,15 +68,14 @@ def _dmd2(folder: Path, parallel: Any, rollout: str, interval: int, rounds: int)
     since whatever else the machine does only adds to either."""
     (folder / "run").mkdir()
     trainer = Trainer(_config(_data(folder / "data"), rollout, interval), folder / "run", Control({}), parallel)
-    batch, method = next(trainer.batches), trainer.method
-    method.draw_step = lambda _purpose: len(STEPS) - 1  # all passes, the same at each iteration
+    batch = next(trainer.batches)
 
     def iterations() -> None:
         for _ in range(interval):
             trainer.step += 1
             trainer._train_step(batch, time.monotonic())
 
-    passes = _passes(method, rollout, interval)
+    passes = _passes(trainer.method, rollout, interval)
     iterations(), passes()
     pairs = [(_seconds(passes), _seconds(iterations)) for _ in range(rounds)]
     trainer.close()

@@ -4,9 +4,9 @@ teacher's.
 A subclass changes how samples are made (`student_rollout`, `critic_rollout`), not the losses. All draws come from `cuda_generator`, at
 each iteration in this order: noise [B, C, T, H, W] and u [B], which nothing uses (the reference implementation's order); where the
 student steps, the draws of its rollout, then k [B] and noise [B, T, C, H, W] for its loss; the draws of the critic's rollout, then again
-k and noise. A rollout over clips draws an index [B] and noise [B, T, C, H, W]; one that simulates draws such noise for its start and for
-each further step up to its last. At which step a simulation ends is drawn before, once a step for all ranks, which wait for each other,
-and from none of these; so is, where a role has two experts, which of them a rollout over clips ends with and a loss compares.
+k and noise. A rollout draws an index [B] and noise [B, T, C, H, W]; with `simulate` such noise again for each further step. Where a role
+has two experts, which of them a rollout ends with and a loss compares is drawn before that, for all ranks together and from none of
+these.
 """
 
 from __future__ import annotations
@@ -83,41 +83,31 @@ class DMD2Method(TrainingMethod):
         return self._rollout(batch, "critic's rollout")
 
     def _rollout(self, batch: Batch, purpose: str) -> Tensor:
-        if self.config.rollout == "data_latent":
-            high = self.draw_expert(self.step_ranges, purpose)
-            noisy, timesteps = self.starting_points(batch, high)
-        else:
-            last = self.draw_step(purpose)
-            high, (noisy, timesteps) = self.expert_of(last), self.simulated_input(batch, last)
+        high = self.draw_expert(self.step_ranges, purpose)
+        noisy, timesteps = self.starting_points(batch, high)
         return self.predict_clean(self.student.expert(high), noisy, timesteps, batch["prompt"])
 
     def starting_points(self, batch: Batch, high: bool | None = None) -> tuple[Tensor, Tensor]:
-        """Return (clips with noise [B, T, C, H, W], timesteps [B]): for each sample the student's input at a step that is drawn uniformly,
-        for a student of two experts among the steps of one (`high`)."""
+        """Return (noisy [B, T, C, H, W], timesteps [B]): for each sample the student's input at a step that is drawn uniformly, for a
+        student of two experts among the steps of one (`high`)."""
         shape = self.latent_shape(batch)
         first, end = (0, len(self.steps)) if self.step_ranges is None else self.step_ranges.entries(high, len(self.steps))
-        timesteps = self.steps[torch.randint(first, end, (shape[0],), generator=self.cuda_generator, device=self.device)]
-        return self.schedule.add_noise(batch["latents"], self.draw_noise(shape), timesteps), timesteps
-
-    def draw_step(self, purpose: str) -> int:
-        """Return the number of the step at which a simulation ends, uniformly, the same for all ranks and micro-batches of a step."""
-        return int(torch.randint(0, len(self.steps), (), generator=self.shared(purpose)))
-
-    def expert_of(self, number: int) -> bool | None:
-        """Return which of a student's two experts takes a step; None where there is one."""
-        return None if self.step_ranges is None else number < self.step_ranges.high[1]
+        index = torch.randint(first, end, (shape[0],), generator=self.cuda_generator, device=self.device)
+        if self.config.rollout == "data_latent":
+            return self.schedule.add_noise(batch["latents"], self.draw_noise(shape), self.steps[index]), self.steps[index]
+        inputs = torch.stack(self.simulated_inputs(batch["prompt"], shape))
+        return inputs[index, torch.arange(shape[0], device=self.device)], self.steps[index]
 
     @torch.no_grad()
-    def simulated_input(self, batch: Batch, last: int) -> tuple[Tensor, Tensor]:
-        """Return (the student's input [B, T, C, H, W] at step `last` when it samples from noise, that step's timesteps [B]). Makes the
-        passes of the steps before it, no others."""
-        shape, prompt = self.latent_shape(batch), batch["prompt"]
-        noisy = self.draw_noise(shape)
-        for number in range(last):
-            now, then = (self.steps[step].expand(shape[0]) for step in (number, number + 1))
-            clean = self.predict_clean(self.student.expert(self.expert_of(number)), noisy, now, prompt)
-            noisy = self.schedule.add_noise(clean, self.draw_noise(shape), then)
-        return noisy, self.steps[last].expand(shape[0])
+    def simulated_inputs(self, prompt: Tensor, shape: Sequence[int]) -> list[Tensor]:
+        """Return the student's input at each of its steps when it samples from noise. All are made, whichever are used: if ranks stopped at
+        different steps, their sharded networks would wait for each other for ever."""
+        inputs = [self.draw_noise(shape)]
+        for number, (now, then) in enumerate(zip(self.steps, self.steps[1:], strict=False)):
+            student = self.student.expert(None if self.step_ranges is None else number < self.step_ranges.high[1])
+            clean = self.predict_clean(student, inputs[-1], now.expand(shape[0]), prompt)
+            inputs.append(self.schedule.add_noise(clean, self.draw_noise(shape), then.expand(shape[0])))
+        return inputs
 
     def prepare_batch(self, batch: Batch) -> None:
         """Make the reference implementation's draws, which this method does not use."""

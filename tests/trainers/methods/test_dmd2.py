@@ -21,13 +21,10 @@ from trainers.errors import UserError
 from trainers.methods import method_class
 from trainers.methods.dmd2 import DMD2Method
 from trainers.models.base import ModelBase
-from trainers.seeding import derived_seed
 
 SHIFT, STEPS, BATCH = 5.0, (1000.0, 937.5, 250.0), 2
 SHAPE = (BATCH, 3, 4, 2, 2)
 WEIGHTS = {"student": (0.6, -0.2, 0.1), "teacher": (-0.3, 0.4, 0.25), "critic": (0.2, 0.1, -0.3)}
-SHARED = 10
-"""Of the generator that all ranks have alike: the student's samples end at the third step, the critic's at the second."""
 NEGATIVE = torch.tensor([[0.5, -2.0], [1.0, 0.5]])
 
 
@@ -76,12 +73,7 @@ def config(folder: Path | str, **method: Any) -> TrainConfig:
 def make(folder: Path, **method: Any) -> DMD2Method:
     made = DMD2Method(config(folder, **method), {role: LineModel(role) for role in WEIGHTS})
     made.cuda_generator.manual_seed(5)
-    made.shared_generator.manual_seed(SHARED)
     return made
-
-
-def drawn_step(purpose: str, seed: int = SHARED) -> int:
-    return int(torch.randint(0, len(STEPS), (), generator=torch.Generator().manual_seed(derived_seed(purpose, seed))))
 
 
 def batch(rollout: str) -> dict[str, Tensor]:
@@ -103,9 +95,9 @@ class ByHand:
         torch.randn(BATCH, 4, 3, 2, 2, generator=self.generator)
         torch.rand(BATCH, generator=self.generator)
         if student_steps:
-            inputs, sigmas = self.starts("student's rollout")
+            inputs, sigmas = self.starts()
             self.student_loss(inputs, sigmas)
-        inputs, sigmas = self.starts("critic's rollout")
+        inputs, sigmas = self.starts()
         self.critic_loss([self.clean("student", x, s, m) for x, s, m in zip(inputs, sigmas, self.means, strict=True)])
 
     def noise(self) -> Tensor:
@@ -118,19 +110,21 @@ class ByHand:
     def clean(self, role: str, x: Tensor, sigma: float, mean: Tensor) -> Tensor:
         return x - sigma * self.velocity(role, x, mean)
 
-    def starts(self, purpose: str) -> tuple[list[Tensor], list[float]]:
-        sigmas = [nearest_sigma(t, SHIFT) for t in STEPS]
+    def starts(self) -> tuple[list[Tensor], list[float]]:
+        index = torch.randint(0, len(STEPS), (BATCH,), generator=self.generator).tolist()
+        noise, sigmas = self.noise(), [nearest_sigma(t, SHIFT) for t in STEPS]
         if self.rollout == "data_latent":
-            index = torch.randint(0, len(STEPS), (BATCH,), generator=self.generator).tolist()
-            latents, noise = self.batch["latents"].double(), self.noise()
+            latents = self.batch["latents"].double()
             return [(1 - sigmas[j]) * latents[n] + sigmas[j] * noise[n] for n, j in enumerate(index)], [sigmas[j] for j in index]
-        last, found = drawn_step(purpose), list(self.noise())
-        for number in range(last):
-            fresh = self.noise()
-            for n, x in enumerate(found):
+        fresh = [noise, *(self.noise() for _ in STEPS[1:])]
+        found = []
+        for n, j in enumerate(index):
+            x = fresh[0][n]
+            for number in range(j):
                 x0 = self.clean("student", x, sigmas[number], self.means[n])
-                found[n] = (1 - sigmas[number + 1]) * x0 + sigmas[number + 1] * fresh[n]
-        return found, [sigmas[last]] * BATCH
+                x = (1 - sigmas[number + 1]) * x0 + sigmas[number + 1] * fresh[number + 1][n]
+            found.append(x)
+        return found, [sigmas[j] for j in index]
 
     def score_noise(self) -> tuple[list[float], Tensor]:
         levels = []
@@ -213,33 +207,17 @@ def test_each_loss_leaves_its_gradient_in_its_own_network_alone(folder: Path) ->
     assert [len(gradient(m)) for m in (method.student, method.teacher, method.critic)] == [0, 0, 3]
 
 
-def test_a_simulation_makes_the_passes_up_to_the_step_that_is_drawn_and_no_others(folder: Path) -> None:
+def test_the_student_makes_as_many_passes_whichever_step_is_drawn(folder: Path) -> None:
+    counts, drawn = set(), set()
     for seed in range(20):
         method = make(folder)
-        method.shared_generator.manual_seed(seed)
-        method.single_train_step(batch("simulate"), 1)
+        method.cuda_generator.manual_seed(seed)
+        method.student_rollout(batch("simulate"))
         student: Any = method.student
-        expected = []
-        for purpose in ("student's rollout", "critic's rollout"):
-            last = drawn_step(purpose, seed)
-            expected += [(number == last and purpose.startswith("student"), [t] * BATCH) for number, t in enumerate(STEPS[: last + 1])]
-        assert student.passes == expected
-
-
-def test_all_steps_are_drawn_alike_often_on_all_ranks_and_in_all_micro_batches_the_same(folder: Path) -> None:
-    ranks, counts = [make(folder) for _ in range(2)], dict.fromkeys(range(len(STEPS)), 0)
-    ranks[1].cuda_generator.manual_seed(99)
-    differ = 0
-    for seed in range(300):
-        found = set()
-        for method in ranks:
-            method.shared_generator.manual_seed(seed)
-            found |= {(method.draw_step("student's rollout"), method.draw_step("critic's rollout")) for _ in range(2)}
-        ((student, critic),) = found
-        counts[student] += 1
-        differ += student != critic
-    assert min(counts.values()) > 75 and differ > 150  # 100 and 200 are expected
-    assert (drawn_step("student's rollout"), drawn_step("critic's rollout")) == (2, 1)
+        counts.add((len(student.passes), sum(graded for graded, _ in student.passes)))
+        drawn |= {t for _, timesteps in student.passes[-1:] for t in timesteps}
+        assert [timesteps[0] for _, timesteps in student.passes[:-1]] == list(STEPS[:-1])
+    assert counts == {(len(STEPS), 1)} and drawn == set(STEPS)
 
 
 def test_guidance_of_one_makes_one_pass_of_the_teacher_and_needs_no_negative_prompt(folder: Path, tmp_path: Path) -> None:

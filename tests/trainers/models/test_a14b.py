@@ -204,16 +204,15 @@ def test_distilling_asks_each_expert_only_in_its_own_range_and_steps_those_with_
             pair: Any = model
             assert all(low >= BOUNDARY if name == "high" else high < BOUNDARY for name, low, high in pair.seen)
         student: Any = method.student
-        lasts = [method.draw_step(f"{whose} rollout") for whose in ("student's", "critic's")]
-        drawn = ["high", "high", "low", "low"]
-        assert [name for name, _, _ in student.seen] == drawn[: lasts[0] + 1] + drawn[: lasts[1] + 1]
+        passes = [name for name, _, _ in student.seen]
+        assert passes[:3] == passes[4:7] == ["high", "high", "low"] and len(passes) == 8  # every step but the last, then the drawn one
         parts = method.stepped_parts(1)
         assert [part.partition(".")[0] for part in parts] == ["student", "critic"]
         assert list(method.get_grad_clip_targets(1)) == [part.replace(".", "_") for part in parts]
         assert len(method.get_optimizers(1)) == 2 and len(method.get_lr_schedulers(1)) == 2
-        assert ("student.transformer" if lasts[0] < 2 else "student.transformer_2") == parts[0]
+        assert ("student.transformer" if passes[3] == "high" else "student.transformer_2") == parts[0]
         moved |= set(parts)
-        ends.add(tuple(drawn[last] for last in lasts))
+        ends.add((passes[3], passes[7]))
     assert moved == {f"{role}.{name}" for role in ("student", "critic") for name in ("transformer", "transformer_2")}
     assert len(ends) == 4
 
