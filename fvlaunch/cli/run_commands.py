@@ -43,6 +43,9 @@ def submit(
     nodes: Annotated[int | None, typer.Option("--nodes", help="Full nodes instead of ranks.")] = None,
     runs_dir: RunsDir = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the recipe, the batch script and the memory; do nothing.")] = False,
+    traced: Annotated[
+        bool, typer.Option("--traced", help="With --dry-run: simulate a step's memory, too, where FVLAUNCH_GPU_SIM says by what.")
+    ] = False,
     prepare: Annotated[bool, typer.Option("--prepare", help="Make all but the submission, and print its sbatch line.")] = False,
     test_only: Annotated[
         bool, typer.Option("--test-only", help="Ask Slurm whether and when it would start; --cluster A,B and -p A,B: each of them.")
@@ -63,8 +66,10 @@ def submit(
     request = submit_command.SubmitRequest(recipe, cluster, sets or [], name, ranks, nodes, runs_dir, sbatch)
     if sum((dry_run, prepare, test_only, smoke)) > 1:
         raise UsageError("--dry-run, --prepare, --test-only and --smoke exclude each other")
+    if traced and not dry_run:
+        raise UsageError("--traced is of --dry-run", hint="fvlaunch submit RECIPE --dry-run --traced")
     if dry_run:
-        submit_command.dry_run(request, json_=json_)
+        submit_command.dry_run(request, traced=traced, json_=json_)
     elif test_only:
         raise typer.Exit(submit_command.test_only(request, json_=json_))
     elif smoke:

@@ -9,10 +9,11 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ..config.compose import Composed
-from ..errors import FvlaunchError
-from ..planning import gpu_memory
+from ..errors import FvlaunchError, counted
+from ..planning import gpu_memory, traced_memory
 from ..planning.input_contents import check_contents
 from ..planning.plan import Plan
 from ..planning.preflight import check_inputs, check_samples
@@ -26,20 +27,45 @@ from . import output as printing
 # --- the dry run
 
 
-def dry_run(plan: Plan, *, json_: bool) -> None:
+def dry_run(plan: Plan, *, traced: bool = False, json_: bool) -> None:
     """Print the resolved recipe and the batch script on stdout, the estimated memory on stderr."""
     from ..config.strict_yaml import dump
 
     text = script(plan)
     if json_:
         values = {"run": plan.name, "path": plan.path, "summary": plan.summary, "recipe": plan.recipe, "batch_script": text}
-        printing.as_json({**values, "memory": gpu_memory.as_json(plan)})
+        printing.as_json({**values, "memory": memory(plan, traced=traced)})
         return
     printing.say(f"{plan.name}: {plan.summary}; nothing was submitted")
     printing.out(dump(plan.recipe))
     if text:
         printing.out(text)
     for line in (*plan.notes, *memory_lines(plan)):
+        printing.say(line)
+    if traced:
+        say_traced(plan)
+
+
+def memory(plan: Plan, *, traced: bool) -> dict[str, Any] | None:
+    """Return the estimate, and where it is `traced` what was simulated, or why nothing was."""
+    values = gpu_memory.as_json(plan)
+    if not traced or values is None:
+        return values
+    try:
+        return {**values, "simulated": traced_memory.trace(plan).figures}
+    except traced_memory.NotTraced as why:
+        return {**values, "simulated": None, "not_simulated": str(why)}
+
+
+def say_traced(plan: Plan) -> None:
+    """Simulate a plan, and print both columns; a line where it cannot be simulated."""
+    try:
+        printing.say(f"simulating one of {counted(plan.ranks, 'rank')} by {traced_memory.program(plan)}, which may take minutes")
+        found, needs = traced_memory.trace(plan), gpu_memory.estimated(plan)
+    except traced_memory.NotTraced as why:
+        printing.say(f"not simulated: {why}")
+        return
+    for line in traced_memory.lines(needs, found):
         printing.say(line)
 
 

@@ -31,10 +31,10 @@ def plan(
     return plan_pipeline(pipeline, cluster, sets=sets, name=name, sbatch=sbatch, runs_dir=runs_dir)
 
 
-def dry_run(pipeline_plan: Any, *, json_: bool) -> None:
+def dry_run(pipeline_plan: Any, *, traced: bool = False, json_: bool) -> None:
     from ..config.strict_yaml import dump
     from ..lifecycle.pipeline_submit import chained
-    from ..planning import gpu_memory, warnings
+    from ..planning import warnings
     from . import dry_run as dry_run_command
 
     stages = []
@@ -42,7 +42,7 @@ def dry_run(pipeline_plan: Any, *, json_: bool) -> None:
         stage_plan = chained(stage, f"JOB-OF-{pipeline_plan.stages[number - 1].name}" if number else None)
         script = dry_run_command.script(stage_plan)
         one = {"run": stage.full_name, "summary": stage.summary, "recipe": stage.recipe, "batch_script": script}
-        stages.append({**one, "memory": gpu_memory.as_json(stage)})
+        stages.append({**one, "memory": dry_run_command.memory(stage, traced=traced)})
     if json_:
         printing.as_json({"run": pipeline_plan.name, "path": pipeline_plan.path, "summary": pipeline_plan.summary, "stages": stages})
         return
@@ -52,6 +52,8 @@ def dry_run(pipeline_plan: Any, *, json_: bool) -> None:
     for stage in pipeline_plan.stages:
         for line in (*stage.notes, *warnings.memory_lines(stage)):
             printing.say(line)
+        if traced:
+            dry_run_command.say_traced(stage)
 
 
 def submit(pipeline_plan: Any, *, words: dict[str, Any], take_snapshot: bool, wait_: bool, json_: bool) -> int:

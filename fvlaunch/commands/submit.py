@@ -84,15 +84,15 @@ def with_extra_sbatch(given: Mapping[str, Any], extra: Sequence[str]) -> dict[st
         raise UsageError(error.message, hint=error.hint) from None
 
 
-def dry_run(request: SubmitRequest, *, json_: bool) -> None:
+def dry_run(request: SubmitRequest, *, traced: bool = False, json_: bool) -> None:
     from . import dry_run as dry_run_command
 
     if request.is_pipeline:
         from . import pipelines as pipeline_commands
 
-        return pipeline_commands.dry_run(request.pipeline_plan(), json_=json_)
+        return pipeline_commands.dry_run(request.pipeline_plan(), traced=traced, json_=json_)
     composed, plan = request.plan(look=False)
-    dry_run_command.dry_run(plan, json_=json_)
+    dry_run_command.dry_run(plan, traced=traced, json_=json_)
     return dry_run_command.look(composed)
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -47,6 +48,11 @@ class Environment:
     def library(self) -> Path:
         """The simulated device, which is loaded before the CUDA libraries."""
         return self.folder / "simulated" / _LIBRARY
+
+    @property
+    def command(self) -> Path:
+        """The program that simulates recipes with the checkout that made the environment."""
+        return self.folder / "simulate"
 
     @property
     def is_made(self) -> bool:
@@ -100,7 +106,17 @@ def _build(environment: Environment) -> None:
     done = subprocess.run(["g++", *flags, _SOURCE, generated, "-o", made, "-ldl"], capture_output=True, text=True, check=False)
     if done.returncode:
         raise NotBuilt(f"g++ ended with {done.returncode}: {done.stderr[-2000:]}")
+    _write_command(environment)
     management = environment.library.with_name("libnvidia-ml.so.1")
     management.unlink(missing_ok=True)
     management.symlink_to(_LIBRARY)  # it counts devices without CUDA
     made.replace(environment.library)
+
+
+def _write_command(environment: Environment) -> None:
+    """Write the program by which `fvlaunch submit --dry-run --traced`, which knows no tests, simulates with this checkout."""
+    folder, root = shlex.quote(str(environment.folder)), shlex.quote(str(ROOT))
+    made = environment.folder / "simulate.new"
+    made.write_text(f'#!/bin/sh\ncd {root} || exit 3\nFVLAUNCH_GPU_SIM={folder} exec {folder}/bin/python -m tests.gpu "$@"\n')
+    made.chmod(0o755)
+    made.replace(environment.command)
