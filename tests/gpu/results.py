@@ -20,7 +20,7 @@ allocator took from the device for that. PFLOP are of one rank and one iteration
 and no reason is declared. All figures, by stage, role and operator: [simulated.json](simulated.json).
 
 Lines without launches were measured before the convolution of patches was one operation, as cuDNN's is; their memory is the same within
-1%. self-forcing-a14b has no line yet.
+1%.
 """
 
 

@@ -14,7 +14,7 @@ from . import network_size
 from .attention import SparseAttention
 from .cross_checks import Batching, batching
 from .memory_network import Network
-from .memory_stages import Stage, expert_networks, stages
+from .memory_stages import Stage, expert_networks, passing_networks, stages
 from .models.wan import WanArchitecture
 from .models.wan_a14b import HIGH, LOW, TwoExperts
 from .network_size import NetworkSize
@@ -149,6 +149,7 @@ def _network(train: TrainConfig, role: str, size: NetworkSize, shard: int, micro
         adapted=network_size.adapted_layers(lora) if lora is not None and size.adapters else frozenset(),
         sparse=isinstance(getattr(model, "attention", None), SparseAttention),
         checkpointing=getattr(model, "activation_checkpointing", "none"),
+        beside=passing_networks(train, role) - 1,
         mask=(1 + low) * (tokens // micro) ** 2 if getattr(model, "attention", None) == "dense" else 0,
     )  # fmt: skip
 

@@ -41,6 +41,8 @@ class Network:
     """Whether its self-attention is video sparse attention, by a kernel."""
     shard: int = 1
     checkpointing: Literal["none", "full", "selective"] = "none"
+    beside: int = 0
+    """Other networks of its size that make passes in the same step, and learn nothing in it: the role's other expert."""
     mask: int = 0
     """Bytes of an attention mask that is made as a whole."""
 
@@ -52,8 +54,8 @@ class Network:
         of the next, one block's gradients on their way to the shards, and what belongs to no block, which stays whole."""
         if not self._gathers:
             return 0
-        ahead = 2 * self.low * self.size.block if self.shard > 1 else 0
-        return ahead + (_FLOAT32 * self._learned_of_block if self.trained else 0) + self.low * self.size.rest
+        passing = (2 * self.low * self.size.block if self.shard > 1 else 0) + self.low * self.size.rest
+        return (1 + self.beside) * passing + (_FLOAT32 * self._learned_of_block if self.trained else 0)
 
     @property
     def _unsharded(self) -> int:

@@ -45,6 +45,13 @@ def expert_networks(train: TrainConfig, role: str) -> int:
     return 2 if mixed and isinstance(train.models[role], TwoExperts) else 1
 
 
+def passing_networks(train: TrainConfig, role: str) -> int:
+    """Return how many networks of a role make passes in a step. Of distribution matching, samples are made by both of a student's experts,
+    and each loss has a noise level of its own, where another of the critic's may be responsible."""
+    both = isinstance(train.method, dmd2.Config) and role in ("student", "critic")
+    return 2 if both and isinstance(train.models[role], TwoExperts) else 1
+
+
 @dataclass(frozen=True)
 class _Samples:
     """What the student's own samples hold."""

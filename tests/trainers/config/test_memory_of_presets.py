@@ -35,6 +35,7 @@ def reserved(figures: Figures) -> int:
 
 
 def test_the_estimate_is_within_a_tenth_of_what_was_simulated() -> None:
+    assert set(STORED) == set(PRESETS)
     off = {preset: of(preset).peak / reserved(figures) - 1 for preset, figures in STORED.items()}
     table = "\n".join(
         f"{preset:20} estimated {of(preset).peak / GB:5.1f} GB, simulated {reserved(STORED[preset]) / GB:5.1f} GB: {100 * by:+.1f}%"
