@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from typing import Any
 
 import torch
@@ -62,8 +63,10 @@ def _compute_float32_exactly() -> None:
     """Turn TF32 off, which keeps 10 of the 23 bits of what is multiplied: cuDNN's convolutions use it unless they are told otherwise (Wan's
     patch embedding and VAE are such), and products do where the environment says so (TORCH_ALLOW_TF32_CUBLAS_OVERRIDE, as in NVIDIA's
     images), also those that stay in float32 in bf16 runs."""
-    torch.backends.cudnn.allow_tf32 = False
-    torch.set_float32_matmul_precision("highest")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # torch 2.9 points to settings that do not go together with those that it reads itself
+        torch.backends.cudnn.allow_tf32 = False
+        torch.set_float32_matmul_precision("highest")
 
 
 def _missing(given: int, seen: int) -> Exception:
