@@ -152,7 +152,7 @@ def with_wrong_value(value: Any, draw: Draw) -> Any:
                     for key in draw.choice(places):
                         other = other[key]
                     holder[last] = copy.deepcopy(other)
-        except (KeyError, IndexError, TypeError):  # an earlier change has taken the place away
+        except (KeyError, IndexError, TypeError, RecursionError):  # an earlier change took the place away, or made it too deep to copy
             continue
     return value
 
