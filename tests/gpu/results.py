@@ -18,9 +18,6 @@ What `python -m tests.gpu --keep` measured last, without a GPU; [tests/README.md
 real in it. Memory is in GB (1e9 bytes) of one rank: *kept* between steps, *peak* what is allocated at once, *reserved* what torch's
 allocator took from the device for that. PFLOP are of one rank and one iteration. *Waits* are places where the host waits for the device
 and no reason is declared. All figures, by stage, role and operator: [simulated.json](simulated.json).
-
-Lines without launches were measured before the convolution of patches was one operation, as cuDNN's is; their memory is the same within
-1%.
 """
 
 
