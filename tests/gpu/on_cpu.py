@@ -28,14 +28,12 @@ from tests.gpu.trainer import SimulatedTrainer, steps_of
 from trainers.diffusion import frame_blocks
 from trainers.diffusion.expert_ranges import ExpertRanges
 from trainers.methods.base import TrainingMethod
-from trainers.methods.dmd2 import DMD2Method
 from trainers.methods.self_forcing import SelfForcingMethod
 from trainers.models.attention import kv_cache
 from trainers.training.metrics import DelayedMetrics
 
 _ON_HOST = (
     (ExpertRanges, "draw"),
-    (DMD2Method, "draw_step"),
     (SelfForcingMethod, "exits"),
     (frame_blocks, "causal"),
     (frame_blocks, "teacher_forcing"),

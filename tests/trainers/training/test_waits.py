@@ -35,7 +35,6 @@ MAKES = {"tensor", "as_tensor", "asarray"}
 """Functions that copy from the host where they are given a device."""
 DECLARED = {
     "trainers/diffusion/expert_ranges.py:draw",  # of a generator of the host
-    "trainers/methods/dmd2.py:draw_step",  # likewise
     "trainers/methods/self_forcing.py:exits",  # likewise
     "trainers/distributed/mesh.py:data_rank",  # of the mesh, which the host has
     "trainers/training/metrics.py:on_device",  # of a plain number
