@@ -78,13 +78,24 @@ VARIANTS = (
 )
 
 
-def rows(parallel: ParallelContext, *, small: bool) -> list[Check]:
+KINDS = ("networks", "networks that go on block by block, and adapters", "compiled networks", "flex_attention")
+"""Each is a row of its own."""
+
+
+def rows(parallel: ParallelContext, kind: str, *, small: bool) -> list[Check]:
     """small: without what a CPU takes long for (compiling, peft's import), and one of a kind."""
-    side, reference = (SMALL_SIDE if small else SIDE), on_cpu(parallel)
-    chosen = [variant for variant in VARIANTS if variant.cheap or not small]
     with without_tf32():
-        found = [_against_cpu(variant, parallel, reference, side) for variant in chosen]
-        return found + _attention(parallel, small)
+        if kind == KINDS[-1]:
+            return _attention(parallel, small)
+        side, reference = (SMALL_SIDE if small else SIDE), on_cpu(parallel)
+        chosen = [variant for variant in VARIANTS if _kind(variant) == kind and (variant.cheap or not small)]
+        return [_against_cpu(variant, parallel, reference, side) for variant in chosen]
+
+
+def _kind(variant: Variant) -> str:
+    if variant.model.get("compile"):
+        return KINDS[2]
+    return KINDS[1] if variant.streamed or "lora" in variant.model else KINDS[0]
 
 
 def on_cpu(parallel: ParallelContext) -> ParallelContext:

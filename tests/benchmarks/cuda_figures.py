@@ -18,9 +18,10 @@ from torch.nn.functional import scaled_dot_product_attention
 from tests.benchmarks import cuda_flops
 from tests.benchmarks.cuda_checks import release
 from tests.benchmarks.cuda_flops import Sizes
-from tests.benchmarks.cuda_rows import Figure, one_line, tell
+from tests.benchmarks.cuda_rows import MATRIX_PRODUCT, Figure, one_line
 from trainers import seeding
 from trainers.config import TrainConfig
+from trainers.config.memory_estimate import estimate
 from trainers.config.models.wan import WanArchitecture
 from trainers.distributed.mesh import ParallelContext
 from trainers.methods import method_class
@@ -70,35 +71,37 @@ class Case:
 
 
 _FULL = {"activation_checkpointing": "full"}
+_SELECTIVE = {"activation_checkpointing": "selective"}
 _LORA = {**_FULL, "lora": {"rank": RANK}}
 CASES = (
     Case("finetune", student=_FULL),
     Case(f"LoRA, rank {RANK}", student=_LORA),
-    Case("dfsft, causal Wan", "dfsft", "causal-wan", _FULL),
     Case("finetune, compiled", student={**_FULL, "compile": True}),
+    Case("finetune, checkpointing selective", student=_SELECTIVE),
+    Case("dfsft, causal Wan", "dfsft", "causal-wan", _FULL),
+    Case("dfsft, causal Wan, checkpointing selective", "dfsft", "causal-wan", _SELECTIVE),
     Case("dfsft, causal Wan, compiled", "dfsft", "causal-wan", {**_FULL, "compile": True}),
     Case(f"LoRA, rank {RANK}, compiled", student={**_LORA, "compile": True}),
 )
-"""In the order in which they may be left out when time runs short: the last first."""
+"""The most important first."""
 
 
-def rows(parallel: ParallelContext, deadline: float, *, small: bool) -> tuple[float, list[Figure]]:
-    """(TFLOP/s of a large matrix product, figures). `deadline`, by time.monotonic(): what has not begun then is left out."""
+def sizes_of(small: bool, per_block: int | None = None) -> Sizes:
+    """Return what is trained: Wan 1.3B, or a tiny one for dry runs."""
     architecture = WanArchitecture.model_validate(TINY if small else {})
     latents, prompt = ((3, 8, 8), 6) if small else (LATENTS, PROMPT)
-    matmul = _matmul(parallel.device, 128 if small else _MATRIX)
-    found = _attention_rows(parallel.device, Sizes(architecture, latents, prompt), backward=not small)
-    for case in CASES:
-        if small and {"compile", "lora"} & case.student.keys():
-            continue
-        if time.monotonic() > deadline:
-            found.append(Figure(case.name, note="left out: no time left"))
-            continue
-        sizes = Sizes(architecture, latents, prompt, per_block=case.per_block)
-        tell(f"{case.name}: {sizes.tokens} tokens")
-        found.append(_tolerant(case.name, lambda case=case, sizes=sizes: _training(case, sizes, parallel)))  # type: ignore[misc]
-        release()
-    return matmul, found
+    return Sizes(architecture, latents, prompt, per_block=per_block)
+
+
+def parts(parallel: ParallelContext, *, small: bool) -> list[Figure]:
+    """Time parts of a step: a large matrix product, and a layer's self-attention."""
+    return [_matmul(parallel.device, 128 if small else _MATRIX), *_attention_rows(parallel.device, sizes_of(small), backward=not small)]
+
+
+def training(case: Case, parallel: ParallelContext, *, small: bool) -> list[Figure]:
+    """Time whole steps of a case."""
+    sizes = sizes_of(small, case.per_block)
+    return [_tolerant(case.name, lambda: _training(case, sizes, parallel))]
 
 
 def _tolerant(name: str, make: Callable[[], Figure]) -> Figure:
@@ -106,7 +109,7 @@ def _tolerant(name: str, make: Callable[[], Figure]) -> Figure:
     try:
         return make()
     except torch.cuda.OutOfMemoryError:
-        return Figure(name, peak_gb=_peak_gb(), note="does not fit into memory")
+        return Figure(name, peak_gb=_peak_gb(), reserved_gb=reserved_gb(), note="does not fit into memory")
     except Exception as error:
         return Figure(name, note=one_line(error))
 
@@ -165,7 +168,10 @@ def _training(case: Case, sizes: Sizes, parallel: ParallelContext) -> Figure:
     wait(parallel.device)
     ready_s = time.monotonic() - started
     step_s = _median_s(bench.step, parallel.device, STEPS, ENOUGH_S)
-    return Figure(case.name, step_s, sizes.batch * sizes.tokens, case.flops(sizes), _peak_gb(), f"ready after {ready_s:.0f} s")
+    operations, memory = case.flops(sizes), {"peak_gb": _peak_gb(), "reserved_gb": reserved_gb()}
+    estimated_gb = estimate(bench.config, 1).peak / 1e9 if sizes.latents == LATENTS else None
+    note = f"ready after {ready_s:.0f} s"
+    return Figure(case.name, step_s, sizes.batch * sizes.tokens, operations, **memory, estimated_gb=estimated_gb, note=note)
 
 
 def _on_device(model: Any, role: str, config: TrainConfig, parallel: ParallelContext) -> ModelBase:
@@ -208,7 +214,6 @@ def _attention_rows(device: torch.device, sizes: Sizes, *, backward: bool) -> li
         return block_causal.attend(q, k, v, mask)
 
     def timed(name: str, attend: Callable[[Tensor, Tensor, Tensor], Tensor], pairs: int) -> Figure:
-        tell(name)
         given = [part.detach().clone().requires_grad_(backward) for part in (query, key, value)]
         ahead = torch.randn_like(attend(*given))
 
@@ -230,13 +235,12 @@ def _attention_rows(device: torch.device, sizes: Sizes, *, backward: bool) -> li
     return found
 
 
-def _matmul(device: torch.device, size: int) -> float:
-    """TFLOP/s of a product of two [size, size] bfloat16 matrices."""
-    tell("a large matrix product")
+def _matmul(device: torch.device, size: int) -> Figure:
+    """A product of two [size, size] bfloat16 matrices."""
     left, right = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
     for _ in range(3):
         left @ right
-    return 2 * size**3 / _median_s(lambda: left @ right, device, 20, 5.0) / 1e12
+    return Figure(MATRIX_PRODUCT, _median_s(lambda: left @ right, device, 20, 5.0), flops=2.0 * size**3, note=f"{size} x {size}")
 
 
 # --- measuring
@@ -270,3 +274,7 @@ def wait(device: torch.device) -> None:
 
 def _peak_gb() -> float | None:
     return torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else None
+
+
+def reserved_gb() -> float | None:
+    return torch.cuda.max_memory_reserved() / 1e9 if torch.cuda.is_available() else None

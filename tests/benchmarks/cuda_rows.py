@@ -10,6 +10,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+MATRIX_PRODUCT = "a large matrix product, bf16"
+"""The figure that the others are compared with."""
+
 
 @dataclass(frozen=True)
 class Check:
@@ -32,6 +35,11 @@ class Figure:
     flops: float | None = None
     """Of a step, see cuda_flops.py."""
     peak_gb: float | None = None
+    """The most that was allocated at once."""
+    reserved_gb: float | None = None
+    """The most that the allocator had taken from the device."""
+    estimated_gb: float | None = None
+    """What `--dry-run` tells, to be compared with what was reserved."""
     note: str = ""
 
     @property
@@ -65,8 +73,16 @@ class Report:
     machine: str
     checks: list[Check] = field(default_factory=list)
     figures: list[Figure] = field(default_factory=list)
-    matmul_tflops: float | None = None
     seconds: float = 0.0
+    left: list[str] = field(default_factory=list)
+    """Rows that were not measured."""
+    earlier: list[str] = field(default_factory=list)
+    """Rows that were measured with other code, or on another machine."""
+
+    @property
+    def matmul_tflops(self) -> float | None:
+        """What figures are compared with."""
+        return next((figure.tflops for figure in self.figures if figure.name == MATRIX_PRODUCT), None)
 
     @property
     def kept(self) -> bool:
@@ -76,20 +92,32 @@ class Report:
         checks = [[c.name, c.found, c.limit, "ok" if c.kept else "FAIL"] for c in self.checks]
         parts = [f"{self.machine}", _table(["check", "found", "limit", ""], checks)]
         if self.figures:
-            heads = ["what", "s/step", "tokens/s", "TFLOP/s", "of the matrix product", "peak GB", ""]
-            parts.append(_table(heads, [self._cells(figure) for figure in self.figures], numbers=range(1, 6)))
+            heads = ["what", "s/step", "tokens/s", "TFLOP/s", "of the matrix product", "peak GB", "reserved GB", "estimated GB", ""]
+            parts.append(_table(heads, [self._cells(figure) for figure in self.figures], numbers=range(1, 8)))
         failed = sum(not check.kept for check in self.checks)
         parts.append(f"{len(self.checks)} checks, {failed} failed; {self.seconds:.0f} s in all")
+        if self.left:
+            parts.append(f"Not measured, for want of time ({len(self.left)}): {'; '.join(self.left)}. The same command goes on with them.")
+        if self.earlier:
+            parts.append(f"Of other code, or another machine: {'; '.join(self.earlier)}.")
         return "\n\n".join(parts)
+
+    def short(self) -> list[str]:
+        """Return a line for each check and figure."""
+        checks = [f"{'ok  ' if check.kept else 'FAIL'} {check.name}: {check.found} (limit {check.limit})" for check in self.checks]
+        heads = ("", " s", " tokens/s", " TFLOP/s", " of the matrix product", " GB peak", " GB reserved", " GB estimated", "")
+        cells = [[f"{cell}{unit}" for cell, unit in zip(self._cells(one), heads, strict=True) if cell] for one in self.figures]
+        return [*checks, *(", ".join(row) for row in cells)]
 
     def _cells(self, figure: Figure) -> list[str]:
         rate = figure.tokens / figure.step_s if figure.tokens and figure.step_s else None
         share = figure.tflops / self.matmul_tflops if figure.tflops and self.matmul_tflops else None
         numbers = (_cell(figure.step_s, ".4g"), _cell(rate, ",.0f"), _cell(figure.tflops, ".3g"), _cell(share, ".0%"))
-        return [figure.name, *numbers, _cell(figure.peak_gb, ".1f"), figure.note]
+        memory = (_cell(size, ".1f") for size in (figure.peak_gb, figure.reserved_gb, figure.estimated_gb))
+        return [figure.name, *numbers, *memory, figure.note]
 
     def write(self, path: Path) -> None:
-        found: dict[str, Any] = {**asdict(self), "kept": self.kept}
+        found: dict[str, Any] = {**asdict(self), "kept": self.kept, "matmul_tflops": self.matmul_tflops}
         for row, figure in zip(found["figures"], self.figures, strict=True):
             row["tflops"] = figure.tflops
         path.write_text(json.dumps(found, indent=1) + "\n")

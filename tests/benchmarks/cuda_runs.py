@@ -50,22 +50,23 @@ class Life:
         return self.folder / f"log-{self.attempt}"
 
 
-def rows(folder: Path, *, small: bool) -> list[Check]:
-    """small: fewer, one process at a time, for a machine without a GPU."""
+METHODS = ("finetune", "dfsft")
+
+
+def rows(folder: Path, method: str, *, small: bool) -> list[Check]:
+    """small: fewer, one process at a time, for a machine without a GPU: one method is compared and the other cut off."""
+    folder.mkdir(parents=True, exist_ok=True)
     data = _write_data(folder / "data", SMALL_SIDE if small else SIDE)
-    methods = ("finetune", "dfsft")
-    compared = {method: _compared(folder, data, method, small) for method in methods[1 if small else 0 :]}
-    cut = {method: _cut(folder, data, method, small) for method in methods[: 1 if small else 2]}
-    watched = {method: [] if small else [_watched(folder, data, method)] for method in methods}
-    first = [life for lives in (*compared.values(), *cut.values(), *watched.values()) for life in lives]
-    codes = _lived(first, 1 if small else len(first), small)
+    compared = [] if small and method == METHODS[0] else [_compared(folder, data, method, small)]
+    cut = [] if small and method != METHODS[0] else [_cut(folder, data, method, small)]
+    watched = [] if small else [_watched(folder, data, method)]
+    first = [*(life for lives in (*compared, *cut) for life in lives), *watched]
+    codes = _lived(first, 1 if small else len(first))
     again = [replace(life, attempt=2, interruption=None) for life in first if life.interruption]
-    codes |= _lived(again, 1 if small else len(again), small)
-    found = [_same_losses(method, *lives, codes) for method, lives in compared.items()]
-    found += [_never_waits(method, life, codes) for method, lives in watched.items() for life in lives]
-    for method, (whole, *others) in cut.items():
-        found += [_bitwise(method, whole, life, codes) for life in others]
-    return found
+    codes |= _lived(again, 1 if small else max(1, len(again)))
+    found = [_same_losses(method, *lives, codes) for lives in compared]
+    found += [_never_waits(method, life, codes) for life in watched]
+    return found + [_bitwise(method, whole, life, codes) for whole, *others in cut for life in others]
 
 
 # --- what runs
@@ -188,15 +189,14 @@ def _expect(life: Life, codes: dict[Path, int], wanted: int) -> None:
 # --- processes
 
 
-def _lived(lives: Sequence[Life], at_once: int, forked: bool) -> dict[Path, int]:
-    """Exit codes by log. Forked, a rank has everything loaded already: only where nothing here holds a device or has threads."""
-    if forked:
-        import torch._dynamo  # noqa: F401  DTensor loads it on first use
+def _lived(lives: Sequence[Life], at_once: int) -> dict[Path, int]:
+    """Exit codes by log. A rank is forked, so that it has everything loaded already: nothing here may hold a device or have threads."""
+    import torch._dynamo  # noqa: F401  DTensor loads it on first use
 
-        import trainers.models.causal_wan
-        import trainers.training.trainer  # noqa: F401
+    import trainers.models.causal_wan
+    import trainers.training.trainer  # noqa: F401
 
-    context: Any = multiprocessing.get_context("fork" if forked else "spawn")
+    context: Any = multiprocessing.get_context("fork")
     codes: dict[Path, int] = {}
     for start in range(0, len(lives), at_once):
         together = lives[start : start + at_once]

@@ -18,7 +18,7 @@ from tests.benchmarks import cuda_checks
 from tests.benchmarks.__main__ import rounds, scripts
 from tests.benchmarks.cuda_figures import Bench, Case, train_block
 from tests.benchmarks.cuda_flops import Sizes
-from tests.benchmarks.cuda_rows import Check, Figure, Report, checked
+from tests.benchmarks.cuda_rows import MATRIX_PRODUCT, Check, Figure, Report, checked
 from tests.support.trainers.one_rank import one_rank
 from trainers.config.models.wan import WanArchitecture
 from trainers.distributed.mesh import ParallelContext
@@ -34,16 +34,18 @@ def started(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.long
-def test_the_dry_run_keeps_all_limits(tmp_path: Path) -> None:
-    done = started("--cpu-dry-run", "--json", str(tmp_path / "found.json"))
+def test_the_dry_run_keeps_all_limits_and_a_second_call_measures_nothing_again(tmp_path: Path) -> None:
+    command = ("--cpu-dry-run", "--results", str(tmp_path / "rows.jsonl"), "--json", str(tmp_path / "found.json"))
+    done = started(*command)
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["kept"] and len(found["checks"]) >= 7 and "FAIL" not in done.stdout
-    assert [figure["name"] for figure in found["figures"] if figure["step_s"] and "attention" not in figure["name"]] == [
-        "finetune",
-        "dfsft, causal Wan",
-    ]
+    assert {"finetune", "dfsft, causal Wan"} <= {figure["name"] for figure in found["figures"] if figure["step_s"]}
     assert all(f"| {row['name']} |" in done.stdout for row in found["checks"] + found["figures"])
+    rows = (tmp_path / "rows.jsonl").read_text()
+    again = started(*command)
+    assert again.returncode == 0 and (tmp_path / "rows.jsonl").read_text() == rows
+    assert json.loads((tmp_path / "found.json").read_text())["figures"] == found["figures"]
 
 
 def test_without_a_gpu_it_says_so_in_a_line() -> None:
@@ -61,8 +63,11 @@ def test_whatever_breaks_a_check_is_a_row_and_the_others_stand(tmp_path: Path) -
 
 
 def test_a_figure_is_counted_from_its_seconds() -> None:
-    report = Report("here", figures=[Figure("step", 0.5, 1000, 2e12, 3.25, "so"), Figure("none", note="too big")], matmul_tflops=16.0)
-    assert "| step | 0.5 | 2,000 | 4 | 25% | 3.2 | so |\n| none |  |  |  |  |  | too big |" in report.markdown()
+    step, product = Figure("step", 0.5, 1000, 2e12, 3.25, 4.5, 4.75, "so"), Figure(MATRIX_PRODUCT, 1.0, flops=16e12)
+    report = Report("here", figures=[step, Figure("none", note="too big"), product])
+    assert "| step | 0.5 | 2,000 | 4 | 25% | 3.2 | 4.5 | 4.8 | so |\n| none |  |  |  |  |  |  |  | too big |" in report.markdown()
+    told = "step, 0.5 s, 2,000 tokens/s, 4 TFLOP/s, 25% of the matrix product, 3.2 GB peak, 4.5 GB reserved, 4.8 GB estimated, so"
+    assert report.short()[0] == told
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +81,7 @@ def test_a_network_that_computes_otherwise_is_told(parallel: ParallelContext, mo
     """bfloat16's own errors, held to float32's limits."""
     monkeypatch.setitem(cuda_checks.LIMITS, "bf16", cuda_checks.LIMITS["fp32"])
     monkeypatch.setattr(cuda_checks, "VARIANTS", (cuda_checks.Variant("bf16", "causal-wan", "bf16", cheap=True),))
-    network, attention = cuda_checks.rows(parallel, small=True)
+    (network,), (attention,) = (cuda_checks.rows(parallel, kind, small=True) for kind in ("networks", "flex_attention"))
     assert not network.kept and "e-03, gradients" in network.found
     assert attention.kept
 
@@ -127,6 +132,6 @@ def test_a_step_of_wan_1_3b_counts_what_the_docstring_says() -> None:
 def test_the_cpu_figures_find_every_script_but_cuda_py() -> None:
     found = {path.name for path in scripts(ROOT / "tests/benchmarks")}
     assert {"launcher.py", "data.py"} <= found
-    assert not found & {"cuda.py", "__main__.py", "cuda_rows.py", "cuda_methods.py"}
+    assert not found & {"cuda.py", "__main__.py", "cuda_rows.py", "cuda_runner.py"}
     assert rounds('"""x"""\nROUNDS = 21\n', quick=True) == ["5"] and rounds("ROUNDS = 2\n", quick=True) == ["1"]
     assert rounds("ROUNDS = 21\n", quick=False) == [] and rounds("", quick=True) == []
