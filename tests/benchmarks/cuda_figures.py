@@ -21,13 +21,16 @@ from tests.benchmarks.cuda_flops import Sizes
 from tests.benchmarks.cuda_rows import MATRIX_PRODUCT, Figure, one_line
 from trainers import seeding
 from trainers.config import TrainConfig
+from trainers.config.attention import num_kept
 from trainers.config.memory_estimate import estimate
 from trainers.config.models.wan import WanArchitecture
 from trainers.distributed.mesh import ParallelContext
 from trainers.methods import method_class
 from trainers.methods.base import Batch, TrainingMethod
 from trainers.models import model_class
-from trainers.models.attention import block_causal, masks
+from trainers.models.attention import block_causal, kernel_packages, masks, sparse
+from trainers.models.attention.sparse_gpu import Backend
+from trainers.models.attention.sparse_tiles import Tiles
 from trainers.models.base import ModelBase
 from trainers.optim import optimizers
 
@@ -47,6 +50,8 @@ TINY: dict[str, Any] = {
 PER_BLOCK, RANK = 3, 32
 WARM_UP, STEPS, ENOUGH_S = 2, 7, 20.0
 """Steps that are not counted, steps that are, and how long these may take in all (three at least)."""
+TILE, SPARSITY = (4, 4, 4), 0.9
+"""Of video sparse attention."""
 _MATRIX = 8192
 
 
@@ -226,13 +231,30 @@ def _attention_rows(device: torch.device, sizes: Sizes, *, backward: bool) -> li
         return Figure(name, _median_s(once, device, 10, 5.0), sizes.tokens, (3 if backward else 1) * 4.0 * sizes.width * pairs)
 
     passes = "forward and backward" if backward else "forward"
-    kinds = (("SDPA, all pairs", dense, sizes.pairs), (f"block-causal by {PER_BLOCK}, {type(mask).__name__}", blocks, causal.pairs))
+    causal_name = f"block-causal by {PER_BLOCK}, {type(mask).__name__}"
+    kinds = [("SDPA, all pairs", dense, sizes.pairs), (causal_name, blocks, causal.pairs), *_sparse(sizes, torch.randn_like(query))]
     found = []
     for kind, attend, pairs in kinds:
         name = f"self-attention of a layer, {passes}: {kind}"
         found.append(_tolerant(name, lambda name=name, attend=attend, pairs=pairs: timed(name, attend, pairs)))  # type: ignore[misc]
     release()
     return found
+
+
+def _sparse(sizes: Sizes, gate: Tensor) -> list[tuple[str, Callable[[Tensor, Tensor, Tensor], Tensor], int]]:
+    """Return video sparse attention by each backend that is here: name, function, and pairs of the tiles that are chosen."""
+    grid = [size // patch for size, patch in zip(sizes.latents, sizes.architecture.patch_size, strict=True)]
+    tile = [min(size, side) for size, side in zip(grid, TILE, strict=True)] if gate.is_cuda else [1, 2, 2]
+    tiles = Tiles((grid[0], grid[1], grid[2]), (tile[0], tile[1], tile[2]))
+    kept = num_kept(SPARSITY, tiles.num)
+    backends: list[Backend] = ["flex"] if gate.is_cuda else ["gather"]
+    if kernel_packages.found()[0] is not None:
+        backends.append("kernel")
+
+    def by(backend: Backend) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+        return lambda query, key, value: sparse.attend(query, key, value, gate, tiles, kept, backend)
+
+    return [(f"video sparse, {SPARSITY:g} left out, {backend}", by(backend), tiles.num * kept * tiles.size**2) for backend in backends]
 
 
 def _matmul(device: torch.device, size: int) -> Figure:
