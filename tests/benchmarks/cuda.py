@@ -86,12 +86,22 @@ def _missing(dry_run: bool) -> str:
         return f"{', '.join(lacking)} cannot be imported by {sys.executable}; install fvlaunch there (pip install .)"
     import torch
 
-    if dry_run or torch.cuda.is_available():
+    if dry_run or _sees_a_device():
         return ""
     why = (
         "this torch is built without CUDA" if torch.version.cuda is None else f"torch is built for CUDA {torch.version.cuda} and sees none"
     )
     return f"there is no CUDA device: {why} (--cpu-dry-run tries the script without one)"
+
+
+def _sees_a_device() -> bool:
+    """Look in a process of its own: where devices are counted by CUDA itself after all, processes that are forked later could use none."""
+    import torch
+
+    pid = os.fork()
+    if not pid:
+        os._exit(0 if torch.cuda.is_available() else 1)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
 def _measured(options: argparse.Namespace, folder: Path, deadline: float) -> Report:
