@@ -11,7 +11,7 @@ A row is measured in a process of its own with a time limit, and is shown on std
 the same --results goes on: it skips what was measured with this code on this machine, and tries again, last, what failed. Prints a markdown
 table of all rows. A failed check is a row with FAIL, and then the exit code is 1; rows that are left make it 75; else it is 0.
 
-Where torch is installed and diffusers is not, carry the rest (42 MB, packed 9), made on a machine with a network for the other's Python, 3.12 here:
+Where torch is installed and diffusers is not, carry the rest (42 MB, packed 9), made elsewhere for its Python, here 3.12:
 
     python -m pip install --no-compile --target carried --python-version 3.12 --only-binary :all: pydantic
     python -m pip install --no-compile --target carried --no-deps diffusers peft
