@@ -65,6 +65,7 @@ def test_a_stage_that_fails_never_feeds_the_next_and_resume_goes_on_from_it(chai
     assert chain.states("broken") == ("finished", "finished", "finished")
 
 
+@pytest.mark.long
 def test_without_the_process_that_drives_it_the_stage_goes_on_and_the_next_waits_for_resume(chain: Chain) -> None:
     submit(chain, "undriven")
     chain.first("undriven").reach(2)

@@ -92,7 +92,8 @@ def test_logs_and_digests_of_stored_runs_are_read(stored: LocalRuns) -> None:
         stored.call("verify", name)
 
 
-@pytest.mark.parametrize("name", ["finetune", pytest.param("dmd2", marks=pytest.mark.long)])
+@pytest.mark.parametrize("name", ["finetune", "dmd2"])
+@pytest.mark.long
 def test_weights_of_a_stored_run_are_exported_as_the_old_code_did(stored: LocalRuns, name: str) -> None:
     stored.call("export", name, "--weights", "ema", "--to", f"exported-{name}")
     arguments = [str(stored.runs / name), "--weights", "ema", "--to", f"exported-{name}-before"]
@@ -108,6 +109,7 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+@pytest.mark.long
 def test_a_fork_of_a_stored_run_trains_on_with_todays_code(stored: LocalRuns) -> None:
     stored.call("fork", "finetune", "--step", "17", "--name", "forked", "--wait")
     assert_same_numbers(stored.folder, stored.runs / "forked", "finetune")
@@ -132,6 +134,7 @@ def test_a_stored_pipeline_goes_on_by_todays_code(copyless: LocalRuns) -> None:
     _assert_pipeline_ended(copyless)
 
 
+@pytest.mark.long
 def test_a_pipeline_that_old_processes_are_running_is_steered_and_goes_on(stored: LocalRuns) -> None:
     """Driver, agent and ranks were started by the old version's launcher and run its code; all else that is done is today's."""
     gate, old = stored.folder / "gate", copy.copy(stored)

@@ -67,6 +67,7 @@ def test_a_run_on_two_nodes_outlives_a_read_only_disk_and_waits_for_room_after_a
 
 
 @fault("32", "cancel of a Slurm run whose disk is read-only")
+@pytest.mark.long
 def test_a_run_that_was_cancelled_on_a_read_only_disk_never_comes_back(
     slurm: SlurmCluster, on_disk: tuple[Workspace, SmallDisk], figure: Figures
 ) -> None:

@@ -48,6 +48,7 @@ def ends(workspace: Workspace, slurm: SlurmCluster, gate: Gate, reference: Refer
 
 
 @fault("4", "a requeue by an administrator, on two nodes")
+@pytest.mark.long
 def test_a_requeue_by_an_administrator_costs_no_step(workspace: Workspace, slurm: SlurmCluster, reference: Reference) -> None:
     job, gate = submit(workspace, "requeued")
     status = workspace.status("requeued")
@@ -91,6 +92,7 @@ def test_a_lost_node_costs_what_was_not_saved(workspace: Workspace, slurm: Slurm
 
 
 @fault("8", "one of two nodes set down")
+@pytest.mark.long
 def test_a_node_set_down_gives_the_job_another_life(workspace: Workspace, slurm: SlurmCluster, reference: Reference) -> None:
     job, gate = submit(workspace, "waiting")
     slurm.node_down(slurm.nodes[1])
